@@ -1,0 +1,16 @@
+"""The one exception that means "the user can mend this": scripts print its line and exit with code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the caller. The message is one line: what is wrong, its value, what is allowed or what to do."""
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise UserError unless `value` is one of `allowed`; the message lists them in the order given."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
