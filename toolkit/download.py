@@ -101,6 +101,7 @@ def fetch(
     given up at once. Raises DownloadError; on KeyboardInterrupt the .part stays.
     """
     part = path.with_name(path.name + ".part")
+    _require_connection(url, limits)  # before anything is made on the disk
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_one(path, announce):
@@ -147,7 +148,6 @@ def _fetch_part(url: str, part: Path, md5: str, magic: bytes, limits: Limits) ->
 
 def _fetch_with_retries(url: str, part: Path, magic: bytes, limits: Limits) -> None:
     """Call `_attempt` until the file is complete, with growing pauses; give up when failures bring nothing new."""
-    _require_connection(url, limits)
     failures, most_bytes = 0, _size(part)
     while True:
         try:
@@ -210,14 +210,14 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, magic:
     length = response.headers.get("Content-Length")
     total = offset + int(length) if length and length.isdigit() else None
     _require_space(part.parent, (total or 0) - offset)
+    chunk = _read(response)
+    if offset == 0 and not chunk.startswith(magic[: len(chunk)]):  # looked at before an old .part is overwritten
+        raise DownloadError(f"{response.url} does not send a data file; is it the login page of your network?")
     bar = tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=None)
     with bar, open(part, "r+b" if offset else "wb") as file:
-        file.seek(offset)
-        file.truncate()  # a server that ignores Range starts anew
+        file.seek(offset)  # 0 also where the server ignores Range and starts anew
         window_start, window_bytes = time.monotonic(), 0
-        while chunk := _read(response):
-            if file.tell() == 0 and not chunk.startswith(magic[: len(chunk)]):
-                raise DownloadError(f"{response.url} does not send a data file; is it the login page of your network?")
+        while chunk:
             file.write(chunk)
             bar.update(len(chunk))
             window_bytes += len(chunk)
@@ -226,6 +226,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, magic:
                 if window_bytes < elapsed * limits.min_bytes_per_s:
                     raise _Retry(f"only {window_bytes / elapsed:.0f} bytes/s")
                 window_start, window_bytes = time.monotonic(), 0
+            chunk = _read(response)
         if total is not None and file.tell() < total:
             raise _Retry(f"the connection ended after {_megabytes(file.tell())} of {_megabytes(total)}")
         file.flush()
