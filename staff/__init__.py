@@ -1,0 +1,1 @@
+"""Tools of the staff: releases, grading and what proves them. Never ships to students."""

@@ -1,0 +1,31 @@
+"""Layers of the sandbox that this machine offers; a missing one is a printed skip, and a failure where COURSE_CI=1."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from staff import sandbox
+
+# Each layer as it is used, and bubblewrap without the two that work from inside, so that it is tried by itself.
+LAYERS = {"bwrap": (), "bwrap alone": ("landlock", "seccomp"), "user": (), "limits": ()}
+_reasons: dict[str, str] = {}
+
+
+def require_layer(name: str) -> tuple[str, tuple[str, ...]]:
+    """(layer, what it is used without); skips or fails the test if the layer cannot be used here."""
+    layer = name.split()[0]
+    if layer not in _reasons:
+        _reasons[layer] = sandbox.check_layer(layer)
+    if _reasons[layer]:
+        root_only = layer == "user" and os.geteuid() != 0
+        if os.environ.get("COURSE_CI") == "1" and not root_only:
+            pytest.fail(f"layer {layer} must be available in CI: {_reasons[layer]}")
+        pytest.skip(_reasons[layer])
+    return layer, LAYERS[name]
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    return require_layer(request.param)
