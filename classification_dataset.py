@@ -1,0 +1,96 @@
+"""PathMNIST loaders for Part 1: nine kinds of colorectal tissue, 28 x 28 pixels.
+
+Provided. Images stay one uint8 tensor in memory, on the GPU if there is one; a standard DataLoader fetches whole
+batches, and training batches are augmented at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from toolkit.augment import Augmentation, named_augmentation, normalize
+from toolkit.batches import MIN_BATCHES, WholeBatch, make_loader
+from toolkit.medmnist_data import Source, Split, locate
+
+
+class ImageDataset(Dataset):
+    """Images and labels of one split, for any MedMNIST set with two-dimensional images.
+
+    An item is (image, label): float32 (C, H, W) in [-1, 1] and int64 () (or (L,) for several labels an image).
+    augmentation: for training; None leaves the images as they are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # (N, H, W, C) is how the file is stored; whole images are then neighbours in memory, quick to gather.
+        self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(device)
+        self._flat = self._pixels.view(len(self._pixels), -1)  # (N, H * W * C)
+        self.labels = split.labels.to(device)
+        self.augmentation = augmentation
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+        """Stacked images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,)."""
+        where = torch.as_tensor(indices, device=self.labels.device)
+        images = self.raw(where)
+        labels = self.labels.index_select(0, where)
+        images = normalize(images) if self.augmentation is None else self.augmentation(images, self.generator)
+        return WholeBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
+
+    def raw(self, indices: torch.Tensor) -> torch.Tensor:
+        """The stored images, uint8 (B, C, H, W) in channels_last layout."""
+        picked = self._flat.index_select(0, indices)  # one memcpy an image
+        return picked.view(-1, *self._pixels.shape[1:]).permute(0, 3, 1, 2)
+
+
+def create_pathmnist_dataloaders(
+    batch_size: int = 32,
+    num_workers: int = 0,
+    data_root: str = "./data",
+    *,
+    dataset: str = "auto",
+    mirror: str | None = None,
+    augment: str = "standard",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    source: Source | None = None,
+) -> tuple[DataLoader, DataLoader, int]:
+    """Return (train_loader, val_loader, num_classes) for PathMNIST.
+
+    A batch is (images, labels): float32 (B, 3, 28, 28) normalised with mean 0.5 and sd 0.5 to [-1, 1], int64 (B,).
+    Only training batches are augmented. An epoch has at least MIN_BATCHES training batches: a small set (the bundled
+    sample has 600 images) is gone over several times, shuffled anew each time.
+
+    dataset: 'auto' (file in data_root, else download, else the bundled sample), 'full' or 'sample'. mirror: base
+    address to download from. augment: see toolkit.augment.NAMES. seed: of shuffling and augmentation. device: where
+    the images are kept. source: a file located before; then data_root, dataset and mirror are not used.
+    Raises UserError (a ValueError) for arguments out of range and for data that cannot be had.
+    """
+    source = source or locate("pathmnist", data_root=data_root, dataset=dataset, mirror=mirror)
+    train = ImageDataset(source.read("train"), augmentation=named_augmentation(augment), seed=seed, device=device)
+    val = ImageDataset(source.read("val"), device=device)
+    return (
+        make_loader(train, batch_size, shuffle=True, num_workers=num_workers, seed=seed, min_batches=MIN_BATCHES),
+        make_loader(val, batch_size, shuffle=False, num_workers=num_workers),
+        source.num_classes,
+    )
+
+
+def create_test_dataloader(source: Source, batch_size: int = 32, device: torch.device | str = "cpu") -> DataLoader:
+    """The test split, for the one run that reports it. Raises DataError where the copy has no test images."""
+    return make_loader(ImageDataset(source.read("test"), device=device), batch_size, shuffle=False)

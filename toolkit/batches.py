@@ -1,0 +1,88 @@
+"""Whole batches for the standard DataLoader: what `Dataset.__getitems__` returns, and loaders that draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from toolkit.errors import UserError
+
+# An epoch of a smaller set goes over it several times, so that "100 steps of 32" means the same on every set.
+MIN_BATCHES = 100
+
+
+class WholeBatch(Sequence):
+    """A batch that is stacked already, and still a sequence of items for collate functions that expect one.
+
+    stacked: what the DataLoader shall deliver. item: (index) → that item alone, made only when somebody asks.
+    """
+
+    def __init__(self, stacked: Any, length: int, item: Callable[[int], Any]) -> None:
+        self.stacked, self._length, self._item = stacked, length, item
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return self._item(index)
+
+
+def unstack(batch: WholeBatch) -> Any:
+    """Collate function for datasets that return a WholeBatch: nothing is left to do."""
+    return batch.stacked
+
+
+def make_loader(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    num_workers: int = 0,
+    seed: int = 0,
+    min_batches: int = 0,
+    collate_fn: Callable = unstack,
+) -> DataLoader:
+    """A standard DataLoader over a dataset with `__getitems__`; the same seed draws the same batches.
+
+    shuffle: draw without replacement; a set of fewer than `min_batches` batches is gone over as often as it takes to
+    fill them. Raises UserError for a batch size that is not positive or larger than the set that is shuffled.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; allowed: 1 or more")
+    if num_workers < 0:
+        raise UserError(f"num_workers is {num_workers}; allowed: 0 (load in the main process) or more")
+    length = len(dataset)  # type: ignore[arg-type]
+    if shuffle and batch_size > length:
+        raise UserError(f"batch_size is {batch_size}, but the set has {length} images; allowed: 1 .. {length}")
+    generator = torch.Generator().manual_seed(seed)
+    sampler = None
+    if shuffle:
+        sampler = RandomSampler(dataset, num_samples=max(length, min_batches * batch_size), generator=generator)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        generator=generator,
+        worker_init_fn=_seed_worker,
+    )
+
+
+def _seed_worker(_worker_id: int) -> None:
+    """Give the worker's copy of the dataset a generator of its own, seeded from the loader's generator."""
+    info = torch.utils.data.get_worker_info()
+    generator = getattr(info.dataset, "generator", None)
+    if generator is not None:
+        generator.manual_seed(info.seed)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Every random generator that decides what `loader` delivers; resuming a run restores their states."""
+    found = [getattr(loader, "generator", None), getattr(getattr(loader, "dataset", None), "generator", None)]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]

@@ -1,0 +1,208 @@
+"""What the command-line scripts share: flags, named configurations, and one line instead of a traceback.
+
+Imports nothing heavy: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from toolkit.errors import UserError
+from toolkit.runs import read_json
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+COMMENT_KEYS = ("name", "description", "measured")  # for people; everything else in a configuration is a flag
+# A resumed run keeps its settings; these may differ, because they do not change what is learned.
+FREE_ON_RESUME = ("num_epochs", "device", "data_root", "mirror", "results_path", "evaluate_test", "resume", "overwrite")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and whose flags cannot be abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += f"; allowed: {' '.join(sorted(self.flags()))}"
+        sys.stderr.write(f"error: {message}\n")
+        raise SystemExit(EXIT_USER_ERROR)
+
+    def flags(self) -> dict[str, argparse.Action]:
+        """All long flags and what they do."""
+        return {flag: action for action in self._actions for flag in action.option_strings if flag.startswith("--")}
+
+
+def in_range(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable[[str], Any]:
+    """An argparse type: a finite number of `kind` from `low` (without it if `open_low`) to `high`."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high or value == float("inf") or (open_low and value == low):
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (
+                "" if high == float("inf") else f", up to {high}"
+            )
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give {noun} {bounds}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name: str, augment: str) -> None:
+    """The flags that both mains have."""
+    group = parser.add_argument_group("model and training")
+    group.add_argument("--model_name", choices=models, default=model_name, help="architecture")
+    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="step size")
+    group.add_argument("--num_epochs", type=in_range(int, 1), default=1, help="epochs in all, a resumed run's included")
+    group.add_argument("--weight_decay", type=in_range(float, 0), default=0.0, help="L2 penalty of the optimizer")
+    group.add_argument("--batch_size", type=in_range(int, 1), default=32, help="images a step")
+    group.add_argument(
+        "--max_steps_per_epoch", type=in_range(int, 0), default=100, help="steps an epoch; 0: all batches"
+    )
+    group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="sgd: Nesterov, 0.9")
+    group.add_argument(
+        "--schedule",
+        choices=("constant", "cosine", "onecycle"),
+        default="constant",
+        help="learning rate over all epochs; its highest value is --learning_rate",
+    )
+    group.add_argument(
+        "--ema_decay", type=in_range(float, 0, 0.99999), default=0.95, help="averaging of weights; 0: none"
+    )
+    group.add_argument("--patience", type=in_range(int, 1), help="stop after so many epochs without a better result")
+    group.add_argument(
+        "--augment", choices=("none", "flips", "standard", "strong"), default=augment, help="of training images"
+    )
+    group.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of weights, order and augmentation")
+
+
+def add_data_flags(parser: OneLineParser) -> None:
+    """Where images come from."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_root", default="./data", help="folder with pathmnist.npz, or to download it to")
+    group.add_argument(
+        "--dataset",
+        choices=("auto", "full", "sample"),
+        default="auto",
+        help="auto: the full set if it is there or can be downloaded, else the bundled sample",
+    )
+    group.add_argument("--mirror", help="base address to download from (also: environment variable MEDMNIST_MIRROR)")
+    group.add_argument("--num_workers", type=in_range(int, 0), default=0, help="loader processes; 0 is fastest here")
+
+
+def add_machine_and_output_flags(parser: OneLineParser) -> None:
+    """Where it runs and what it leaves behind."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="auto: bfloat16 where the hardware has it",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", help="run folder (default: runs/TASK-MODEL-seedN, numbered if taken)")
+    group.add_argument("--overwrite", action="store_true", help="replace a run that is in --output_dir")
+    group.add_argument("--results_path", help="also write results.json here")
+    group.add_argument("--evaluate_test", action="store_true", help="read the test split, once, for the final figure")
+    group.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its settings")
+    group.add_argument("--config", metavar="FILE", help="JSON of flags; flags on the command line win")
+
+
+def parse(parser: OneLineParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line over --config or, for --resume, over the settings of that run."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
+    if args.resume and args.config:
+        raise UserError("--resume and --config exclude each other: a resumed run has its settings already")
+    if args.config:
+        return parser.parse_args(config_to_argv(parser, read_json(args.config), args.config) + argv)
+    if args.resume:
+        return _resumed(parser, argv, args.resume)
+    return args
+
+
+def config_to_argv(parser: OneLineParser, config: Any, origin: str) -> list[str]:
+    """Turn a JSON object of flags into command-line words. Raises UserError naming keys that are no flags."""
+    if not isinstance(config, dict):
+        raise UserError(f"{origin} must hold one JSON object of flags, not a {type(config).__name__}")
+    flags = {flag[2:]: action for flag, action in parser.flags().items() if flag not in ("--help", "--config")}
+    words: list[str] = []
+    for key, value in config.items():
+        if key in COMMENT_KEYS or value is None:
+            continue
+        if key not in flags:
+            raise UserError(f"{origin}: unknown key {key!r}; allowed: {', '.join(sorted(flags))}")
+        if flags[key].nargs == 0:  # a switch such as --overwrite
+            if not isinstance(value, bool):
+                raise UserError(f"{origin}: {key} is {value!r}; allowed: true, false")
+            words += [f"--{key}"] if value else []
+        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            words.append(f"--{key}={value}")
+        else:
+            raise UserError(f"{origin}: {key} is {value!r}; give one number or string (lists are for dispatcher.py)")
+    return words
+
+
+def _resumed(parser: OneLineParser, argv: list[str], run_dir: str) -> argparse.Namespace:
+    """The settings of the run in `run_dir`, with what may be changed taken from `argv`."""
+    path = Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"--resume {run_dir}: not a run folder, it has no config.json")
+    saved = {key: value for key, value in read_json(path).items() if f"--{key}" in parser.flags()}
+    before = parser.parse_args(config_to_argv(parser, saved, str(path)))
+    after = parser.parse_args(config_to_argv(parser, saved, str(path)) + argv)
+    changed = [key for key, value in vars(after).items() if value != getattr(before, key) and key not in FREE_ON_RESUME]
+    if changed:
+        raise UserError(
+            f"--resume keeps the settings of the run; these differ: {', '.join(changed)}; "
+            f"allowed: {', '.join('--' + name for name in FREE_ON_RESUME if name != 'overwrite')}"
+        )
+    if after.num_epochs != before.num_epochs and after.schedule != "constant":
+        raise UserError(
+            f"the schedule {after.schedule!r} was laid out for {before.num_epochs} epochs; "
+            f"a run with more starts anew (only --schedule constant can be prolonged)"
+        )
+    after.output_dir = run_dir
+    return after
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's main and exit: 0, or 2 with one line for a mistake of the user's, or 130 after Ctrl-C."""
+    try:
+        code = main() or 0
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        sys.stderr.write(f"error: {line}\n")
+        code = EXIT_USER_ERROR
+    raise SystemExit(code)
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell the user, or None if the error is a bug (or the student's) and needs its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    disk_full = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no EDQUOT
+    if isinstance(error, OSError) and error.errno in disk_full:
+        return f"{error.strerror}: free some space and continue with --resume"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
+        return "out of GPU memory; use a smaller --batch_size, another --device, or end what else runs on it"
+    return None

@@ -1,0 +1,149 @@
+"""Every picture. matplotlib is imported when the first one is drawn, without a window system."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from toolkit.augment import denormalize
+from toolkit.runs import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRUE_COLOR, PREDICTED_COLOR = "#1b9e77", "#d95f02"  # distinct for colour-blind readers (ColorBrewer Dark2)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, drawn by Agg; no global state, so nothing has to be closed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """Write `figure` as PNG, whole or not at all; without a path nothing is written."""
+    if path is not None:
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_bytes(path, content.getvalue())
+    return figure
+
+
+def learning_curves(
+    history: Mapping[str, Sequence[float]], metric: str, title: str, path: str | os.PathLike | None = None
+) -> Figure:
+    """Loss and `metric` ('acc' or 'iou', fractions) over epochs, training and validation."""
+    figure = new_figure(9, 3.6)
+    figure.suptitle(title)
+    epochs = range(1, len(history["train_loss"]) + 1)
+    labels = {"loss": "loss (nats)" if metric == "acc" else "loss", "acc": "accuracy", "iou": "IoU"}
+    for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
+        for split, color in (("train", PREDICTED_COLOR), ("val", TRUE_COLOR)):
+            axes.plot(epochs, history[f"{split}_{name}"], color=color, marker="o", markersize=3, label=split)
+        axes.set(xlabel="epoch", ylabel=labels[name])
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return save_figure(figure, path)
+
+
+def confusion(
+    counts: np.ndarray, class_names: Sequence[str], title: str, path: str | os.PathLike | None = None
+) -> Figure:
+    """Confusion matrix with counts in the cells and each row coloured by its share of the true class."""
+    size = 3.2 + 0.62 * len(class_names)
+    figure = new_figure(size + 0.8, size)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            axes.text(column, row, count, ha="center", va="center", color="white" if share[row, column] > 0.5 else "k")
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{title}, n = {counts.sum()}")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.7)
+    return save_figure(figure, path)
+
+
+def class_predictions(
+    images: torch.Tensor,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """A grid of up to 12 images (N, C, H, W) in [-1, 1]: the most confident mistakes, then other images if few."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    order = np.lexsort((-confidence, predicted == labels))[:12]  # mistakes first, the surest first
+    rows = -(-len(order) // 4)
+    figure = new_figure(11, 0.6 + 2.95 * rows)
+    mistakes = int((predicted != labels).sum())
+    figure.suptitle(f"{title}: most confident mistakes ({mistakes} of {len(labels)} images are wrong)")
+    for axes in (panels := figure.subplots(rows, 4, squeeze=False)).flat:
+        axes.axis("off")
+    for axes, index in zip(panels.flat, order, strict=False):
+        _show(axes, images[index])
+        color = TRUE_COLOR if predicted[index] == labels[index] else PREDICTED_COLOR
+        text = f"{_short(class_names[predicted[index]])} ({confidence[index]:.0%})\ntrue: "
+        axes.set_title(text + _short(class_names[labels[index]]), fontsize=9, color=color)
+    return save_figure(figure, path)
+
+
+def mask_predictions(
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    predicted: torch.Tensor,
+    iou: torch.Tensor,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """One row an image: image, true mask, predicted probabilities, and both outlines over the image, with the IoU."""
+    count = len(images)
+    figure = new_figure(8.4, 0.5 + 2.1 * count)
+    figure.suptitle(f"worst {count} of the images looked at; outlines: true (green), predicted (orange)")
+    for number, row in enumerate(figure.subplots(count, 4, squeeze=False)):
+        for axes in row:
+            axes.axis("off")
+        _show(row[0], images[number])
+        row[1].imshow(masks[number, 0], cmap="gray", vmin=0, vmax=1)
+        row[2].imshow(predicted[number, 0].float(), cmap="gray", vmin=0, vmax=1)
+        _show(row[3], images[number])
+        for mask, color in ((masks, TRUE_COLOR), (predicted, PREDICTED_COLOR)):
+            if mask[number].min() < 0.5 < mask[number].max():
+                row[3].contour(mask[number, 0].float(), levels=[0.5], colors=color, linewidths=2)
+        for axes, name in zip(row, ("image", "true mask", "predicted", f"IoU {iou[number]:.3f}"), strict=True):
+            axes.set_title(name, fontsize=10)
+    return save_figure(figure, path)
+
+
+def box_samples(items: Sequence[Mapping[str, Any]], path: str | os.PathLike | None = None) -> Figure:
+    """Image and mask of each item of PathMNISTBoxDataset, one below the other."""
+    figure = new_figure(1.9 * len(items) + 0.4, 4.4)
+    figure.suptitle(f"tissue with a drawn box, and its mask, n = {len(items)}")
+    for item, (top, bottom) in zip(items, figure.subplots(2, len(items), squeeze=False).T, strict=True):
+        _show(top, item["image"])
+        bottom.imshow(item["mask"][0], cmap="gray", vmin=0, vmax=1)
+        top.axis("off")
+        bottom.axis("off")
+    return save_figure(figure, path)
+
+
+def _show(axes: Any, image: torch.Tensor) -> None:
+    """Draw one image (C, H, W) in [-1, 1], grey or RGB."""
+    pixels = denormalize(image.cpu()).permute(1, 2, 0).numpy()  # (H, W, C)
+    axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+
+
+def _short(name: str, length: int = 26) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

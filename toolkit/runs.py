@@ -1,0 +1,189 @@
+"""The run folder: what every training writes, and how it is read again.
+
+config.json (all settings), history.csv (one row an epoch), results.json, curves.png, best.pt (weights and what is
+needed to build the model; loads with weights_only=True) and last.pt (everything that resuming needs). Every JSON file
+and checkpoint is written under a temporary name and renamed, so a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write `content` to `path` so that the file is either the old one or the whole new one. Raises OSError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. NaN and infinity are refused (they are not JSON)."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, default=str) + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file. Raises UserError naming the file, and line and column where it does not parse."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
+    """torch.save through memory, so that a full disk is an OSError and never half a checkpoint."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path | str, device: Any = "cpu") -> dict[str, Any]:
+    """Load a checkpoint with weights_only=True. Raises UserError naming the file and the cure."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a checkpoint of this course ({reason}); train again to make one") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint of this course: it holds a {type(content).__name__}")
+    return content
+
+
+class RunFolder:
+    """One training's folder. Use `create` for a new run and `open` for one that is to be resumed or read."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: Path | str, config: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+        """Make the folder and write config.json.
+
+        Raises UserError if a run is there already (unless `overwrite`, which removes its files) or if the folder
+        cannot be written.
+        """
+        run = cls(path)
+        if run.file("config.json").exists() and not overwrite:
+            raise UserError(
+                f"{path} holds a run already; continue it with --resume {path}, replace it with --overwrite, "
+                "or choose another --output_dir"
+            )
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            for name in ("results.json", "history.csv", "last.pt", "best.pt"):
+                run.file(name).unlink(missing_ok=True)
+            write_json(run.file("config.json"), dict(config))
+        except OSError as error:
+            raise UserError(f"cannot write to the output folder {path}: {error.strerror}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Open an existing run. Raises UserError if `path` is none."""
+        run = cls(path)
+        if not run.file("config.json").is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.json")
+        return run
+
+    def file(self, name: str) -> Path:
+        """The path of the file called `name` in this folder."""
+        return self.path / name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the run was started with."""
+        return read_json(self.file("config.json"))
+
+    def write_history(self, history: Mapping[str, list[float]]) -> None:
+        """Write history.csv anew: a column for each list and one row an epoch, counted from 1."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*history.values(), strict=True), start=1))
+        write_bytes(self.file("history.csv"), text.getvalue().encode())
+
+    def append_history(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Append one epoch to history.csv at once, so that a sweep can watch it."""
+        is_new = not self.file("history.csv").exists()
+        with open(self.file("history.csv"), "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if is_new:
+                writer.writerow(["epoch", *row])
+            writer.writerow([epoch, *row.values()])
+
+
+def free_run_path(parent: Path | str, name: str) -> Path:
+    """parent/name, or parent/name-2, -3, ... if a run is there already."""
+    path, number = Path(parent) / name, 1
+    while path.exists():
+        number += 1
+        path = Path(parent) / f"{name}-{number}"
+    return path
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for results.json."""
+    from importlib import metadata
+
+    packages = ("torch", "torchvision", "numpy", "medmnist")
+    found = {name: metadata.version(name) for name in packages if _is_installed(name)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **found,
+        "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _is_installed(name: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def supported_arguments(function: Callable, **arguments: Any) -> tuple[dict[str, Any], list[str]]:
+    """Split keyword arguments into those that `function` takes and the names of those that it does not.
+
+    Modules written for earlier terms have the base signatures alone; the mains leave the rest out for them.
+    """
+    import inspect
+
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments, []
+    taken = {name: value for name, value in arguments.items() if name in parameters}
+    return taken, [name for name in arguments if name not in parameters]
