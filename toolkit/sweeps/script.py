@@ -1,0 +1,213 @@
+"""The script that a sweep runs: where it is, which flags it has, and how a configuration is written on its command line.
+
+The flags come from the script's own argparse. The script is started once, unmodified, in a child process that stops it
+at its first `parse_args` (probe_child.py); it is never imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.errors import UserError
+
+PROBE_TIMEOUT_S = 120  # a script may import torch from a slow network disk before it parses
+OWNED = ("results_path", "output_dir")  # flags that the dispatcher sets for each job
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of the script, as its parser knows it."""
+
+    option: str  # as it is written: '--learning_rate'
+    kind: str  # argparse's action: store, storetrue, storefalse, storeconst, booleanoptional, append, count, ...
+    nargs: int | str | None
+    type: str | None
+    choices: tuple[str, ...] | None
+
+
+@dataclass
+class Script:
+    """A Python file ('classification_main.py') or a module ('labs.image_classifier.train') with argparse flags."""
+
+    name: str  # file path with forward slashes, or dotted module name; part of every job's hash
+    is_module: bool
+    flags: dict[str, Flag] = field(default_factory=dict)
+
+    def command(self, argv: list[str]) -> list[str]:
+        """The command line that runs the script with `argv` in this interpreter."""
+        return [sys.executable, "-m", self.name, *argv] if self.is_module else [sys.executable, self.name, *argv]
+
+    def own_argv(self, folder: str) -> list[str]:
+        """The flags that the dispatcher adds: where results go and, if the script has it, the run's own folder."""
+        argv = ["--results_path", os.path.join(folder, "results.json")]
+        return argv + (["--output_dir", os.path.join(folder, "run")] if "output_dir" in self.flags else [])
+
+    def to_argv(self, config: dict[str, Any]) -> list[str]:
+        """Write `config` as flags, sorted by name. null and a false store_true are left out.
+
+        Raises UserError for a flag that the script does not have and for a value that the flag cannot take.
+        """
+        argv: list[str] = []
+        for name in sorted(config):
+            if name in OWNED:
+                raise UserError(f"{name} is set by the dispatcher for each job; take it out of the grid")
+            if config[name] is not None:
+                argv += write_flag(name, self._flag(name), config[name])
+        return argv
+
+    def _flag(self, name: str) -> Flag:
+        if name in self.flags:
+            return self.flags[name]
+        close = difflib.get_close_matches(name, self.flags, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(sorted(self.flags))}"
+        raise UserError(f"{self.name} has no flag --{name}; {hint}")
+
+
+def find_script(name: str) -> Script:
+    """Resolve a path or a dotted module name without importing anything; UserError if neither exists."""
+    if os.path.isfile(name):
+        inside = os.path.relpath(name)
+        return Script((name if inside.startswith("..") else inside).replace(os.sep, "/"), is_module=False)
+    as_path = name.replace(".", os.sep)
+    if not name.endswith(".py") and (os.path.isfile(as_path + ".py") or os.path.isfile(f"{as_path}/__main__.py")):
+        return Script(name, is_module=True)
+    raise UserError(f"script is {name!r}, which is neither a file nor a module here; try classification_main.py")
+
+
+def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
+    """One flag with its value as command line tokens."""
+    if flag.kind == "booleanoptional" and isinstance(value, bool):
+        return [flag.option if value else "--no-" + flag.option.removeprefix("--")]
+    if flag.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(f"{name} is {value!r}, but {flag.option} takes no value; allowed: true, false, null")
+        return [flag.option] if value else []
+    if isinstance(value, (list, dict)) and (isinstance(value, dict) or flag.nargs in (None, "?")):
+        raise UserError(f"{name} is {value!r}, but {flag.option} takes one value")
+    words = [as_text(flag, one) for one in (value if isinstance(value, list) else [value])]
+    if len(words) == 1 and words[0].startswith("-") and not _is_number(words[0]):
+        return [f"{flag.option}={words[0]}"]  # argparse would take a separate '-x' for a flag
+    return [flag.option, *words]
+
+
+def as_text(flag: Flag, value: Any) -> str:
+    """`value` as the text that the flag's type reads; equal numbers give equal text, so they count as one job."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and flag.type == "int":
+        return str(int(value))  # JSON reads 1e5 as a float
+    if isinstance(value, int) and flag.type == "float":
+        return repr(float(value))
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+class Probe:
+    """A running child that holds the script at its parse_args. Use as a context manager."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe_child.py")
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
+        self._errors = tempfile.TemporaryFile()
+        self._child = subprocess.Popen(
+            [sys.executable, child],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            encoding="utf-8",
+        )
+        self._timer = threading.Timer(PROBE_TIMEOUT_S, self._child.kill)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._child.kill()
+        self._child.communicate()
+        self._errors.close()
+
+    def read_flags(self) -> None:
+        """Fill `script.flags`; UserError if the script ends or hangs before it parses, or has no --results_path."""
+        flags = self._ask({"script": self.script.name, "module": self.script.is_module})["flags"]
+        for flag in flags:
+            for option in flag["options"]:
+                name = option.lstrip("-").replace("-", "_")
+                if flag["kind"] not in ("help", "version") and not (
+                    flag["kind"] == "booleanoptional" and name.startswith("no_")
+                ):
+                    choices = None if flag["choices"] is None else tuple(flag["choices"])
+                    self.script.flags[name] = Flag(option, flag["kind"], flag["nargs"], flag["type"], choices)
+        if "results_path" not in self.script.flags:
+            raise UserError(f"{self.script.name} has no flag --results_path, to which it would write its results")
+
+    def find_problems(self, points: list[list[str]]) -> list[str | None]:
+        """For each command line what the script's own parser says against it, or None."""
+        return self._ask({"points": points})["problems"]
+
+    def _ask(self, message: dict) -> dict:
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(message) + "\n")
+            self._child.stdin.flush()
+        reply = self._child.stdout.readline()
+        if reply:
+            return json.loads(reply)
+        code = self._child.wait()
+        self._errors.seek(0)
+        last = self._errors.read().decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+        if code == 3:
+            raise UserError(f"{self.script.name} ended without calling argparse's parse_args")
+        if code < 0:
+            raise UserError(f"{self.script.name} did not reach parse_args within {PROBE_TIMEOUT_S} s")
+        raise UserError(f"{self.script.name} ended with exit code {code} before it read its flags: {last}")
+
+
+@contextlib.contextmanager
+def probe(script: Script) -> Iterator[Probe]:
+    """Start the script up to its parse_args and read its flags; the child ends with the block."""
+    with Probe(script) as child:
+        child.read_flags()
+        yield child
+
+
+def check_points(child: Probe, points: list[dict[str, Any]]) -> list[list[str]]:
+    """Check every point against the script's parser; return their command lines. UserError names the first bad point.
+
+    argparse reads each flag by itself, so it is enough to try, for every distinct value of a flag and for every
+    distinct set of flags, one point that has it: 40 parses instead of 10,000 for a grid of ten values in four flags.
+    """
+    argvs: list[list[str]] = []
+    chosen: dict[int, None] = {}
+    seen: set[object] = set()
+    for index, point in enumerate(points):
+        argvs.append(child.script.to_argv(point))
+        new = {tuple(point), *((name, repr(value)) for name, value in point.items())}
+        if not new <= seen:
+            seen |= new
+            chosen[index] = None
+    own = child.script.own_argv(os.path.abspath("results"))
+    problems = child.find_problems([argvs[index] + own for index in chosen])
+    for index, problem in zip(chosen, problems, strict=True):
+        if problem is not None:
+            raise UserError(f"{child.script.name} refuses {json.dumps(points[index])}: {problem}")
+    return argvs

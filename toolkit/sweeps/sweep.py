@@ -1,0 +1,291 @@
+"""Bring every job of a sweep to its end on one engine: start, retry, take over, stop early, say what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from toolkit.sweeps import causes, claims, jobs
+from toolkit.sweeps.jobs import Job, Status
+from toolkit.sweeps.run_job import Task
+from toolkit.sweeps.script import Script
+
+ELSEWHERE_CHECK_S = 1.0
+
+
+class Engine(Protocol):
+    """What runs tasks: LocalEngine or SlurmEngine."""
+
+    name: str
+    slots: int
+    shares_devices: bool
+
+    def has_room(self, alone: bool = False) -> bool: ...
+    def start(self, tasks: list[tuple[str, Task, bool]]) -> None: ...
+    def wait(self, timeout_s: float) -> list[str]: ...
+    def wake(self) -> None: ...
+    def stop_all(self, now: bool) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Limits of a sweep. Times in seconds; 0 means no limit."""
+
+    timeout_s: float = 0
+    retries: int = 1
+    stop_after: int = 3  # give up when so many jobs in a row, from the first on, die of the same cause
+    grace_s: float = 5.0
+
+
+@dataclass
+class Progress:
+    """What a view shows. `finished` are the jobs that ended in this start, in order."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    stopped: int = 0
+    already_done: int = 0
+    running: dict[str, float] = field(default_factory=dict)  # name -> start time
+    elsewhere: int = 0
+    slots: int = 1
+    started: float = field(default_factory=time.time)
+    seconds: list[float] = field(default_factory=list)  # run times of the done jobs
+    finished: list[tuple[str, Status]] = field(default_factory=list)
+    gave_up: str | None = None  # why the sweep stopped before its end
+    interrupted: bool = False
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.total - self.done - self.failed - self.stopped - len(self.running) - self.elsewhere)
+
+    def time_left_s(self) -> float | None:
+        """Estimate from the mean run time so far; None before the first job is done."""
+        if not self.seconds:
+            return None
+        mean_s = sum(self.seconds) / len(self.seconds)
+        now = time.time()
+        running_s = sum(max(0.0, mean_s - (now - start)) for start in self.running.values())
+        return (running_s + mean_s * self.waiting) / self.slots
+
+
+class Sweep:
+    """All jobs of one start of the dispatcher."""
+
+    def __init__(self, script: Script, log_dir: str, engine: Engine, rules: Rules) -> None:
+        self.script, self.log_dir, self.engine, self.rules = script, os.path.abspath(log_dir), engine, rules
+        self.jobs: dict[str, Job] = {}
+        self.progress = Progress(slots=engine.slots)
+        self.on_finished: list[Callable[[Job, Status], None]] = []
+        self.on_turn: list[Callable[[], None]] = []  # called about four times a second: view, pruning
+        self.refill: Callable[[], Iterable[Job]] = lambda: ()  # a search asks for new points here
+        self._pending: deque[tuple[Job, int, bool]] = deque()  # job, attempt, alone
+        self._running: dict[str, tuple[Job, int, bool]] = {}
+        self._elsewhere: dict[str, Job] = {}
+        self._elsewhere_check = 0.0
+        self._tries: dict[str, int] = {}
+        self._first_deaths: list[str] = []
+        self._interrupts = self._obeyed = 0
+
+    def folder(self, job: Job) -> str:
+        return os.path.join(self.log_dir, job.name)
+
+    def add(self, new: Iterable[Job]) -> None:
+        """Take in jobs: settled ones are counted, those that run somewhere are watched, the others wait for a place."""
+        try:
+            on_disk = set(os.listdir(self.log_dir))
+        except FileNotFoundError:
+            on_disk = set()
+        for job in new:
+            if job.name in self.jobs:
+                continue
+            self.jobs[job.name] = job
+            self.progress.total += 1
+            if job.name in on_disk:
+                self._adopt(job)
+            else:
+                self._pending.append((job, 1, False))
+
+    def _adopt(self, job: Job) -> None:
+        """Find out from its folder what became of a job that was started before, by whomever."""
+        folder = self.folder(job)
+        status = jobs.read_status(folder)
+        if status.is_settled:
+            self.progress.already_done += 1
+            self._count(job, status)
+            return
+        newest = claims.newest_claim(folder)
+        if (newest and claims.is_alive(folder, newest)) or self._is_queued_elsewhere(job, status):
+            self._elsewhere[job.name] = job
+            return
+        self._pending.append((job, max(newest, status.attempt) + 1, False))
+
+    def _is_queued_elsewhere(self, job: Job, status: Status) -> bool:
+        """True if the engine knows that it has this job in a queue (Slurm, from an earlier start)."""
+        knows = getattr(self.engine, "has_queued", None)
+        return bool(knows and knows(job.name, status))
+
+    def run(self) -> Progress:
+        """Work until every job has ended, the sweep gives up, or a signal arrives. The engine is closed in any case."""
+        with self._signals():
+            try:
+                while True:
+                    self._start_jobs()
+                    if not (self._running or self._elsewhere or self._pending) or (
+                        self._is_ending and not self._running
+                    ):
+                        break
+                    for name in self.engine.wait(0.25):
+                        self._ended(name)
+                    self._obey_interrupts()
+                    self._check_elsewhere()
+                    for turn in self.on_turn:
+                        turn()
+                    if self._obeyed > 1:
+                        break
+            finally:
+                self.engine.close()
+        return self.progress
+
+    def _obey_interrupts(self) -> None:
+        if self._interrupts > self._obeyed:
+            self._obeyed = self._interrupts
+            self.engine.stop_all(now=self._obeyed > 1)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self.progress.interrupted or self.progress.gave_up is not None
+
+    def _start_jobs(self) -> None:
+        if self._is_ending:
+            return
+        while self.engine.has_room(bool(self._pending and self._pending[0][2])):
+            if not self._pending:
+                self.add(self.refill())
+            if not self._pending:
+                return
+            job, attempt, alone = self._pending.popleft()
+            self._running[job.name] = (job, attempt, alone)
+            self.progress.running[job.name] = time.time()
+            self.engine.start([(job.name, self.make_task(job, attempt), alone)])
+
+    def make_task(self, job: Job, attempt: int) -> Task:
+        """The task for one attempt of a job."""
+        folder = self.folder(job)
+        return Task(
+            folder=folder,
+            command=self.script.command(job.argv + self.script.own_argv(folder)),
+            attempt=attempt,
+            config={"script": self.script.name, "config": job.config, "argv": job.argv},
+            timeout_s=self.rules.timeout_s,
+            grace_s=self.rules.grace_s,
+            engine=self.engine.name,
+        )
+
+    def _ended(self, name: str) -> None:
+        """A run of ours has ended; the folder says how."""
+        job, attempt, alone = self._running.pop(name)
+        self.progress.running.pop(name, None)
+        folder = self.folder(job)
+        status = jobs.read_status(folder)
+        if status.attempt == attempt and status.has_ended:
+            self._handle(job, status, alone)
+        elif status.is_settled:  # somebody else has finished it meanwhile
+            self._count(job, status)
+        elif claims.newest_claim(folder) <= attempt and not claims.is_alive(folder, attempt):
+            self._handle(job, self._declare_lost(job, attempt, status), alone)
+        else:
+            self._elsewhere[name] = job
+
+    def _declare_lost(self, job: Job, attempt: int, status: Status) -> Status:
+        """The process that watched over the job was killed and could not write how it ended; we do it."""
+        if status.attempt != attempt:
+            status = jobs.next_attempt(status)
+            status.attempt = attempt
+        status.state, status.cause, status.ended = "failed", causes.LOST, time.time()
+        status.detail = "the process that watched over the job was killed"
+        os.makedirs(self.folder(job), exist_ok=True)
+        jobs.write_status(self.folder(job), status)
+        return status
+
+    def _handle(self, job: Job, status: Status, alone: bool) -> None:
+        """Count the end of a job, or give it another try."""
+        if status.state == "failed" and not self._is_ending:
+            again_alone = status.cause == causes.OUT_OF_MEMORY and self.engine.shares_devices and not alone
+            tries = self._tries.get(job.name, 0)
+            if again_alone or (causes.may_help_to_retry(status.cause, status.detail) and tries < self.rules.retries):
+                self._tries[job.name] = tries + (not again_alone)
+                entry = (job, status.attempt + 1, alone or again_alone)
+                # One that wants a device for itself goes first: the place is being emptied for it.
+                (self._pending.appendleft if entry[2] else self._pending.append)(entry)
+                return
+        self.progress.finished.append((job.name, status))
+        self._count(job, status)
+        self._consider_giving_up(status)
+
+    def _count(self, job: Job, status: Status) -> None:
+        if status.state == "done":
+            self.progress.done += 1
+            if status.seconds:
+                self.progress.seconds.append(status.seconds)
+        elif status.state == "failed":
+            self.progress.failed += 1
+        else:
+            self.progress.stopped += 1
+        for call in self.on_finished:
+            call(job, status)
+
+    def _consider_giving_up(self, status: Status) -> None:
+        """Stop when the first jobs all die of one cause: the other ones would too."""
+        if status.state == "done" or self.progress.done:
+            self._first_deaths = [""]  # from now on failures are news about single configurations
+        elif status.state == "failed" and self._first_deaths != [""]:
+            # Numbers differ between jobs (addresses, sizes, times); the cause is the rest.
+            self._first_deaths.append(f"{status.cause}: {re.sub(r'0x[0-9a-f]+|[0-9.]+', '#', status.detail or '')}")
+            if len(self._first_deaths) == self.rules.stop_after and len(set(self._first_deaths)) == 1:
+                count = len(self._first_deaths)
+                self.progress.gave_up = (
+                    f"the first {count} jobs died of the same cause ({status.cause}: {status.detail})"
+                )
+                self.engine.stop_all(now=False)
+
+    def _check_elsewhere(self) -> None:
+        """Look after the jobs that another process runs; take over those that it left unfinished."""
+        if self._elsewhere and time.monotonic() - self._elsewhere_check >= ELSEWHERE_CHECK_S:
+            self._elsewhere_check = time.monotonic()
+            for job in list(self._elsewhere.values()):
+                newest = claims.newest_claim(self.folder(job))
+                status = jobs.read_status(self.folder(job))
+                if claims.is_alive(self.folder(job), newest) or self._is_queued_elsewhere(job, status):
+                    continue
+                del self._elsewhere[job.name]
+                if status.is_settled or (status.state == "failed" and status.attempt == newest):
+                    self._count(job, status)
+                else:
+                    self._pending.append((job, max(newest, status.attempt) + 1, False))
+        self.progress.elsewhere = len(self._elsewhere)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends all jobs with their grace time, the second at once."""
+
+        def interrupt(*_: object) -> None:
+            self._interrupts += 1
+            self.progress.interrupted = True
+            self.engine.wake()  # the loop does the rest: a handler must not write into a half-written pipe
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, interrupt) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
