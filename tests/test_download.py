@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -140,10 +141,10 @@ def test_a_server_that_ignores_range_starts_anew(server, target):
 
 
 def test_a_server_that_continues_elsewhere_is_not_believed(server, target):
-    write_part(target, CONTENT[:100_000])
-    server.plan = [Behaviour(wrong_start=True)]
+    server.plan = [Behaviour(drop_after=100_000), Behaviour(wrong_start=True)]
     get(server, target)
     assert_complete(target)
+    assert server.ranges == [None, "bytes=100000-", None]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,18 @@ def test_a_silent_host_is_given_up_after_the_connection_limit():
 
 def test_a_name_that_does_not_exist_is_reported():
     assert "no connection to course.invalid" in unreachable("https://course.invalid/a.npz", 10)
+
+
+def test_a_name_that_takes_for_ever_to_look_up_is_given_up(monkeypatch):
+    for_ever = threading.Event()  # the system's own look-up takes no time limit, so a hanging one stands in for it
+
+    def look_up(*_: object, **__: object) -> None:
+        for_ever.wait()
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert unreachable("https://course.invalid/a.npz", 0.1) == "no connection to course.invalid within 0.1 s"
+    for_ever.set()
 
 
 def test_a_proxy_is_used_and_asked_for_in_place_of_the_host(server, target, monkeypatch):

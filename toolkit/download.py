@@ -184,10 +184,7 @@ def _attempt(url: str, part: Path, magic: bytes, limits: Limits) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == GONE_STATUS and offset:
-            if _total(error.headers) != offset:  # longer than the file itself: of another file
-                part.unlink()
-                raise _Retry("the .part file did not belong to it") from None
-            return  # complete; the MD5 decides
+            return  # the .part is complete, or longer than the file because it is of another one: the MD5 decides
         if error.code in RETRY_STATUS:
             raise _Retry(f"HTTP {error.code} {error.reason}", _retry_after_s(error.headers)) from None
         raise DownloadError(f"{url} answers HTTP {error.code} {error.reason}") from None
@@ -272,12 +269,6 @@ def _require_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise DownloadError(f"the download needs {_megabytes(nbytes)}, but {folder} has {_megabytes(free)} free")
-
-
-def _total(headers: Message) -> int | None:
-    """Length of the whole file from `Content-Range: bytes */123`; None if the server does not say."""
-    total = (headers.get("Content-Range") or "").rpartition("/")[2]
-    return int(total) if total.isdigit() else None
 
 
 def _retry_after_s(headers: Message) -> float:

@@ -207,8 +207,8 @@ def _from_folder(entry: Entry, data_root: Path, verify: bool, announce: Callable
             return _source(entry, path, "file", entry.name, entry.layout)
         npz_file.check_contents(path, entry.layout, decode_images=True)  # says what is wrong, if it can be told
         raise DataError(f"{path} is well-formed but not the official file (your own? set {VERIFY_VARIABLE}=0)")
-    except (UnreadableError, OSError) as error:
-        announce(f"ignoring {path}: {error}")
+    except UnreadableError as error:
+        announce(f"{error}; ignoring it")
     except DataError as error:
         target = npz_file.set_aside(path)
         announce(f"{error}; " + (f"set aside as {target.name}" if target else f"it cannot be renamed: delete {path}"))
