@@ -52,17 +52,12 @@ def launch_experiment(args: argparse.Namespace, experiment_config: dict[str, Any
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, run the sweep, return the exit code."""
-    from toolkit.errors import UserError
     from toolkit.sweeps.command import run_command
 
-    try:
-        return run_command(sys.argv[1:] if argv is None else argv)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return run_command(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from toolkit.cli import run_script
+
+    run_script(main)

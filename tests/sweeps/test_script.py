@@ -124,6 +124,25 @@ def test_required_flags_and_exclusive_groups_are_the_scripts_own(tmp_path):
         scripts.check_points(child, [{"task": "a", "adam": True}, {"task": "b", "adam": True, "sgd": True}])
 
 
+def test_a_parser_with_errors_of_its_own_is_asked_too(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        import argparse
+        class Quiet(argparse.ArgumentParser):
+            def error(self, message):
+                raise SystemExit(2)
+        parser = Quiet()
+        parser.add_argument("--results_path")
+        parser.add_argument("--width", type=int)
+        parser.parse_args()
+        """,
+    )
+    script = scripts.find_script(path)
+    with scripts.probe(script) as child, pytest.raises(UserError, match="invalid int value: 'wide'"):
+        scripts.check_points(child, [{"width": "wide"}])
+
+
 def test_ten_thousand_points_need_only_a_few_parses(tmp_path, monkeypatch):
     path = write(
         tmp_path,

@@ -10,7 +10,7 @@ EXIT, SIGNAL, TIMEOUT = "exit code", "signal", "timeout"
 OUT_OF_MEMORY, BAD_RESULTS, LOST = "out of memory", "bad results", "lost"
 
 MEMORY_MESSAGES = re.compile(
-    r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory|"
+    r"CUDA out of memory|out of GPU memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory|"
     r"MPS backend out of memory|DefaultCPUAllocator: can't allocate|^MemoryError|std::bad_alloc",
     re.MULTILINE,
 )

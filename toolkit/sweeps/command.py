@@ -45,7 +45,14 @@ def run_command(argv: list[str]) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse numbers that make no sense, by name."""
-    for name, least in (("seeds", 0), ("trials", 1), ("retries", 0), ("stop_after", 0), ("timeout_s", 0)):
+    for name, least in (
+        ("seeds", 0),
+        ("trials", 1),
+        ("retries", 0),
+        ("stop_after", 0),
+        ("timeout_s", 0),
+        ("grace_s", 0),
+    ):
         if getattr(args, name) < least:
             raise UserError(f"{name} is {getattr(args, name)}; it must be at least {least}")
     if args.engine == "slurm" and not args.watch and (args.prune != "none" or args.search == "tpe"):
@@ -114,7 +121,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
 
 
 def make_rules(args: argparse.Namespace) -> Rules:
-    return Rules(timeout_s=args.timeout_s, retries=args.retries, stop_after=args.stop_after)
+    return Rules(args.timeout_s, args.retries, args.stop_after, args.grace_s)
 
 
 def add_pruner(args: argparse.Namespace, sweep: Sweep) -> None:

@@ -21,7 +21,7 @@ PRUNED = "pruned"  # the cause of a job that was stopped because it was hopeless
 
 @dataclass
 class Job:
-    """What to run. `argv` are the configuration's flags; the dispatcher's own (--results_path) are added at the start."""
+    """What to run. `argv` are the configuration's flags; the dispatcher adds its own (--results_path) at the start."""
 
     name: str
     config: dict[str, Any]

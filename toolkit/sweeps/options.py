@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from toolkit.cli import OneLineParser
+
 EPILOG = """examples:
   python dispatcher.py --config_path configs/grid_quick.json
   python dispatcher.py --config_path configs/grid_quick.json --gpus 0,1 --jobs_per_gpu 2 --seeds 3
@@ -12,9 +14,9 @@ EPILOG = """examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> OneLineParser:
     """The parser of `python dispatcher.py`."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="dispatcher.py",
         description="Run a script once for each configuration of a grid: on every GPU of this machine, or on Slurm. "
         "Start it again to go on where it stopped.",
@@ -69,6 +71,9 @@ def add_local_flags(group: argparse._ArgumentGroup) -> None:
 def add_limit_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--timeout_s", type=float, default=0, help="time limit of a job, seconds (default: none)")
     group.add_argument(
+        "--grace_s", type=float, default=5, help="seconds between asking a job to end and killing it (default: 5)"
+    )
+    group.add_argument(
         "--retries", type=int, default=1, help="more tries for a job that crashed (default: %(default)s)"
     )
     group.add_argument(
@@ -105,10 +110,12 @@ def add_slurm_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def build_report_parser() -> argparse.ArgumentParser:
+def build_report_parser() -> OneLineParser:
     """The parser of `python dispatcher.py report`."""
-    parser = argparse.ArgumentParser(
-        prog="dispatcher.py report", description="Write the table and report.html of a folder of jobs."
+    parser = OneLineParser(
+        prog="dispatcher.py report",
+        description="Write the table and report.html of a folder of jobs.",
+        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("log_dir", help="folder that the dispatcher filled")
     parser.add_argument("--grid_search_results_path", help="table, one row a job (default: LOG_DIR/grid_results.csv)")

@@ -53,7 +53,9 @@ def try_point(parser: argparse.ArgumentParser, argv: list[str]) -> str | None:
 def talk(parser: argparse.ArgumentParser) -> None:
     """Hold the dialogue about `parser`, then end this process without running another line of the script."""
     argparse.ArgumentParser.parse_known_args = original_parse_known_args
-    argparse.ArgumentParser.error = refuse
+    for kind in type(parser).__mro__:  # a script's own kind of parser may have its own `error`
+        if "error" in vars(kind):
+            kind.error = refuse
     say({"flags": [describe(action) for action in parser._actions]})
     points = json.loads(commands.readline() or '{"points": []}')["points"]
     say({"problems": [try_point(parser, argv) for argv in points]})

@@ -97,7 +97,7 @@ def _start(task: Task, status: jobs.Status) -> subprocess.Popen | None:
 
 
 class _Watch:
-    """Waits for the end of a process, a time limit or a request to stop, whichever comes first; no polling for the end."""
+    """Waits for the end of a process, a time limit or a request to stop; the end is not polled for."""
 
     def __init__(self, task: Task, process: subprocess.Popen, inbox: queue.SimpleQueue) -> None:
         self.task, self.process, self.inbox = task, process, inbox

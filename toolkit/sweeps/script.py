@@ -1,4 +1,4 @@
-"""The script that a sweep runs: where it is, which flags it has, and how a configuration is written on its command line.
+"""The script that a sweep runs: where it is, which flags it has, how a configuration becomes its command line.
 
 The flags come from the script's own argparse. The script is started once, unmodified, in a child process that stops it
 at its first `parse_args` (probe_child.py); it is never imported here.
@@ -125,7 +125,7 @@ class Probe:
         self.script = script
         child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe_child.py")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
         self._child = subprocess.Popen(
             [sys.executable, child],
             stdin=subprocess.PIPE,
