@@ -5,7 +5,7 @@ python classification_main.py --model_name cnn --num_epochs 1 --max_steps_per_ep
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli import (
     OneLineParser,
@@ -16,6 +16,14 @@ from toolkit.cli import (
     parse,
     run_script,
 )
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+    from toolkit.experiment import Setup
 
 TASK = "classification"
 
@@ -77,17 +85,18 @@ def main() -> None:
     experiment.report(args, setup, TASK, history, seconds, facts)
 
 
-def evaluate(model: object, val_loader: object, args: argparse.Namespace, setup: object) -> dict[str, object]:
+def evaluate(model: nn.Module, val_loader: DataLoader, args: Namespace, setup: Setup) -> dict[str, Any]:
     """Figures and pictures on validation data and, if asked for, the test figures; the keys go into results.json."""
     from classification_dataset import create_test_dataloader
     from toolkit import metrics, plots
+    from toolkit.augment import normalize
 
     probabilities, labels = metrics.predict(model, val_loader, setup.device, setup.precision)
     names = setup.source.class_names
     title = f"{args.model_name} on validation data of {setup.source.name}"
     counts = metrics.confusion_matrix(probabilities, labels)
     plots.confusion(counts, names, title, setup.run.file("confusion.png"))
-    images = setup.source.read("val").images
+    images = normalize(setup.source.read("val").images)
     plots.class_predictions(images, probabilities, labels, names, title, setup.run.file("predictions.png"))
     facts = {"val_metrics": metrics.classification_metrics(probabilities, labels), "confusion_matrix": counts.tolist()}
     if args.evaluate_test:

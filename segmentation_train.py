@@ -205,6 +205,6 @@ def visualize_predictions(
         predicted = model(images.to(device)).cpu()
     iou = iou_per_image(predicted, masks)
     worst_first = iou.argsort()[:num_samples]
-    return mask_predictions(
-        images[worst_first], masks[worst_first], predicted[worst_first], iou[worst_first], save_path
-    )
+    title = f"lowest IoU among {len(items)} images; outlines: true (green), predicted (orange)"
+    shown = [tensor[worst_first] for tensor in (images, masks, predicted, iou)]
+    return mask_predictions(*shown, title, save_path)

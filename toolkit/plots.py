@@ -106,12 +106,13 @@ def mask_predictions(
     masks: torch.Tensor,
     predicted: torch.Tensor,
     iou: torch.Tensor,
+    title: str,
     path: str | os.PathLike | None = None,
 ) -> Figure:
     """One row an image: image, true mask, predicted probabilities, and both outlines over the image, with the IoU."""
     count = len(images)
     figure = new_figure(8.4, 0.5 + 2.1 * count)
-    figure.suptitle(f"worst {count} of the images looked at; outlines: true (green), predicted (orange)")
+    figure.suptitle(title)
     for number, row in enumerate(figure.subplots(count, 4, squeeze=False)):
         for axes in row:
             axes.axis("off")
