@@ -1,0 +1,94 @@
+"""Images per second of training steps: float32 in contiguous layout beside our default, in one run.
+
+    python -m bench.train            # reference CNN and U-Net, batch 32 and 128
+    python -m bench.train --quick
+
+Our default is channels_last and, where the processor has it, bfloat16 autocast. Steps of the two sides alternate in
+blocks, so that both see the same machine. That nothing is lost in accuracy is shown by bench.scores with
+`--main_flags "--precision float32"` beside the default.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench.table import show_ratio, show_setting
+from classification_models import get_model
+from segmentation_models import CombinedLoss, get_segmentation_model
+from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.devices import autocast, place_model, resolve_precision
+
+GOAL = 2.0  # on a processor with AVX512_BF16; elsewhere there is none
+CPU = torch.device("cpu")
+
+
+def build_parser() -> OneLineParser:
+    """The flags of this benchmark."""
+    parser = OneLineParser(prog="python -m bench.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=in_range(int, 1), default=20, help="training steps a block")
+    parser.add_argument("--blocks", type=in_range(int, 1), default=5, help="blocks a side; the median counts")
+    parser.add_argument("--quick", action="store_true", help="two blocks of three steps")
+    return parser
+
+
+def make_step(build: Callable[[], torch.nn.Module], boxes: bool, batch_size: int, default: bool) -> Callable[[], None]:
+    """A function that does one training step, with our default settings or with float32 contiguous."""
+    torch.manual_seed(0)
+    model = build()
+    layout = torch.channels_last if default else torch.contiguous_format
+    precision = resolve_precision("auto", CPU) if default else "float32"
+    model = place_model(model, CPU) if default else model
+    optimizer = torch.optim.Adam(model.parameters())
+    images = torch.rand(batch_size, 3, 28, 28).mul(2).sub(1).to(memory_format=layout)
+    labels = torch.randint(9, (batch_size,))
+    masks = torch.rand(batch_size, 1, 28, 28).round()
+    criterion = CombinedLoss() if boxes else torch.nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(CPU, precision):
+            output = model(images)
+        criterion(output.float(), masks if boxes else labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def alternate(sides: dict[str, Callable[[], None]], steps: int, blocks: int) -> dict[str, float]:
+    """Median seconds a step of each side, measured in alternating blocks after one block that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for block in range(blocks + 1):
+        for name, step in sides.items():
+            started = time.perf_counter()
+            for _ in range(steps):
+                step()
+            if block:
+                seconds[name].append((time.perf_counter() - started) / steps)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    """Measure CNN and U-Net at two batch sizes."""
+    args = build_parser().parse_args()
+    steps, blocks = (3, 2) if args.quick else (args.steps, args.blocks)
+    precision = resolve_precision("auto", CPU)
+    show_setting(f"training steps, forward, backward and Adam; our default here: channels_last, {precision}")
+    models = {
+        "CNN": (lambda: get_model("cnn"), False),
+        "U-Net": (lambda: get_segmentation_model("unet"), True),
+    }
+    for name, (build, boxes) in models.items():
+        for batch_size in (32, 128):
+            sides = {side: make_step(build, boxes, batch_size, side == "ours") for side in ("ours", "float32")}
+            seconds = alternate(sides, steps, blocks)
+            rates = {side: batch_size / value for side, value in seconds.items()}
+            title = f"{name}, batch {batch_size}"
+            show_ratio(title, rates["ours"], rates["float32"], "images/s", "ours", "float32 contiguous", GOAL)
+
+
+if __name__ == "__main__":
+    run_script(main)
