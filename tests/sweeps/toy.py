@@ -32,6 +32,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.ledger:
         note(args.ledger, "start", args)
+        if os.name != "nt":
+            import fcntl
+
+            # Held until this process is gone: a second process of the same job would be seen.
+            lock = open(f"{args.ledger}.{args.key}.lock", "w")  # noqa: SIM115
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(args.ledger, "overlap", args)
     misbehave(args.behave, args.results_path)
     time.sleep(args.sleep_s)
     results = {
