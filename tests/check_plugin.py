@@ -1,0 +1,110 @@
+"""The pytest plugin of `python -m tests`: writes each event as a line of JSON, at once, so that a crash loses none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.check_table import EVENTS_VARIABLE, ROOT
+
+STUB = re.compile(r"TODO (\d\.\d)\b")
+
+
+def _write(**event: Any) -> None:
+    with open(os.environ[EVENTS_VARIABLE], "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def _todo_of(item: pytest.Item) -> str | None:
+    """'1.2' for a test marked todo_1_2."""
+    names = [mark.name for mark in item.iter_markers() if mark.name.startswith("todo_")]
+    return names[0].removeprefix("todo_").replace("_", ".") if names else None
+
+
+def _file_of(collector: pytest.Collector) -> str:
+    return collector.path.relative_to(ROOT).as_posix()
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """A test file is about to be imported, and the student's modules with it."""
+    if isinstance(collector, pytest.Module):
+        _write(event="collect", file=_file_of(collector))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """Note what went wrong when a test file was imported."""
+    outcome = yield
+    if isinstance(collector, pytest.Module):
+        call = getattr(outcome.get_result(), "call", None)
+        if call is not None and call.excinfo is not None:
+            _write(event="unreadable", file=_file_of(collector), line=_import_line(call.excinfo.value))
+        _write(event="collected")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one TODO in a row, in the order of the numbers."""
+    items.sort(key=lambda item: _todo_of(item) or "")
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Nothing is known of the item here; see pytest_runtest_protocol."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """A test begins."""
+    _write(event="start", todo=_todo_of(item), test=item.name)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """A test passed or failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and call.excinfo is not None:
+        _write(event="failed", todo=_todo_of(item), **explain(call.excinfo))
+    elif report.passed and call.when == "call":
+        _write(event="passed", todo=_todo_of(item))
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """All tests ran, or pytest was stopped."""
+    _write(event="end", code=int(exitstatus))
+
+
+def explain(excinfo: pytest.ExceptionInfo) -> dict[str, Any]:
+    """The first useful line, and the number of the TODO whose stub was met, if that was all."""
+    error = excinfo.value
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    stub = STUB.match(first_line) if isinstance(error, NotImplementedError) else None
+    if stub:
+        return {"line": first_line, "stub": stub[1]}
+    if first_line and isinstance(error, (AssertionError, pytest.fail.Exception)):
+        return {"line": first_line, "stub": None}
+    place = _place([(Path(str(entry.path)), entry.lineno + 1) for entry in excinfo.traceback])
+    return {"line": f"{type(error).__name__}: {first_line}{place}".replace(": (", " ("), "stub": None}
+
+
+def _place(frames: list[tuple[Path, int]]) -> str:
+    """' (file:line)' of the innermost line in the student's own files, else in any file of the course."""
+    ours = [(path, line) for path, line in frames if path.is_relative_to(ROOT)]
+    students = [(path, line) for path, line in ours if path.parent == ROOT]
+    if not ours:
+        return ""
+    path, line = (students or ours)[-1]
+    return f" ({path.relative_to(ROOT).as_posix()}:{line})"
+
+
+def _import_line(error: BaseException) -> str:
+    """What kept a test file from being imported; pytest wraps it into an error of its own, with the cause inside."""
+    text = str(error)
+    lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    last = lines[-1] if lines else text.strip().splitlines()[-1]
+    where = re.findall(r'File "([^"]+)", line (\d+)', text) or re.findall(r"^(\w+\.py):(\d+): in", text, re.MULTILINE)
+    return last + (f" ({Path(where[-1][0]).name}:{where[-1][1]})" if where else "")

@@ -1,0 +1,288 @@
+"""The table of the graded TODOs: python -m tests [TODO ...] [--timeout SECONDS]
+
+Not started, failing or passing, with points, the first useful line of what went wrong and the command that runs that
+TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it crashes or a test takes
+too long, that TODO fails, and a new child goes on with the TODOs after it. Exit code: 0 if all pass, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+EVENTS_VARIABLE = "COURSE_CHECK_EVENTS"  # where tests/check_plugin.py writes what happens
+POLL_S, GOODBYE_S = 0.05, 5.0
+DEFAULT_TIMEOUT_S = 60.0  # the slowest test takes about 5 s on one core
+ALL_RAN = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none found
+
+
+@dataclass(frozen=True)
+class Todo:
+    """One graded task: its number, what it is, its points and the file that tests it."""
+
+    number: str
+    title: str
+    points: int
+    file: str
+
+    @property
+    def marker(self) -> str:
+        """'todo_1_2' for 1.2."""
+        return "todo_" + self.number.replace(".", "_")
+
+    @property
+    def command(self) -> str:
+        """What runs its tests alone."""
+        return f"python -m pytest -m {self.marker}"
+
+
+TODOS = (
+    Todo("1.0", "linear classifier", 2, "tests/test_todo_1_models.py"),
+    Todo("1.1", "MLP classifier", 3, "tests/test_todo_1_models.py"),
+    Todo("1.2", "CNN classifier", 5, "tests/test_todo_1_models.py"),
+    Todo("1.3", "loss", 2, "tests/test_todo_1_training.py"),
+    Todo("1.4", "train_epoch", 5, "tests/test_todo_1_training.py"),
+    Todo("1.5", "validate_epoch", 4, "tests/test_todo_1_training.py"),
+    Todo("1.6", "results", 4, "tests/test_todo_1_training.py"),
+    Todo("2.0", "linear segmentation", 2, "tests/test_todo_2_models.py"),
+    Todo("2.1", "MLP segmentation", 2, "tests/test_todo_2_models.py"),
+    Todo("2.2", "CNN encoder-decoder", 4, "tests/test_todo_2_models.py"),
+    Todo("2.3", "U-Net", 6, "tests/test_todo_2_models.py"),
+    Todo("2.4", "Dice loss", 3, "tests/test_todo_2_losses.py"),
+    Todo("2.5", "combined loss", 2, "tests/test_todo_2_losses.py"),
+    Todo("2.6", "train_segmentation_epoch", 3, "tests/test_todo_2_training.py"),
+    Todo("2.7", "validate_segmentation_epoch", 2, "tests/test_todo_2_training.py"),
+    Todo("2.8", "results", 1, "tests/test_todo_2_training.py"),
+)
+
+
+@dataclass
+class Outcome:
+    """What is known about one TODO."""
+
+    passed: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)  # {"line": ..., "stub": TODO number or None}
+
+    def fail(self, line: str) -> None:
+        """Note a failure that no test could report itself."""
+        self.failures.append({"line": line, "stub": None})
+
+    def state(self, todo: Todo) -> str:
+        """'passing', 'not started' (nothing fails but its own stub) or 'failing'."""
+        if not self.failures:
+            return "passing"
+        return "not started" if all(failure["stub"] == todo.number for failure in self.failures) else "failing"
+
+    def line(self, todo: Todo) -> str:
+        """The most useful line: a real failure before a stub, the own stub before another TODO's."""
+        ranks = {None: 0, todo.number: 1}
+        failure = min(self.failures, key=lambda failure: ranks.get(failure["stub"], 2))
+        waiting = failure["stub"] not in ranks
+        return f"waits for {failure['line']}" if waiting else failure["line"]
+
+
+class Child:
+    """One pytest process and the events that it has written so far."""
+
+    def __init__(self, todos: Sequence[Todo], folder: Path) -> None:
+        self.events_path, self.output_path = folder / "events.jsonl", folder / "output.txt"
+        self.events_path.write_text("", encoding="utf-8")
+        files = list(dict.fromkeys(todo.file for todo in todos))
+        options = "-q --no-header --continue-on-collection-errors -p no:cacheprovider -p tests.check_plugin".split()
+        # This process keeps the time; pytest's own limit would end the child without telling.
+        options += ["-o", "timeout=0", "-W", "default", "-m", " or ".join(todo.marker for todo in todos)]
+        with open(self.output_path, "wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *options, *files],
+                cwd=ROOT,
+                env={**os.environ, EVENTS_VARIABLE: str(self.events_path)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def events(self) -> Iterable[dict[str, Any]]:
+        """Events as they come, None while nothing comes, until the process has ended and all is read."""
+        with open(self.events_path, encoding="utf-8") as file:
+            ended, rest = False, ""
+            while True:
+                rest += file.read()
+                *lines, rest = rest.split("\n")  # the last line may be half written
+                for line in lines:
+                    yield json.loads(line)
+                if ended and not lines:
+                    return
+                ended = self.process.poll() is not None
+                if not ended and not lines:
+                    yield {"event": "nothing"}
+                    time.sleep(POLL_S)
+
+    def kill(self) -> None:
+        """End the process if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """The last line that pytest printed."""
+        text = self.output_path.read_text(encoding="utf-8", errors="replace")
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
+
+
+@dataclass
+class Progress:
+    """Where a child is: the TODO and test, or the file, that it is busy with."""
+
+    todo: str | None = None
+    test: str = ""
+    file: str | None = None
+    finished: bool = False
+
+    def update(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "collect":
+            self.file = event["file"]
+        elif kind == "collected":
+            self.file = None
+        elif kind == "start":
+            self.todo, self.test, self.file = event["todo"], event["test"], None
+        elif kind == "end":
+            self.finished = event["code"] in ALL_RAN
+
+
+def check(todos: Sequence[Todo], timeout_s: float) -> dict[str, Outcome]:
+    """Run the public tests of these TODOs; one Outcome for each."""
+    outcomes = {todo.number: Outcome() for todo in todos}
+    remaining = list(todos)
+    with tempfile.TemporaryDirectory(prefix="course-check-") as folder:
+        while remaining:
+            remaining = _run_child(remaining, outcomes, Path(folder), timeout_s)
+    for outcome in outcomes.values():
+        if not outcome.passed and not outcome.failures:
+            outcome.fail("no test was found for it; are the files of tests/ as they were given?")
+    return outcomes
+
+
+def _run_child(todos: list[Todo], outcomes: dict[str, Outcome], folder: Path, timeout_s: float) -> list[Todo]:
+    """Run one child as far as it gets; return the TODOs that are left for another one."""
+    child, progress = Child(todos, folder), Progress()
+    reason, last_sign_of_life = "", time.monotonic()
+    try:
+        for event in child.events():
+            waited = time.monotonic() - last_sign_of_life
+            if event["event"] != "nothing":
+                last_sign_of_life = time.monotonic()
+                progress.update(event)
+                _note(event, todos, outcomes)
+            elif progress.finished and waited > GOODBYE_S:
+                break
+            elif waited > timeout_s:
+                reason = f"no answer within {timeout_s:g} s; an endless loop?"
+                break
+    finally:
+        child.kill()
+    if progress.finished:
+        return []
+    return _blame(progress, reason or _death(child), todos, outcomes, child.last_words())
+
+
+def _note(event: dict[str, Any], todos: Sequence[Todo], outcomes: dict[str, Outcome]) -> None:
+    """Take the result of a test, or of reading a file, into the outcomes."""
+    if event["event"] == "passed":
+        outcomes[event["todo"]].passed += 1
+    elif event["event"] == "failed":
+        outcomes[event["todo"]].failures.append({"line": event["line"], "stub": event["stub"]})
+    elif event["event"] == "unreadable":
+        for todo in todos:
+            if todo.file == event["file"]:
+                outcomes[todo.number].fail(event["line"])
+
+
+def _death(child: Child) -> str:
+    code = child.process.returncode
+    if code < 0:
+        return f"Python was ended by signal {-code} (a crash, or too little memory?)"
+    return f"Python ended with exit code {code} in the middle of it (os._exit, sys.exit or a crash?)"
+
+
+def _blame(
+    progress: Progress, reason: str, todos: list[Todo], outcomes: dict[str, Outcome], last_words: str
+) -> list[Todo]:
+    """Fail what the child was busy with when it ended; return what is left. Tests run in the order of `todos`."""
+    if progress.file is not None:
+        guilty = [todo for todo in todos if todo.file == progress.file]
+        reason = f"while Python read the modules that {progress.file} imports: {reason}"
+    else:
+        guilty = [todo for todo in todos if todo.number == progress.todo]
+        reason = f"in {progress.test}: {reason}"
+    if not guilty:
+        for todo in todos:
+            outcomes[todo.number].fail(f"the tests could not be started: {last_words}")
+        return []
+    for todo in guilty:
+        outcomes[todo.number].fail(reason)
+    if progress.file is not None:
+        return [todo for todo in todos if todo not in guilty and not outcomes[todo.number].failures]
+    return todos[todos.index(guilty[-1]) + 1 :]
+
+
+def print_table(todos: Sequence[Todo], outcomes: dict[str, Outcome]) -> bool:
+    """Print a row for each TODO and the sums; True if all pass."""
+    print(f"{'TODO':<5}{'':<29}{'state':<13}{'points':<8}run it alone")
+    for todo in todos:
+        state = outcomes[todo.number].state(todo)
+        points = f"{todo.points if state == 'passing' else 0}/{todo.points}"
+        print(f"{todo.number:<5}{todo.title:<29}{state:<13}{points:<8}{todo.command}")
+        if state != "passing":
+            print(" " * 5 + textwrap.shorten(outcomes[todo.number].line(todo), 240, placeholder=" ..."))
+    states = [outcomes[todo.number].state(todo) for todo in todos]
+    sums = []
+    for part in ("1", "2"):
+        mine = [(todo, state) for todo, state in zip(todos, states, strict=True) if todo.number.startswith(part)]
+        if mine:
+            got = sum(todo.points for todo, state in mine if state == "passing")
+            sums.append(f"Part {part}: {got} of {sum(todo.points for todo, _ in mine)} points")
+    counts = [f"{states.count(state)} {state}" for state in ("passing", "failing", "not started")]
+    print(f"\n{', '.join(counts)}. {'; '.join(sums)}. These are the public tests; grading adds tests on other data.")
+    return all(state == "passing" for state in states)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The TODOs to check and the time limit of a test."""
+    parser = argparse.ArgumentParser(prog="python -m tests", description=(__doc__ or "").split("\n")[0])
+    numbers = [todo.number for todo in TODOS]
+    parser.add_argument("todo", nargs="*", help="TODO numbers such as 1.2; all if none is given")
+    parser.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds a test may take (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    unknown = [number for number in arguments.todo if number not in numbers]
+    if unknown:
+        parser.error(f"unknown TODO {', '.join(unknown)}; allowed: {', '.join(numbers)}")
+    if not arguments.timeout > 0:
+        parser.error(f"--timeout is {arguments.timeout:g}; allowed: above 0")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, print the table, and return the exit code."""
+    arguments = parse_arguments(argv)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr] -- consoles that cannot show every character
+    chosen = [todo for todo in TODOS if not arguments.todo or todo.number in arguments.todo]
+    try:
+        outcomes = check(chosen, arguments.timeout)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0 if print_table(chosen, outcomes) else 1

@@ -1,0 +1,190 @@
+"""What the tests of the graded TODOs share: checks that say what was expected and what came, and small data.
+
+Nothing here uses a graded module, so that the tests of one TODO never need another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from synthetic_data import SegmentationDataGenerator, box_collate_fn
+
+IMAGE_SHAPE = (3, 28, 28)
+CPU = torch.device("cpu")
+
+
+def check_shape(tensor: Any, expected: tuple[int, ...], what: str) -> None:
+    """Fail with the expected and the actual shape."""
+    assert isinstance(tensor, torch.Tensor), f"expected {what} as a tensor, got a {type(tensor).__name__}"
+    got = tuple(tensor.shape)
+    assert got == expected, f"expected {what} of shape {expected}, got {got}"
+
+
+def check_close(got: float, expected: float, what: str, tolerance: float) -> None:
+    """Fail with both figures if they differ by more than `tolerance`."""
+    assert isinstance(got, (int, float)) or torch.as_tensor(got).numel() == 1, f"expected {what} as one number"
+    assert abs(float(got) - expected) <= tolerance, f"expected {what} {expected:.6f}, got {float(got):.6f}"
+
+
+def check_one_of(got: float, allowed: dict[str, float], what: str, tolerance: float) -> None:
+    """Fail unless `got` is one of the allowed figures, each of which has a name."""
+    listed = " or ".join(f"{value:.6f} ({name})" for name, value in allowed.items())
+    close = any(abs(float(got) - value) <= tolerance for value in allowed.values())
+    assert close, f"expected {what} {listed}, got {float(got):.6f}"
+
+
+def random_images(count: int, channels: int = 3, scale: float = 1.0) -> torch.Tensor:
+    """Images float32 (count, channels, 28, 28), uniform in [-scale, scale]; always the same ones."""
+    generator = torch.Generator().manual_seed(count)
+    return (torch.rand(count, channels, 28, 28, generator=generator) * 2 - 1) * scale
+
+
+def colored_images(num_classes: int = 9, per_class: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that are easy to tell apart: each class has a colour and a corner, plus noise; and their labels."""
+    labels = torch.arange(num_classes).repeat(per_class)
+    generator = torch.Generator().manual_seed(1)
+    colors = torch.rand(num_classes, 3, 1, 1, generator=generator) * 2 - 1
+    images = 0.3 * random_images(len(labels)) + 0.7 * colors[labels]
+    return images, labels
+
+
+def boxed_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dim noise with one box each: images (count, 3, 28, 28) normalised as in the course, masks (count, 1, 28, 28)."""
+    boxes = SegmentationDataGenerator(generator=torch.Generator().manual_seed(2))
+    pairs = [boxes.add_box_to_image(image.abs() * 0.6, boxes.generate_box()) for image in random_images(count)]
+    images, masks = (torch.stack(column) for column in zip(*pairs, strict=True))
+    return images * 2 - 1, masks
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The model's output in evaluation mode."""
+    model.eval()
+    return model(images)
+
+
+def affine_defect(function: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """How far `function` is from a linear map plus a constant: 0 if f(a) + f(b) = f(a + b) + f(0), relative to f."""
+    a, b = random_images(16, scale=2.0), random_images(17, scale=2.0)[:16]
+    zero = function(torch.zeros_like(a))
+    scale = (function(a) - zero).abs().mean().item()
+    assert scale > 0, "expected an output that depends on the image, got the same for every image"
+    return (function(a) + function(b) - function(a + b) - zero).abs().mean().item() / scale
+
+
+def check_depends_on_every_channel(model: nn.Module, share_of_pixels: float) -> None:
+    """Fail unless the output changes with each colour channel and with at least this share of the pixels."""
+    images = random_images(32).requires_grad_()
+    model.eval()
+    output = model(images)
+    assert output.requires_grad, "expected an output that gradients flow through, got one without (detach? no_grad?)"
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
+    (output * weights).sum().backward()
+    assert images.grad is not None, "expected an output that depends on the image, got one that does not"
+    felt = images.grad.abs().amax(dim=0) > 0  # (3, 28, 28)
+    for channel, name in enumerate(("red", "green", "blue")):
+        share = felt[channel].float().mean().item()
+        assert share >= share_of_pixels, (
+            f"expected at least {share_of_pixels:.0%} of the {name} pixels to matter for the output, got {share:.0%}"
+        )
+
+
+def check_images_are_independent(model: nn.Module) -> None:
+    """Fail if, in evaluation mode, an image is judged differently when other images are in the batch."""
+    images = random_images(5)
+    together = evaluate(model, images)
+    alone = torch.cat([evaluate(model, image[None]) for image in images])
+    assert not torch.allclose(together[0], together[1], atol=1e-7), (
+        "expected different outputs for different images, got the same"
+    )
+    difference = (together - alone).abs().max().item()
+    assert difference < 1e-4, (
+        "expected the same output for an image alone and in a batch of 5, got a difference of "
+        f"{difference:.4f} (does a reshape mix the images?)"
+    )
+
+
+def check_all_parameters_learn(model: nn.Module, loss: torch.Tensor) -> None:
+    """Fail with the names of parameters that get no gradient."""
+    loss.backward()
+    parameters = dict(model.named_parameters())
+    assert parameters, "expected a model with parameters, got one without"
+    idle = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter.grad is None]
+    assert not idle, f"expected a gradient for every parameter, got none for: {', '.join(idle)} (unused in forward?)"
+
+
+def fit(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, loss: Callable, steps: int) -> None:
+    """Train on one batch over and over with Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    model.train()
+    for _step in range(steps):
+        optimizer.zero_grad()
+        loss(model(images), targets).backward()
+        optimizer.step()
+
+
+def label_loader(count: int = 10, batch_size: int = 4, column: bool = False) -> DataLoader:
+    """Batches (images (B, 3, 6, 6), labels (B,), or (B, 1) for a `column`) of three classes; the last one is smaller."""
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(count, 3, 6, 6, generator=generator)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return DataLoader(TensorDataset(images, labels[:, None] if column else labels), batch_size=batch_size)
+
+
+def mask_loader(count: int = 10, batch_size: int = 4) -> DataLoader:
+    """Batches as create_box_dataloaders gives them, with images of 12 x 12 pixels; the last one is smaller."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(count, 3, 12, 12, generator=generator)
+    # Masks that the first colour channel tells, so that a small model has an IoU between 0 and 1.
+    masks = (images[:, :1] + 0.3 * torch.randn(count, 1, 12, 12, generator=generator) > 0.2).float()
+    items = [
+        {"image": image, "mask": mask, "pathmnist_label": torch.tensor(0), "has_box": torch.tensor(True)}
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    return DataLoader(items, batch_size=batch_size, collate_fn=box_collate_fn)  # type: ignore[arg-type]
+
+
+def small_classifier() -> nn.Module:
+    """A model of the tests' own for label_loader: BatchNorm shows a wrong mode, and it is quick."""
+    torch.manual_seed(6)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def small_segmenter() -> nn.Module:
+    """A model of the tests' own for mask_loader."""
+    torch.manual_seed(7)
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid())
+    return nn.Sequential(*layers)
+
+
+def largest_difference(model: nn.Module, other: nn.Module) -> float:
+    """The largest difference between the trainable parameters of two models of one architecture."""
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return max((a.detach().cpu() - b.detach().cpu()).abs().max().item() for a, b in pairs)
+
+
+def cross_entropy_oracle(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean of -log softmax(logits)[label], written out."""
+    log_sum = logits.double().exp().sum(dim=1).log()
+    return (log_sum - logits.double()[torch.arange(len(labels)), labels]).mean().item()
+
+
+def iou_oracle(probabilities: torch.Tensor, masks: torch.Tensor) -> list[float]:
+    """The IoU of each image at threshold 0.5, written out with sets of pixels."""
+    scores = []
+    for probability, mask in zip(probabilities.flatten(1), masks.flatten(1), strict=True):
+        predicted = {i for i, value in enumerate(probability.tolist()) if value > 0.5}
+        true = {i for i, value in enumerate(mask.tolist()) if value > 0.5}
+        scores.append(len(predicted & true) / len(predicted | true) if predicted | true else 1.0)
+    return scores
+
+
+def binary_cross_entropy(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """torch's own, for training in the tests."""
+    return F.binary_cross_entropy(probabilities, masks)

@@ -1,0 +1,134 @@
+"""TODO 2.4 and 2.5: Dice loss and combined loss, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segmentation_models import CombinedLoss, DiceLoss
+from tests import helpers
+
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+
+
+def two_images() -> tuple[torch.Tensor, torch.Tensor]:
+    """A large and a small mask, predicted unequally well: (2, 1, 4, 4) each."""
+    target = torch.zeros(2, 1, 4, 4)
+    target[0, 0, :, :3] = 1  # 12 pixels
+    target[1, 0, 0, 0] = 1  # 1 pixel
+    pred = torch.full((2, 1, 4, 4), 0.1)
+    pred[0][target[0] == 1] = 0.9
+    pred[1, 0, 0, 0] = 0.3
+    return pred, target
+
+
+def dice_loss_oracle(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
+    """1 - mean over images of (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), pixel by pixel."""
+    losses = []
+    for p, t in zip(pred.flatten(1).tolist(), target.flatten(1).tolist(), strict=True):
+        overlap = sum(a * b for a, b in zip(p, t, strict=True))
+        losses.append(1 - (2 * overlap + smooth) / (sum(p) + sum(t) + smooth))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.todo_2_4
+@pytest.mark.parametrize("smooth", [1.0, 0.1, 5.0])
+def test_dice_is_averaged_over_images(smooth):
+    pred, target = two_images()
+    loss = DiceLoss(smooth=smooth)(pred, target)
+    expected = dice_loss_oracle(pred, target, smooth)
+    overlap, size = (pred * target).sum().item(), (pred.sum() + target.sum()).item()
+    wrong = {
+        "the sums run over the whole batch instead of each image": 1 - (2 * overlap + smooth) / (size + smooth),
+        "this is the Dice coefficient and not 1 minus it": 1 - expected,
+        "this is 1 plus the Dice coefficient": 2 - expected,
+        "smooth is not used": dice_loss_oracle(pred, target, 0.0),
+        "the 2 before the overlap is missing": _with_overlap_once(pred, target, smooth),
+    }
+    assert all(abs(value - expected) > 1e-3 for value in wrong.values()), wrong
+    hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
+    assert abs(float(loss) - expected) < 1e-5, f"expected a Dice loss of {expected:.6f}, got {float(loss):.6f}{hint}"
+
+
+def _with_overlap_once(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
+    overlap = (pred * target).flatten(1).sum(dim=1)
+    size = (pred + target).flatten(1).sum(dim=1)
+    return (1 - (overlap + smooth) / (size + smooth)).mean().item()
+
+
+@pytest.mark.todo_2_4
+def test_a_perfect_mask_costs_nothing():
+    _, target = two_images()
+    helpers.check_close(DiceLoss()(target, target), 0.0, "a Dice loss of", tolerance=1e-6)
+
+
+@pytest.mark.todo_2_4
+def test_a_mask_without_overlap_costs_nearly_one():
+    target = torch.zeros(3, 1, 28, 28)
+    target[:, :, :10, :10] = 1
+    loss = DiceLoss(smooth=1.0)(target.flip(2, 3), target)
+    helpers.check_close(loss, 1 - 1 / 201, "a Dice loss of 1 - 1 / 201 =", tolerance=1e-5)
+
+
+@pytest.mark.todo_2_4
+def test_two_empty_masks_cost_nothing():
+    empty = torch.zeros(2, 1, 28, 28)
+    helpers.check_close(DiceLoss(smooth=1.0)(empty, empty), 0.0, "a Dice loss (smooth / smooth = 1, so) of", 1e-6)
+
+
+@pytest.mark.todo_2_4
+def test_the_dice_loss_is_a_scalar_with_a_gradient():
+    pred, target = two_images()
+    pred.requires_grad_()
+    loss = DiceLoss()(pred, target)
+    helpers.check_shape(loss, (), "a loss")
+    assert loss.requires_grad, "expected a loss that gradients flow through, got one without (item? detach? rounding?)"
+    loss.backward()
+    assert (pred.grad[target == 1] < 0).all(), "expected the loss to fall with more probability inside the mask"
+    assert (pred.grad[target == 0] > 0).all(), "expected the loss to rise with more probability outside the mask"
+
+
+@pytest.mark.todo_2_5
+@pytest.mark.parametrize(("bce_weight", "dice_weight"), [(0.5, 0.5), (0.2, 0.9), (1.0, 0.0), (0.0, 1.0), (3.0, 2.0)])
+def test_the_combined_loss_weighs_both(bce_weight, dice_weight):
+    pred, target = two_images()
+    loss = CombinedLoss(bce_weight=bce_weight, dice_weight=dice_weight)(pred, target)
+    bce = F.binary_cross_entropy(pred, target).item()
+    dice = DiceLoss()(pred, target).item()  # of the student's own, so that a wrong Dice loss fails in TODO 2.4 alone
+    expected = bce_weight * bce + dice_weight * dice
+    helpers.check_close(
+        loss,
+        expected,
+        f"a loss of {bce_weight} x {bce:.4f} (BCE) + {dice_weight} x {dice:.4f} (Dice) =",
+        tolerance=1e-5,
+    )
+
+
+@pytest.mark.todo_2_5
+def test_half_and_half_unless_told_otherwise():
+    pred, target = two_images()
+    loss = CombinedLoss()(pred, target)
+    expected = 0.5 * F.binary_cross_entropy(pred, target).item() + 0.5 * DiceLoss()(pred, target).item()
+    helpers.check_close(loss, expected, "a combined loss of", tolerance=1e-5)
+
+
+@pytest.mark.todo_2_5
+def test_the_cross_entropy_part_takes_probabilities_and_not_logits():
+    pred = torch.full((1, 1, 2, 2), 0.25)
+    loss = CombinedLoss(bce_weight=1.0, dice_weight=0.0)(pred, torch.ones_like(pred))
+    assert abs(math.log1p(math.exp(-0.25)) - math.log(4)) > 0.1  # what BCEWithLogitsLoss would give
+    helpers.check_close(loss, math.log(4), "a cross-entropy of -log(0.25) =", tolerance=1e-5)
+
+
+@pytest.mark.todo_2_5
+def test_the_combined_loss_is_a_scalar_with_a_gradient():
+    pred, target = two_images()
+    pred.requires_grad_()
+    loss = CombinedLoss()(pred, target)
+    helpers.check_shape(loss, (), "a loss")
+    assert loss.requires_grad, "expected a loss that gradients flow through, got one without (item? detach?)"
+    loss.backward()
+    assert (pred.grad[target == 1] < 0).all(), "expected the loss to fall with more probability inside the mask"

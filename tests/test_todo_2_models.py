@@ -1,0 +1,214 @@
+"""TODO 2.0, 2.1, 2.2, 2.3: the linear model, the MLP, the CNN and the U-Net of Part 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from segmentation_models import (
+    LinearSegmentation,
+    MLPSegmentation,
+    SimpleCNN,
+    TinyUNet,
+    count_parameters,
+    get_segmentation_model,
+)
+from synthetic_data import create_box_dataloaders
+from tests import helpers
+
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+
+LINEAR = pytest.param(LinearSegmentation, marks=pytest.mark.todo_2_0, id="linear")
+MLP = pytest.param(MLPSegmentation, marks=pytest.mark.todo_2_1, id="mlp")
+CNN = pytest.param(SimpleCNN, marks=pytest.mark.todo_2_2, id="cnn")
+UNET = pytest.param(TinyUNet, marks=pytest.mark.todo_2_3, id="unet")
+every_model = pytest.mark.parametrize("model_class", [LINEAR, MLP, CNN, UNET])
+
+
+def outputs_with_one_size_cut(model: nn.Module, images: torch.Tensor, size: int) -> torch.Tensor:
+    """The output when every layer whose maps are `size` pixels high gives zeros: what still comes through?"""
+
+    def cut(_module, _inputs, output):
+        is_map = isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[2] == size
+        return torch.zeros_like(output) if is_map else None
+
+    hooks = [module.register_forward_hook(cut) for module in model.modules() if module is not model]
+    try:
+        return helpers.evaluate(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def inner_sizes(model: nn.Module) -> list[int]:
+    """Heights of the maps inside `model` that are smaller than the image and larger than a single pixel."""
+    sizes: set[int] = set()
+
+    def note(_module, _inputs, output):
+        if isinstance(output, torch.Tensor) and output.dim() == 4 and 1 < output.shape[2] < 28:
+            sizes.add(output.shape[2])
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    helpers.evaluate(model, helpers.random_images(1))
+    for hook in hooks:
+        hook.remove()
+    return sorted(sizes)
+
+
+def gets_past(model: nn.Module, size: int) -> bool:
+    """True if the output depends on the image even when all maps of this size are cut out."""
+    outputs = outputs_with_one_size_cut(model, helpers.random_images(2, scale=2.0), size)
+    return (outputs[0] - outputs[1]).abs().max().item() > 1e-6
+
+
+@every_model
+def test_one_mask_for_each_image(model_class):
+    model = model_class()
+    for batch_size in (1, 2, 5):
+        mask = helpers.evaluate(model, helpers.random_images(batch_size))
+        helpers.check_shape(mask, (batch_size, 1, 28, 28), "probabilities")
+        assert mask.dtype == torch.float32, f"expected float32 probabilities, got {mask.dtype}"
+
+
+@every_model
+def test_channels_can_be_chosen(model_class):
+    mask = helpers.evaluate(model_class(in_channels=1, out_channels=2), helpers.random_images(3, channels=1))
+    helpers.check_shape(mask, (3, 2, 28, 28), "probabilities for in_channels=1, out_channels=2")
+
+
+@every_model
+def test_returns_probabilities_and_not_logits(model_class):
+    # Images far outside the usual range push logits out of [0, 1], but no probability.
+    low, high = torch.aminmax(helpers.evaluate(model_class(), helpers.random_images(4, scale=100.0)))
+    assert low >= 0 and high <= 1, (
+        f"expected probabilities in [0, 1], got values from {low:.2f} to {high:.2f}; is a sigmoid missing at the end?"
+    )
+    assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}"
+
+
+@every_model
+def test_judges_every_image_for_itself(model_class):
+    helpers.check_images_are_independent(model_class())
+
+
+@every_model
+def test_sees_all_channels_and_pixels(model_class):
+    helpers.check_depends_on_every_channel(model_class(), share_of_pixels=0.99)
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(model_class):
+    images, masks = helpers.boxed_images(4)
+    model = model_class().train()
+    helpers.check_all_parameters_learn(model, F.binary_cross_entropy(model(images), masks))
+
+
+@pytest.mark.parametrize(
+    ("model_class", "iou"),
+    [
+        pytest.param(*LINEAR.values, 0.9, marks=LINEAR.marks, id="linear"),
+        pytest.param(*MLP.values, 0.9, marks=MLP.marks, id="mlp"),
+        pytest.param(*CNN.values, 0.6, marks=CNN.marks, id="cnn"),
+        pytest.param(*UNET.values, 0.6, marks=UNET.marks, id="unet"),
+    ],
+)
+def test_can_learn_eight_boxes_by_heart(model_class, iou):
+    images, masks = helpers.boxed_images(8)
+    model = model_class()
+    helpers.fit(model, images, masks, F.binary_cross_entropy, steps=60)
+    scores = helpers.iou_oracle(helpers.evaluate(model, images), masks)
+    got = sum(scores) / len(scores)
+    assert got >= iou, f"expected an IoU of at least {iou} after 60 steps on 8 images, got {got:.2f}"
+
+
+@every_model
+def test_takes_a_batch_of_the_loader(model_class):
+    model = model_class()
+    _train_loader, val_loader, _test_loader, _num_classes = create_box_dataloaders(batch_size=4, dataset="sample")
+    mask = helpers.evaluate(model, next(iter(val_loader))["image"])
+    helpers.check_shape(mask, (4, 1, 28, 28), "probabilities")
+
+
+@pytest.mark.todo_2_0
+def test_the_linear_model_is_linear_before_its_sigmoid():
+    model = LinearSegmentation()
+    defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images * 0.1).double().logit())
+    assert defect < 1e-3, f"expected one linear map before the sigmoid, got a deviation of {defect:.1%}"
+
+
+@pytest.mark.todo_2_0
+def test_the_linear_model_can_connect_every_pixel_with_every_mask_pixel():
+    got, weights = sum(parameter.numel() for parameter in LinearSegmentation().parameters()), 3 * 28 * 28 * 28 * 28
+    assert got in (weights, weights + 28 * 28), f"expected {weights} weights (and 784 biases), got {got}"
+
+
+@pytest.mark.parametrize("model_class", [MLP, CNN, UNET])
+def test_the_other_models_are_not_linear(model_class):
+    model = model_class()
+    defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images).double().logit())
+    assert defect > 1e-2, "expected a nonlinear function before the sigmoid, got a linear one"
+
+
+@pytest.mark.parametrize("model_class", [CNN, UNET])
+def test_has_a_narrow_middle(model_class):
+    sizes = inner_sizes(model_class())
+    assert sizes, "expected maps smaller than 28 x 28 inside the model (an encoder), got none"
+
+
+@pytest.mark.todo_2_2
+def test_the_cnn_has_no_skip_connections():
+    model = SimpleCNN()
+    sizes = inner_sizes(model)
+    closed = [size for size in sizes if not gets_past(model, size)]
+    assert closed, (
+        f"expected all information to pass the middle; with the maps of {sizes} pixels cut out one after the other, "
+        "the mask still depends on the image: a skip connection?"
+    )
+
+
+@pytest.mark.todo_2_3
+def test_the_unet_has_skip_connections():
+    model = TinyUNet()
+    for size in inner_sizes(model):
+        assert gets_past(model, size), (
+            f"expected the encoder's larger maps to reach the decoder directly; with the maps of {size} x {size} cut "
+            "out, the mask no longer depends on the image: no skip connection past them"
+        )
+
+
+@pytest.mark.todo_2_3
+def test_base_channels_make_the_unet_wider():
+    narrow, wide = (sum(p.numel() for p in TinyUNet(base_channels=channels).parameters()) for channels in (4, 8))
+    assert wide > 2 * narrow, (
+        f"expected about 4 times the parameters for base_channels=8 as for 4, got {wide} and {narrow}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_name", "model_class"),
+    [
+        pytest.param("linear", *LINEAR.values, marks=LINEAR.marks),
+        pytest.param("mlp", *MLP.values, marks=MLP.marks),
+        pytest.param("cnn", *CNN.values, marks=CNN.marks),
+        pytest.param("unet", *UNET.values, marks=UNET.marks),
+    ],
+)
+def test_get_segmentation_model_knows_the_name(model_name, model_class):
+    model = get_segmentation_model(model_name)
+    assert isinstance(model, model_class), f"expected a {model_class.__name__}, got a {type(model).__name__}"
+
+
+@pytest.mark.provided
+def test_get_segmentation_model_lists_the_names_that_it_knows():
+    with pytest.raises(ValueError, match=r"'vnet'.*linear.*mlp.*cnn.*unet"):
+        get_segmentation_model("vnet")
+
+
+@pytest.mark.provided
+def test_count_parameters_counts_what_is_trained():
+    model = nn.Conv2d(3, 2, kernel_size=3)
+    assert count_parameters(model) == 3 * 2 * 9 + 2
+    model.weight.requires_grad_(False)
+    assert count_parameters(model) == 2
