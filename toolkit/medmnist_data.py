@@ -183,6 +183,27 @@ def locate(
         return _bundled_source(entry, fallback)
 
 
+def inspect(flag: str, *, size: int = 28, data_root: str | os.PathLike[str] = "./data") -> Source | None:
+    """The file in data_root, None if it is not there; DataError if it is bad. Renames and downloads nothing."""
+    entry = official_entry(flag, size)
+    return _checked_file(entry, Path(data_root) / entry.file_name, _is_verifying(None))
+
+
+def download_address(flag: str, *, size: int = 28, mirror: str | None = None) -> str:
+    """Where `locate` would download from: the mirror, else MEDMNIST_MIRROR, else the address that medmnist names."""
+    return _address(official_entry(flag, size), mirror)
+
+
+def _address(entry: Entry, mirror: str | None) -> str:
+    """The official address or that of the file on a mirror."""
+    mirror = mirror or os.environ.get(MIRROR_VARIABLE)
+    if not mirror:
+        return entry.url
+    if not mirror.startswith(("http://", "https://")):
+        raise DataError(f"mirror is {mirror!r}; allowed: an http:// or https:// address (for a folder use data_root)")
+    return f"{mirror.rstrip('/')}/{entry.file_name}"
+
+
 def _is_verifying(verify: bool | None) -> bool:
     """The argument if given, else what the environment says."""
     return os.environ.get(VERIFY_VARIABLE, "1") != "0" if verify is None else verify
@@ -198,21 +219,28 @@ def _source(entry: Entry, path: Path, origin: str, name: str, layout: Layout, is
 def _from_folder(entry: Entry, data_root: Path, verify: bool, announce: Callable[[str], None]) -> Source | None:
     """The file in data_root, if there is one and it is good; a bad one is set aside and announced."""
     path = data_root / entry.file_name
+    try:
+        return _checked_file(entry, path, verify)
+    except UnreadableError as error:
+        announce(f"{error}; ignoring it")
+    except DataError as error:
+        if not verify:
+            raise  # the user means this very file
+        target = npz_file.set_aside(path)
+        announce(f"{error}; " + (f"set aside as {target.name}" if target else f"it cannot be renamed: delete {path}"))
+    return None
+
+
+def _checked_file(entry: Entry, path: Path, verify: bool) -> Source | None:
+    """The official file at `path`, None if nothing is there; DataError saying what is wrong with it."""
     if not path.is_file():
         return None
     if not verify:
         return _unverified_source(entry, path)
-    try:
-        if npz_file.md5_remembered(path) == entry.md5:
-            return _source(entry, path, "file", entry.name, entry.layout)
-        npz_file.check_contents(path, entry.layout, decode_images=True)  # says what is wrong, if it can be told
-        raise DataError(f"{path} is well-formed but not the official file (your own? set {VERIFY_VARIABLE}=0)")
-    except UnreadableError as error:
-        announce(f"{error}; ignoring it")
-    except DataError as error:
-        target = npz_file.set_aside(path)
-        announce(f"{error}; " + (f"set aside as {target.name}" if target else f"it cannot be renamed: delete {path}"))
-    return None
+    if npz_file.md5_remembered(path) == entry.md5:
+        return _source(entry, path, "file", entry.name, entry.layout)
+    npz_file.check_contents(path, entry.layout, decode_images=True)  # says what is wrong, if it can be told
+    raise DataError(f"{path} is well-formed but not the official file (your own? set {VERIFY_VARIABLE}=0)")
 
 
 def _unverified_source(entry: Entry, path: Path) -> Source:
@@ -239,7 +267,7 @@ def _download(
     entry: Entry, data_root: Path, mirror: str | None, may_fall_back: bool, announce: Callable[[str], None]
 ) -> Source:
     """Download into data_root. Where a fallback exists, an address that failed in this process is not tried again."""
-    url = _address(entry, mirror or os.environ.get(MIRROR_VARIABLE))
+    url = _address(entry, mirror)
     if may_fall_back and url in _failed_downloads:
         raise DownloadError(_failed_downloads[url])
     path = data_root / entry.file_name
@@ -251,15 +279,6 @@ def _download(
         raise
     npz_file.md5_remembered(path)
     return _source(entry, path, "download", entry.name, entry.layout)
-
-
-def _address(entry: Entry, mirror: str | None) -> str:
-    """Where to download from."""
-    if not mirror:
-        return entry.url
-    if not mirror.startswith(("http://", "https://")):
-        raise DataError(f"mirror is {mirror!r}; allowed: an http:// or https:// address (for a folder use data_root)")
-    return f"{mirror.rstrip('/')}/{entry.file_name}"
 
 
 def _nothing_found(entry: Entry, data_root: Path, error: DownloadError) -> str:
