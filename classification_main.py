@@ -31,7 +31,7 @@ TASK = "classification"
 def build_parser() -> OneLineParser:
     """The flags of this script; nothing heavy is imported for --help."""
     parser = OneLineParser(description="Train a tissue classifier on PathMNIST (Part 1).")
-    add_training_flags(parser, ("linear", "mlp", "cnn"), model_name="mlp", augment="standard")
+    add_training_flags(parser, ("linear", "mlp", "cnn"), model_name="mlp", augment="flips")
     parser.add_argument(
         "--label_smoothing",
         type=in_range(float, 0, 0.9),

@@ -117,12 +117,12 @@ def mask_predictions(
         for axes in row:
             axes.axis("off")
         _show(row[0], images[number])
-        row[1].imshow(masks[number, 0], cmap="gray", vmin=0, vmax=1)
-        row[2].imshow(predicted[number, 0].float(), cmap="gray", vmin=0, vmax=1)
+        row[1].imshow(masks[number, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+        row[2].imshow(predicted[number, 0].float().numpy(), cmap="gray", vmin=0, vmax=1)
         _show(row[3], images[number])
         for mask, color in ((masks, TRUE_COLOR), (predicted, PREDICTED_COLOR)):
             if mask[number].min() < 0.5 < mask[number].max():
-                row[3].contour(mask[number, 0].float(), levels=[0.5], colors=color, linewidths=2)
+                row[3].contour(mask[number, 0].float().numpy(), levels=[0.5], colors=color, linewidths=2)
         for axes, name in zip(row, ("image", "true mask", "predicted", f"IoU {iou[number]:.3f}"), strict=True):
             axes.set_title(name, fontsize=10)
     return save_figure(figure, path)
@@ -134,7 +134,7 @@ def box_samples(items: Sequence[Mapping[str, Any]], path: str | os.PathLike | No
     figure.suptitle(f"tissue with a drawn box, and its mask, n = {len(items)}")
     for item, (top, bottom) in zip(items, figure.subplots(2, len(items), squeeze=False).T, strict=True):
         _show(top, item["image"])
-        bottom.imshow(item["mask"][0], cmap="gray", vmin=0, vmax=1)
+        bottom.imshow(item["mask"][0].numpy(), cmap="gray", vmin=0, vmax=1)
         top.axis("off")
         bottom.axis("off")
     return save_figure(figure, path)
