@@ -16,7 +16,7 @@ from toolkit.errors import UserError
 from toolkit.runs import read_json
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-COMMENT_KEYS = ("name", "description", "measured")  # for people; everything else in a configuration is a flag
+COMMENT_KEYS = ("name", "description", "measured", "tuned")  # for people; everything else in a configuration is a flag
 # A resumed run keeps its settings; these may differ, because they do not change what is learned.
 FREE_ON_RESUME = ("num_epochs", "device", "data_root", "mirror", "results_path", "evaluate_test", "resume", "overwrite")
 

@@ -1,0 +1,99 @@
+"""Run every command that stands in a README's ```sh block, in quick mode.
+
+A command is shortened by the first rule that matches it. A command that no rule covers fails, so that nothing can stand
+in a README untested. Commands that .ci/run has run already (installing, the tests) are listed and not repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+READMES = ("README.md", "labs/*/README.md")
+# (pattern of the command, what to append; None: .ci/run has done it)
+RULES = (
+    (r"git clone .*|cd .*", None),
+    (r"python3? -m venv .*|(source|\.) .*activate|.*Activate\.ps1|.*pip install .*", None),
+    (r"make (test|lint|check|bench)|python -m (pytest|ruff)\b.*|bash \.ci/run", None),
+    (r"make train", "--dataset sample --max_steps_per_epoch 5"),
+    (r"python -m toolkit\.quickstart.*", "--dataset sample --max_steps_per_epoch 5"),
+    (r"python (classification|segmentation)_main\.py .*--resume.*", ""),
+    (r"python (classification|segmentation)_main\.py.*", "--dataset sample --max_steps_per_epoch 5 --num_epochs 1"),
+    (r"python check_installation\.py", ""),
+    (r"python dispatcher\.py report.*", ""),
+    (r"python dispatcher\.py.*", "--dry_run"),
+    (r"python -m bench\.(loader|train)", "--quick"),
+    (r"python -m bench\.scores.*", "--models classification-mlp --seeds 1 --output_root runs/ci-scores"),
+    (r"python -m bench\.dispatch.*", "--quick"),
+    (r"make starter|python -m staff\.(make_starter|check_starter) .*", ""),
+    (r"python -m staff\.grade .*", ""),
+    (r"python -m staff\.attacks", None),
+    (r"python -m tests", None),
+    (r"python -m toolkit\.compare .*", ""),
+)
+
+
+def commands(text: str) -> list[str]:
+    """The commands of all ```sh blocks, comments and continuation lines taken care of."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.sub(r"(^|\s)#.*", "", line).strip()
+            if command:
+                found.append(command)
+    return found
+
+
+def quick_form(command: str) -> str | None:
+    """The command in quick mode, or None if it was run already. SystemExit if no rule covers it."""
+    for pattern, extra in RULES:
+        if re.fullmatch(pattern, command):
+            if extra is None:
+                return None
+            if command == "make train":
+                command = "python -m toolkit.quickstart"
+            if command == "make starter":
+                command = "python -m staff.make_starter --assignment project2 --out build/starter"
+            return f"{command} {extra}".strip()
+    raise SystemExit(f"no rule in .ci/readme_commands.py covers this command of a README: {command}")
+
+
+def run(command: str) -> float:
+    """Run one command from the root with this Python first on the PATH; SystemExit if it fails unexpectedly."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as output:
+        code = subprocess.run(
+            shlex.split(command), cwd=ROOT, env={**os.environ, "PATH": path}, stdout=output, stderr=subprocess.STDOUT
+        ).returncode
+        output.seek(0)
+        # 1 is the quick start's "an expectation is not met", which five steps cannot meet.
+        if code not in ((0, 1) if "toolkit.quickstart" in command else (0,)):
+            raise SystemExit(f"exit code {code}: {command}\n{output.read()[-3000:]}")
+    return time.monotonic() - started
+
+
+def main() -> None:
+    """Run them all, in the order in which they stand."""
+    done = 0
+    for path in sorted(path for pattern in READMES for path in ROOT.glob(pattern)):
+        for command in commands(path.read_text(encoding="utf-8")):
+            quick = quick_form(command)
+            name = path.relative_to(ROOT)
+            if quick is None:
+                print(f"{name}: covered elsewhere: {command}")
+                continue
+            print(f"{name}: {quick}  ({run(quick):.1f} s)", flush=True)
+            done += 1
+    print(f"{done} commands of READMEs ran")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The run folder: files are whole or not there, and mistakes are named."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from toolkit.errors import UserError
+from toolkit.runs import (
+    RunFolder,
+    free_run_path,
+    load_checkpoint,
+    read_json,
+    save_checkpoint,
+    supported_arguments,
+    write_bytes,
+    write_json,
+)
+
+pytestmark = pytest.mark.provided
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def power_cut(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(path, b"new")
+    assert read_json(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_nan_is_not_written_as_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_broken_json_names_file_line_and_column(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{\n  "a": 1,\n  b: 2\n}')
+    with pytest.raises(UserError, match="line 3, column 3") as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_checkpoint_survives_the_round_trip_and_loads_without_pickle(tmp_path):
+    content = {"state_dict": {"w": torch.randn(3, 4)}, "epoch": 2}
+    save_checkpoint(tmp_path / "c.pt", content)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert loaded["epoch"] == 2
+    assert torch.equal(loaded["state_dict"]["w"], content["state_dict"]["w"])
+
+
+class Payload:
+    """An object that a checkpoint must not bring to life."""
+
+
+def test_a_checkpoint_with_an_object_in_it_is_refused(tmp_path):
+    torch.save({"state_dict": Payload()}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"c\.pt is not a checkpoint of this course"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*none\.pt"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_history_rows_are_appended_and_rewritten_alike(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    history = {"train_loss": [2.0, 1.0], "val_acc": [0.25, 0.5]}
+    for epoch in (1, 2):
+        run.append_history(epoch, {name: values[epoch - 1] for name, values in history.items()})
+    appended = run.file("history.csv").read_bytes()
+    assert appended.decode() == "epoch,train_loss,val_acc\n1,2.0,0.25\n2,1.0,0.5\n"
+    run.write_history(history)
+    assert run.file("history.csv").read_bytes() == appended
+
+
+def test_free_run_path_counts_up(tmp_path):
+    assert free_run_path(tmp_path, "a").name == "a"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a-2").mkdir()
+    assert free_run_path(tmp_path, "a").name == "a-3"
+
+
+def test_supported_arguments_are_split_by_signature():
+    def old(model, epochs=1): ...
+
+    def new(model, *, run=None, **more): ...
+
+    assert supported_arguments(old, epochs=2, run="r") == ({"epochs": 2}, ["run"])
+    assert supported_arguments(new, epochs=2, run="r") == ({"epochs": 2, "run": "r"}, [])
