@@ -14,6 +14,8 @@ import socket
 import time
 from typing import Any
 
+from toolkit.sweeps import slurm_queue
+
 HEARTBEAT_S = 15
 SILENT_S = 120  # an owner on another host that has not touched its claim for so long is dead (8 missed heartbeats)
 
@@ -99,4 +101,5 @@ def is_alive(folder: str, number: int) -> bool:
         return silent_s < 10
     if owner["host"] == socket.gethostname():
         return process_start(owner["pid"]) == owner["start"]
-    return silent_s < SILENT_S
+    active = slurm_queue.active_ids() if "slurm_id" in owner else None
+    return silent_s < SILENT_S if active is None else owner["slurm_id"] in active

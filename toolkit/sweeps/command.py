@@ -178,6 +178,9 @@ def finish(args: argparse.Namespace, progress: Progress) -> int:
     if progress.gave_up:
         print(f"stopped early: {progress.gave_up}")
     write_reports(args.log_dir, args.grid_search_results_path, args.metric)
+    if progress.left_running:
+        print(f"{progress.left_running} jobs are with Slurm; the same command collects them, with --watch it stays")
+        return 0
     if progress.interrupted:
         print("interrupted; the same command goes on from here")
         return EXIT_INTERRUPTED

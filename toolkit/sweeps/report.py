@@ -89,7 +89,8 @@ def _cell(value: Any, mark: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return f'<td{mark} data-value=""></td>'
     if isinstance(value, float):
-        return f'<td{mark} data-value="{value!r}">{value:.4g}</td>'
+        shown = f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+        return f'<td{mark} data-value="{value!r}">{shown}</td>'
     text = escape(value)
     return f'<td class="long" title="{text}">{text}</td>' if len(text) > 48 else f"<td{mark}>{text}</td>"
 
@@ -145,7 +146,7 @@ def curves_section(log_dir: str, rows: list[Row], groups: list[Group], metric: s
     if not cards:
         return ""
     legend = "".join(f'<li><i style="background:{color}"></i>{escape(label)}</li>' for label, color in colors.items())
-    grey = "" if len(rows) <= len(colors) else " The other runs are grey."
+    grey = " The other runs are grey." if len(groups) > len(colors) else ""
     note = f'<p class="soft">In colour: the best configurations, all their seeds.{grey}</p>'
     return f'<h2>Learning curves</h2>{note}<div class="charts">{"".join(cards)}</div><ul class="legend">{legend}</ul>'
 

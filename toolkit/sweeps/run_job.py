@@ -133,10 +133,18 @@ class _Watch:
                 if request:
                     return request
                 continue
-            if kind == "exited":
+            if kind == "exited" and not self._was_ended_with_us():
                 return None
             self.hurry = cause == STOP_NOW
             return ("interrupted", "the dispatcher was stopped") if cause in (None, STOP_NOW) else cause
+
+    def _was_ended_with_us(self) -> bool:
+        """True if the job died of a signal that we got too: Slurm sends SIGTERM to a task and to all below it."""
+        if self.process.returncode not in (-signal.SIGTERM, -signal.SIGINT):
+            return False
+        with contextlib.suppress(queue.Empty):
+            return self.inbox.get(timeout=0.5)[0] == "stop"
+        return False
 
     def _tick(self) -> tuple[str, str] | None:
         """Show that we live; look for a request to stop in the folder, which works across machines."""

@@ -60,6 +60,7 @@ class Progress:
     started: float = field(default_factory=time.time)
     seconds: list[float] = field(default_factory=list)  # run times of the done jobs
     finished: list[tuple[str, Status]] = field(default_factory=list)
+    left_running: int = 0  # jobs that a cluster works on while we leave
     gave_up: str | None = None  # why the sweep stopped before its end
     interrupted: bool = False
 
@@ -147,6 +148,9 @@ class Sweep:
                         self._ended(name)
                     self._obey_interrupts()
                     self._check_elsewhere()
+                    if getattr(self.engine, "leaves", False) and not self._is_ending:
+                        self.progress.left_running = len(self._running) + len(self._elsewhere)
+                        break
                     for turn in self.on_turn:
                         turn()
                     if self._obeyed > 1:
@@ -200,6 +204,8 @@ class Sweep:
             self._handle(job, status, alone)
         elif status.is_settled:  # somebody else has finished it meanwhile
             self._count(job, status)
+        elif self._is_ending and claims.newest_claim(folder) < attempt:
+            pass  # taken out of a queue before it began
         elif claims.newest_claim(folder) <= attempt and not claims.is_alive(folder, attempt):
             self._handle(job, self._declare_lost(job, attempt, status), alone)
         else:

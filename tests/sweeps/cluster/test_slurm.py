@@ -1,0 +1,172 @@
+"""The Slurm engine on a real cluster (slurm_cluster.py): arrays, GPUs, limits, kills, leaving and collecting."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.sweeps import tools
+from tests.sweeps.cluster.needs import IN_CI, need_module
+from tests.sweeps.cluster.slurm_cluster import SlurmCluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    need_module("submitit")
+    if sys.platform != "linux" or os.geteuid() != 0:
+        if IN_CI:
+            pytest.fail("the Slurm tests need Linux and root")
+        pytest.skip("the Slurm tests need Linux and root")
+    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+SLURM = ("--engine", "slurm", "--slurm_gres", "gpu:1", "--slurm_time", "10")
+
+
+def test_arrays_use_every_gpu_once_and_write_the_same_files(cluster, tmp_path):
+    book = tmp_path / "ledger"
+    grid = {"key": list(range(10)), "sleep_s": 0.5, "ledger": str(book)}
+    run = tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = tools.table(tmp_path)
+    assert [row["status"] for row in rows] == ["done"] * 10
+    found = tools.statuses(tmp_path)
+    assert {status["engine"] for status in found.values()} == {"slurm"}
+    devices = {name: status["device"] for name, status in found.items()}
+    assert set(devices.values()) == {"node1 gpu 0", "node1 gpu 1", "node2 gpu 0", "node2 gpu 1"}
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for name, status in found.items():
+        spans.setdefault(devices[name], []).append((status["started"], status["ended"]))
+    for one in spans.values():
+        one.sort()
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(one))
+    assert sorted(key for word, key, *_ in tools.ledger(book) if word == "start") == list(range(10))
+
+
+def test_begun_on_slurm_finished_here_with_the_same_names(cluster, tmp_path):
+    grid = {"key": [1, 2]}
+    assert tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment).returncode == 0
+    before = tools.statuses(tmp_path)
+    run = tools.sweep(tmp_path, {"key": [1, 2, 3]})
+    assert run.returncode == 0
+    after = tools.statuses(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted(status["engine"] for status in after.values()) == ["local", "slurm", "slurm"]
+
+
+def test_submit_leave_and_collect(cluster, tmp_path):
+    book = tmp_path / "ledger"
+    grid = {"key": [1, 2, 3], "sleep_s": 2, "ledger": str(book)}
+    first = tools.sweep(tmp_path, grid, *SLURM, env=cluster.environment)
+    assert first.returncode == 0, first.stderr
+    assert "3 jobs are with Slurm" in first.stdout
+    second = tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment)
+    assert second.returncode == 0, second.stdout
+    assert [row["status"] for row in tools.table(tmp_path)] == ["done"] * 3
+    assert len([event for event in tools.ledger(book) if event[0] == "start"]) == 3
+
+
+def test_failures_have_the_same_causes_as_here(cluster, tmp_path):
+    grid = {"behave": ["todo", "segfault", "no results", "crash once"]}
+    run = tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment)
+    assert run.returncode == 1, run.stdout
+    seen = {
+        row["behave"]: (row["status"], row["cause"].split(":")[0], row["attempts"]) for row in tools.table(tmp_path)
+    }
+    assert seen == {
+        "todo": ("failed", "exit code", "1"),
+        "segfault": ("failed", "signal", "2"),
+        "no results": ("failed", "bad results", "1"),
+        "crash once": ("done", "", "2"),
+    }
+
+
+def test_a_short_limit_is_kept_and_called_a_timeout(cluster, tmp_path):
+    """submitit's own signal would end a job with a limit of one minute at once, see SlurmEngine."""
+    grid = {"sleep_s": [3, 300]}
+    flags = ("--engine", "slurm", "--slurm_time", "0:12", "--watch")
+    run = tools.sweep(tmp_path, grid, *flags, env=cluster.environment)
+    seen = {row["sleep_s"]: (row["status"], row["cause"].split(":")[0]) for row in tools.table(tmp_path)}
+    assert seen == {"3": ("done", ""), "300": ("failed", "timeout")}, run.stdout
+
+
+def test_ctrl_c_takes_everything_out_of_the_queue(cluster, tmp_path):
+    grid = {"key": list(range(8)), "sleep_s": 300, "behave": "family"}
+    with open(tmp_path / "out", "w") as out:
+        command = tools.command(tmp_path, grid, *SLURM, "--watch", "--grace_s", "1")
+        process = subprocess.Popen(command, env=cluster.environment, cwd=tools.ROOT, stdout=out, stderr=out)
+    tools.wait_until(lambda: sum(s["state"] == "running" for s in tools.statuses(tmp_path).values()) == 4, "4 run")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    states = sorted(status["state"] for status in tools.statuses(tmp_path).values())
+    assert states == ["queued"] * 4 + ["stopped"] * 4
+    tools.wait_until(lambda: not cluster.run("squeue", "-h").strip(), "the queue is empty")
+    assert not tools.jobs_alive(tmp_path)
+
+
+def test_arrays_larger_than_the_cluster_allows_are_sent_in_chunks(cluster, tmp_path):
+    from toolkit.sweeps import slurm_queue
+
+    os.environ["SLURM_CONF"] = cluster.environment["SLURM_CONF"]
+    try:
+        assert slurm_queue.max_array_size() == 100
+        grid = {"key": list(range(120))}
+        run = tools.sweep(tmp_path, grid, "--engine", "slurm", env=cluster.environment)
+        assert run.returncode == 0, run.stderr
+        ids = {line.split("_")[0] for line in cluster.run("squeue", "-h", "-r", "-o", "%i").split()}
+        assert len(ids) == 2
+        for one in ids:
+            cluster.run("scancel", one)
+    finally:
+        del os.environ["SLURM_CONF"]
+    tools.wait_until(lambda: not cluster.run("squeue", "-h").strip(), "the queue is empty")
+
+
+def test_refused_submissions_are_one_line(cluster, tmp_path):
+    run = tools.sweep(tmp_path, {"key": 1}, "--engine", "slurm", "--slurm_partition", "none", env=cluster.environment)
+    assert run.returncode == 2
+    assert "partition" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_jobs_killed_at_random_are_each_done_once(cluster, tmp_path):
+    """SIGKILL of jobs, of their watchers (the array tasks) and of the dispatcher; no accounting tells Slurm's side."""
+    chance = random.Random(3)
+    book = tmp_path / "ledger"
+    grid = {"key": list(range(16)), "sleep_s": 1.5, "ledger": str(book)}
+    flags = (*SLURM, "--watch", "--retries", "50", "--stop_after", "0")
+    command = tools.command(tmp_path, grid, *flags)
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(command, env=cluster.environment, cwd=tools.ROOT, stdout=subprocess.DEVNULL)
+
+    dispatcher, kills = start(), 0
+    while kills < 12 and dispatcher.poll() is None:
+        time.sleep(chance.uniform(0.3, 1.2))
+        jobs = tools.jobs_alive(tmp_path)
+        if kills % 4 == 3:
+            dispatcher.kill()
+            dispatcher.wait()
+            dispatcher = start()
+        elif jobs:
+            victim = chance.choice(jobs)
+            (victim if chance.random() < 0.5 else victim.parent()).kill()
+        else:
+            continue
+        kills += 1
+    assert dispatcher.wait(240) == 0
+    assert kills == 12
+    found = tools.statuses(tmp_path)
+    assert [status["state"] for status in found.values()] == ["done"] * 16
+    assert not any(e["state"] == "done" for status in found.values() for e in status.get("earlier", []))
+    assert not [event for event in tools.ledger(book) if event[0] == "overlap"]
+    assert max(status["attempt"] for status in found.values()) > 1
