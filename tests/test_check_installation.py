@@ -150,9 +150,10 @@ def test_a_package_that_exits_is_named(tmp_path, broken):
     assert "4.66 cannot be imported (no licence)" in lines["tqdm"][0]
 
 
-def test_a_missing_list_of_requirements_is_told(tmp_path, broken):
+@pytest.mark.parametrize("flags", [[], ["--in_this_process"]])
+def test_a_missing_list_of_requirements_is_told(flags, tmp_path, broken):
     environment = {**os.environ, "PYTHONPATH": str(broken), "MEDMNIST_MIRROR": closed_address()}
-    command = [sys.executable, SCRIPT, "--requirements", tmp_path / "none.txt"]
+    command = [sys.executable, SCRIPT, "--requirements", tmp_path / "none.txt", *flags]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 1
     assert "FAIL     packages: " in result.stdout
