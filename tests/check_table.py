@@ -99,7 +99,8 @@ class Child:
         self.events_path, self.output_path = folder / "events.jsonl", folder / "output.txt"
         self.events_path.write_text("", encoding="utf-8")
         files = list(dict.fromkeys(todo.file for todo in todos))
-        options = "-q --no-header --continue-on-collection-errors -p no:cacheprovider -p tests.check_plugin".split()
+        options = "-q --tb=no --no-header --continue-on-collection-errors".split()
+        options += "-p no:cacheprovider -p tests.check_plugin".split()
         # This process keeps the time; pytest's own limit would end the child without telling.
         options += ["-o", "timeout=0", "-W", "default", "-m", " or ".join(todo.marker for todo in todos)]
         with open(self.output_path, "wb") as output:

@@ -108,7 +108,8 @@ def _note(seen: Seen, task: Task, loss: torch.Tensor, outputs: torch.Tensor, tar
 def check_pair(result: Any, task: Task, seen: Seen) -> None:
     """Fail unless `result` is (average_loss, average_score) of what was seen."""
     shape = f"a pair (average_loss, average_{task.score_name})"
-    assert isinstance(result, tuple) and len(result) == 2, f"expected {shape}, got {result!r}"
+    assert isinstance(result, tuple), f"expected {shape}, got a {type(result).__name__}"
+    assert len(result) == 2, f"expected {shape}, got {len(result)} values"
     helpers.check_one_of(result[0], seen.average_losses(), "an average loss of", LOSS_TOLERANCE)
     helpers.check_one_of(result[1], seen.average_scores(), f"an average {task.score_name} of", LOSS_TOLERANCE)
 
@@ -116,10 +117,10 @@ def check_pair(result: Any, task: Task, seen: Seen) -> None:
 def check_weights_follow_the_oracle(task: Task) -> None:
     """One whole epoch of three batches, the last one smaller."""
     model, expected, wrong = (task.model() for _ in range(3))
+    task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
     oracle_epoch(task, expected)
     oracle_epoch(task, wrong, zero=False)
     assert helpers.largest_difference(expected, wrong) > 1e-3, "this check could not tell a missing zero_grad"
-    task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
     difference = helpers.largest_difference(model, expected)
     hint = " (they equal those of gradients that were never zeroed)" * (
         helpers.largest_difference(model, wrong) < WEIGHT_TOLERANCE
@@ -133,8 +134,8 @@ def check_weights_follow_the_oracle(task: Task) -> None:
 def check_averages(task: Task) -> None:
     """The figures of a whole epoch whose last batch is smaller."""
     model = task.model()
-    seen = oracle_epoch(task, task.model())
-    check_pair(task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU), task, seen)
+    result = task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
+    check_pair(result, task, oracle_epoch(task, task.model()))
 
 
 def check_old_gradients_do_not_count(task: Task) -> None:

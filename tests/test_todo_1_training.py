@@ -61,7 +61,7 @@ def test_the_loss_is_cross_entropy(criterion):
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0], [1.0, 1.0, 1.0], [-4.0, 0.0, 4.0]])
     labels = torch.tensor([0, 2, 1, 0])
     expected = helpers.cross_entropy_oracle(logits, labels)
-    # What comes out if the loss gets probabilities, or adds up instead of averaging, or forgets the logarithm of the sum.
+    # What comes out if the loss gets probabilities, adds up instead of averaging, or takes logits for logarithms.
     for wrong in (
         helpers.cross_entropy_oracle(logits.softmax(dim=1), labels),
         4 * expected,
@@ -147,8 +147,9 @@ def test_history_has_one_value_an_epoch():
 def test_a_cnn_learns_tissue_in_two_short_epochs():
     """The whole of Part 1 at work: TODO 1.2 to 1.6.
 
-    After 2 x 30 steps of 16 on the bundled sample the reference CNN has LEARNED; always naming the most frequent class
-    has 0.15, and a network that is not trained has 0.05 to 0.2. The threshold is 0.28: far from both.
+    After 2 x 30 steps of 16 on the bundled sample the reference CNN has 0.53 to 0.58 (5 seeds, two cores), a plain one
+    without BatchNorm or with dropout 0.36 to 0.44. Always naming the most frequent class has 0.15, and models that
+    were not trained had 0.09 to 0.16. The threshold of 0.25 is far from both.
     """
     history_of_given_epochs()  # where results are not recorded yet, say that and nothing else
     train_loader, val_loader, num_classes = create_pathmnist_dataloaders(batch_size=16, dataset="sample", seed=0)
@@ -156,4 +157,4 @@ def test_a_cnn_learns_tissue_in_two_short_epochs():
     history = classification_train.train_model(model, train_loader, val_loader, epochs=2, max_steps_per_epoch=30)
     history_checks.check_fractions(history, ("train_acc", "val_acc"))
     best = max(history["val_acc"])
-    assert best >= 0.28, f"expected a validation accuracy of at least 0.28 after 60 steps of 16, got {best:.2f}"
+    assert best >= 0.25, f"expected a validation accuracy of at least 0.25 after 60 steps of 16, got {best:.2f}"

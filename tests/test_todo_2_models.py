@@ -82,7 +82,7 @@ def test_channels_can_be_chosen(model_class):
 def test_returns_probabilities_and_not_logits(model_class):
     # Images far outside the usual range push logits out of [0, 1], but no probability.
     low, high = torch.aminmax(helpers.evaluate(model_class(), helpers.random_images(4, scale=100.0)))
-    assert low >= 0 and high <= 1, (
+    assert 0 <= low <= high <= 1, (
         f"expected probabilities in [0, 1], got values from {low:.2f} to {high:.2f}; is a sigmoid missing at the end?"
     )
     assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}"
@@ -100,27 +100,30 @@ def test_sees_all_channels_and_pixels(model_class):
 
 @every_model
 def test_every_parameter_gets_a_gradient(model_class):
-    images, masks = helpers.boxed_images(4)
     model = model_class().train()
+    images, masks = helpers.boxed_images(4)
     helpers.check_all_parameters_learn(model, F.binary_cross_entropy(model(images), masks))
 
 
 @pytest.mark.parametrize(
-    ("model_class", "iou"),
+    ("model_class", "learning_rate"),
     [
-        pytest.param(*LINEAR.values, 0.9, marks=LINEAR.marks, id="linear"),
-        pytest.param(*MLP.values, 0.9, marks=MLP.marks, id="mlp"),
-        pytest.param(*CNN.values, 0.6, marks=CNN.marks, id="cnn"),
-        pytest.param(*UNET.values, 0.6, marks=UNET.marks, id="unet"),
+        pytest.param(*LINEAR.values, 0.002, marks=LINEAR.marks, id="linear"),
+        pytest.param(*MLP.values, 0.002, marks=MLP.marks, id="mlp"),
+        # Without BatchNorm these two stay at the empty mask for 40 to 60 steps at 0.002.
+        pytest.param(*CNN.values, 0.005, marks=CNN.marks, id="cnn"),
+        pytest.param(*UNET.values, 0.005, marks=UNET.marks, id="unet"),
     ],
 )
-def test_can_learn_eight_boxes_by_heart(model_class, iou):
-    images, masks = helpers.boxed_images(8)
+def test_can_learn_eight_boxes_by_heart(model_class, learning_rate):
+    def iou(probabilities, masks):
+        scores = helpers.iou_oracle(probabilities, masks)
+        return sum(scores) / len(scores)
+
     model = model_class()
-    helpers.fit(model, images, masks, F.binary_cross_entropy, steps=60)
-    scores = helpers.iou_oracle(helpers.evaluate(model, images), masks)
-    got = sum(scores) / len(scores)
-    assert got >= iou, f"expected an IoU of at least {iou} after 60 steps on 8 images, got {got:.2f}"
+    helpers.check_can_be_learnt_by_heart(
+        model, helpers.boxed_images(8), F.binary_cross_entropy, ("an IoU", iou), 0.6, learning_rate
+    )
 
 
 @every_model

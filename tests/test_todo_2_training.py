@@ -82,8 +82,9 @@ def test_history_has_one_value_an_epoch():
 def test_a_unet_finds_boxes_after_two_short_epochs():
     """The whole of Part 2 at work: TODO 2.3 to 2.8.
 
-    After 2 x 30 steps of 16 the reference U-Net (16 channels) has LEARNED; a mask that is everywhere has 0.16, and a
-    network that is not trained 0 to 0.16. The threshold is 0.4: far from both.
+    After 2 x 30 steps of 16 on the bundled sample the reference U-Net with 16 channels has 0.63 to 0.90 (4 seeds, two
+    cores), plain ones 0.67 to 0.91. Models that were not trained had 0 to 0.17 (a mask that is everywhere: 0.15). The
+    threshold of 0.4 is far from both.
     """
     history_of_given_epochs()  # where results are not recorded yet, say that and nothing else
     train_loader, val_loader, _test_loader, _num_classes = create_box_dataloaders(16, dataset="sample", seed=0)
