@@ -1,0 +1,153 @@
+"""The documents of a release: templates with the facts of the course filled in, each fact from its one place."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from staff.starter.recipe import Recipe
+from toolkit.errors import UserError
+from toolkit.expectations import EXTRA_CREDIT, LONG, QUICK
+
+if TYPE_CHECKING:
+    from staff.starter.build import Graded
+
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")  # GitHub's own ${{ ... }} has spaces or dots inside and stays
+
+
+def documents(recipe: Recipe, graded: Sequence[Graded], classroom: bool) -> dict[str, bytes]:
+    """{path: bytes} of every template that this release needs."""
+    facts = collect_facts(recipe, graded)
+    templates = dict(recipe.settings["templates"])
+    if classroom:
+        templates |= recipe.settings["classroom"]
+    return {path: fill(recipe.template(name), facts, name).encode() for path, name in templates.items()}
+
+
+def fill(template: str, facts: dict[str, str], name: str) -> str:
+    """Replace each {{fact}}; UserError for one that does not exist."""
+    unknown = sorted({match[1] for match in PLACEHOLDER.finditer(template)} - set(facts))
+    if unknown:
+        raise UserError(f"template {name} asks for {', '.join(unknown)}; allowed: {', '.join(sorted(facts))}")
+    return PLACEHOLDER.sub(lambda match: facts[match[1]], template)
+
+
+def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
+    """Everything that a template may name."""
+    settings = recipe.course[recipe.name]
+    points = todo_points(recipe, graded)
+    parts = {part: sum(value for todo, value in points.items() if todo.startswith(part)) for part in ("1", "2")}
+    due = settings["due"]
+    analysis = settings["analysis_points"]
+    return {
+        "title": recipe.settings["title"],
+        "term": recipe.course["term"],
+        "team_size": str(recipe.course["team_size"]),
+        "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({settings['due_timezone']})",
+        "part1_points": show(parts["1"]),
+        "part2_points": show(parts["2"]),
+        "analysis_points": show(analysis),
+        "extra_credit_points": show(settings["extra_credit_points"]),
+        "all_points": show(sum(parts.values()) + analysis),
+        "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
+        "graded_file_names": " ".join(recipe.graded),
+        "part1_todos": todo_table(graded, points, "1"),
+        "part2_todos": todo_table(graded, points, "2"),
+        "expect_mlp": percent(QUICK["classification", "mlp"]),
+        "expect_cnn": percent(QUICK["classification", "cnn"]),
+        "expect_long": percent(LONG["classification"]),
+        "expect_extra": percent(EXTRA_CREDIT["classification"]),
+        "expect_seg_mlp": percent(QUICK["segmentation", "mlp"]),
+        "expect_seg_cnn": percent(QUICK["segmentation", "cnn"]),
+        "expect_seg_unet": percent(QUICK["segmentation", "unet"]),
+        "expect_seg_long": percent(LONG["segmentation"]),
+        "classroom_steps": classroom_steps(points),
+        "classroom_results": "\n".join(
+            f"          {step_id(todo).upper()}_RESULTS: ${{{{ steps.{step_id(todo)}.outputs.result }}}}"
+            for todo in points
+        ),
+        "classroom_runners": ",".join(map(step_id, points)),
+    }
+
+
+def todo_points(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, Fraction]:
+    """Points of each TODO of the graded files, in order, as the table that students see has them.
+
+    UserError where that table, the markers and the grader's settings disagree.
+    """
+    todos = sorted({region.todo for item in graded for region in item.regions}, key=todo_key)
+    table = recipe.settings["todo_table"]
+    sources = {table: _points_in_table(recipe.read_text(table))}
+    settings = f"staff/assignments/{recipe.name}.toml"
+    if recipe.points:
+        sources[settings] = {todo: _points_of(record) for todo, record in recipe.points["todo"].items()}
+    for source, points in sources.items():
+        if differing := sorted(set(points) ^ set(todos), key=todo_key):
+            raise UserError(f"{source} and the markers of the graded files differ in TODO {', '.join(differing)}")
+        if wrong := [todo for todo in todos if points[todo] != sources[table][todo]]:
+            raise UserError(f"{source} and {table} give other points for TODO {', '.join(wrong)}")
+    return {todo: sources[table][todo] for todo in todos}
+
+
+def _points_in_table(source: str) -> dict[str, Fraction]:
+    """{TODO: points} of the calls Todo(number, title, points, file) in a Python file, which is not run for it."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    rows = [
+        [ast.literal_eval(item) for item in call.args]
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "Todo"
+    ]
+    return {row[0]: Fraction(row[2]) for row in rows}
+
+
+def _points_of(record: Any) -> Fraction:
+    return Fraction(str(record["points"] if isinstance(record, dict) else record))
+
+
+def todo_table(graded: Sequence[Graded], points: dict[str, Fraction], part: str) -> str:
+    """Rows of a Markdown table: TODO, what, file, points; a TODO with several stubs has one row."""
+    rows = []
+    for todo in (todo for todo in points if todo.startswith(f"{part}.")):
+        places = [(item.name, region.text) for item in graded for region in item.regions if region.todo == todo]
+        what = "; ".join(dict.fromkeys(text for _name, text in places))
+        rows.append(f"| {todo} | {what} | `{places[0][0]}` | {show(points[todo])} |")
+    return "\n".join(["| TODO | what | file | points |", "|---|---|---|---|", *rows])
+
+
+def classroom_steps(points: dict[str, Fraction]) -> str:
+    """One step a TODO for GitHub Classroom's graders."""
+    return "\n".join(
+        f"""      - name: TODO {todo}
+        id: {step_id(todo)}
+        uses: classroom-resources/autograding-command-grader@v1
+        with:
+          test-name: TODO {todo}
+          command: {json.dumps(f"python -m pytest -q -m {step_id(todo)}")}
+          timeout: 10
+          max-score: {show(value)}"""
+        for todo, value in points.items()
+    )
+
+
+def step_id(todo: str) -> str:
+    """'1.2' → 'todo_1_2', which is the pytest marker, too."""
+    return "todo_" + todo.replace(".", "_")
+
+
+def todo_key(todo: str) -> tuple[int, ...]:
+    """Sorts 1.10 behind 1.9."""
+    return tuple(map(int, todo.split(".")))
+
+
+def show(value: Fraction | float) -> str:
+    """A number of points without needless digits."""
+    return f"{float(value):g}"
+
+
+def percent(expectation: Any) -> str:
+    """'about 32%', 'more than 54%'."""
+    return f"{'about' if expectation.about else 'more than'} {expectation.value:.0%}"
