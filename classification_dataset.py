@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from toolkit.augment import Augmentation, named_augmentation, normalize
-from toolkit.batches import MIN_BATCHES, WholeBatch, make_loader
+from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
 from toolkit.medmnist_data import Source, Split, locate
 
 
-class ImageDataset(Dataset):
+class ImageDataset(SeededDataset):
     """Images and labels of one split, for any MedMNIST set with two-dimensional images.
 
     An item is (image, label): float32 (C, H, W) in [-1, 1] and int64 () (or (L,) for several labels an image).
@@ -31,12 +31,12 @@ class ImageDataset(Dataset):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        super().__init__(seed)
         # (N, H, W, C) is how the file is stored; whole images are then neighbours in memory, quick to gather.
         self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(device)
         self._flat = self._pixels.view(len(self._pixels), -1)  # (N, H * W * C)
         self.labels = split.labels.to(device)
         self.augmentation = augmentation
-        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -200,7 +200,7 @@ def visualize_predictions(
 
     device = next(model.parameters()).device
     items = [dataset[index] for index in range(min(len(dataset), max(64, num_samples)))]
-    images, masks = (torch.stack([item[name] for item in items]) for name in ("image", "mask"))
+    images, masks = (torch.stack([item[name] for item in items]).cpu() for name in ("image", "mask"))
     with evaluating(model):
         predicted = model(images.to(device)).cpu()
     iou = iou_per_image(predicted, masks)

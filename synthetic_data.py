@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from toolkit.augment import Augmentation, named_augmentation
-from toolkit.batches import MIN_BATCHES, WholeBatch, make_loader
+from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
 from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import SPLITS, Source, locate
 
@@ -89,7 +89,7 @@ class SegmentationDataGenerator:
         return rows[:, None, :, None] & columns[:, None, None, :]
 
 
-class PathMNISTBoxDataset(Dataset):
+class PathMNISTBoxDataset(SeededDataset):
     """PathMNIST images with a box drawn on each.
 
     An item is a dict: image float32 (3, 28, 28), mask float32 (1, 28, 28) of 0 and 1, pathmnist_label int64 (-1 for the
@@ -116,11 +116,11 @@ class PathMNISTBoxDataset(Dataset):
         source: Source | None = None,
         **locate_options: Any,
     ) -> None:
+        super().__init__(seed)
         check_choice("split", split, SPLITS)
         self.source = source or locate("pathmnist", data_root=root, download=download, **locate_options)
         self.split, self.transform, self.add_boxes, self.augmentation = split, transform, add_boxes, augmentation
         self.device = torch.device(device)
-        self.generator = torch.Generator().manual_seed(seed)
         self.boxes = SegmentationDataGenerator(border=border)
         self._length = self.source.count(split, unlabelled=True)
         self._pixels: torch.Tensor | None = None

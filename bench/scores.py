@@ -66,7 +66,9 @@ def main() -> None:
         median_seconds = f"{statistics.median(seconds):.1f}"
         rows.append((name, mean, f"{min(values):.4f}", str(QUICK[task, model]), str(len(values)), median_seconds))
     print_table(("model", "mean ± sd", "worst", "course expects", "seeds", "median s"), rows)
-    print(f"\n{results['dataset']}, validation; {results['device']}, {results['precision']}; flags: {shlex.join(flags)}")
+    print(
+        f"\n{results['dataset']}, validation; {results['device']}, {results['precision']}; flags: {shlex.join(flags)}"
+    )
 
 
 if __name__ == "__main__":

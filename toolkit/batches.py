@@ -37,6 +37,25 @@ def unstack(batch: WholeBatch) -> Any:
     return batch.stacked
 
 
+class SeededDataset(Dataset):
+    """A dataset with a random generator of its own, which travels to loader processes on every system.
+
+    torch passes a Generator's state through shared memory, which fails where processes are spawned and not forked
+    (macOS, Windows; torch 2.15): it is sent as bytes instead.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "generator": self.generator.get_state().numpy().tobytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.generator = torch.Generator()
+        self.generator.set_state(torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8))
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,

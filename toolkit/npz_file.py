@@ -1,7 +1,7 @@
 """Reads and checks one MedMNIST npz file array by array; says which array of which file is wrong.
 
-np.load meets a broken file with whichever exception of zipfile, zlib or NumPy comes first, or asks for as much memory as
-a broken header claims. Here each fault becomes one line that names file and array; nothing is ever unpickled.
+np.load meets a broken file with whichever exception of zipfile, zlib or NumPy comes first, or asks for as much memory
+as a broken header claims. Here each fault becomes one line that names file and array; nothing is ever unpickled.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def box_samples(items: Sequence[Mapping[str, Any]], path: str | os.PathLike | No
     figure.suptitle(f"tissue with a drawn box, and its mask, n = {len(items)}")
     for item, (top, bottom) in zip(items, figure.subplots(2, len(items), squeeze=False).T, strict=True):
         _show(top, item["image"])
-        bottom.imshow(item["mask"][0].numpy(), cmap="gray", vmin=0, vmax=1)
+        bottom.imshow(item["mask"][0].cpu().numpy(), cmap="gray", vmin=0, vmax=1)
         top.axis("off")
         bottom.axis("off")
     return save_figure(figure, path)
