@@ -26,6 +26,10 @@ class CheckFailed(AssertionError):
     """A check's verdict in words for the student: what was expected and what came instead; never hidden data."""
 
 
+class Incident(CheckFailed):
+    """The student's process crashed, hung or answered nonsense; what it was asked for would meet the same end again."""
+
+
 class StudentError(CheckFailed):
     """The student's code raised an exception. `kind` is its type, `frames` the lines of their files."""
 
@@ -80,9 +84,9 @@ class StudentProcess:
         if self.worker is not None:
             return
         if self.restarts > MAX_RESTARTS:
-            raise CheckFailed(f"your code ended its process {self.restarts} times; no further attempt is made")
+            raise Incident(f"your code ended its process {self.restarts} times; no further attempt is made")
         if self.budget.left() <= 0:
-            raise CheckFailed(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
+            raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
         self.worker = Confined(self.place, self.layer, self.limits, self.secret_paths)
         self.in_force = self.worker.in_force
         self.request("forget", {}, timeout_s=self.limits.start_s)  # loads torch, on our time and not on the import's
@@ -106,7 +110,7 @@ class StudentProcess:
                 why += f" (exit status {status})"
         self.end()
         self.restarts += 1
-        raise CheckFailed(why)
+        raise Incident(why)
 
     def request(
         self, op: str, args: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
@@ -115,7 +119,7 @@ class StudentProcess:
         self.start()
         seconds = min(timeout_s or self.budget.request_s, self.budget.left())
         if seconds <= 0:
-            raise CheckFailed(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
+            raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
         channel: Channel = self.worker.channel
         self.request_number += 1
         deadline = time.monotonic() + seconds
@@ -150,14 +154,14 @@ class StudentProcess:
     def require(self, module: str) -> None:
         """Import a module of the submission once per process; one that ended its process is not tried again."""
         if module in self.dead_modules:
-            raise CheckFailed(self.dead_modules[module])
+            raise Incident(self.dead_modules[module])
         if not (self.place.tree / f"{module}.py").exists():
             raise CheckFailed(f"{module}.py was not handed in")
         try:
             reply = self.request("import", {"module": module}, timeout_s=min(15.0, self.budget.request_s))
         except CheckFailed as error:
             self.dead_modules[module] = f"importing {module}.py: {error}"
-            raise CheckFailed(self.dead_modules[module]) from None
+            raise Incident(self.dead_modules[module]) from None
         if not reply.header["ok"]:
             error = _student_error(reply.header.get("error"))
             raise StudentError(error.kind, f"{error.message} (while importing {module}.py)", error.frames)

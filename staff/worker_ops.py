@@ -139,7 +139,9 @@ def op_fit(worker: Worker, args: dict, arrays: Arrays) -> Answer:
         if args["loss"] == "cross_entropy":
             loss = torch.nn.functional.cross_entropy(output, targets[picked])
         else:
-            loss = torch.nn.functional.binary_cross_entropy(output.clamp(1e-6, 1 - 1e-6), targets[picked])
+            wanted = targets[picked]
+            loss = torch.nn.functional.binary_cross_entropy(output.clamp(1e-6, 1 - 1e-6), wanted)
+            loss = loss + 1 - (2 * (output * wanted).sum() + 1) / (output.sum() + wanted.sum() + 1)
         slopes = torch.autograd.grad(loss, weights, allow_unused=True)
         with torch.no_grad():
             for weight, slope, mean, square in zip(weights, slopes, first, second, strict=True):
@@ -284,15 +286,22 @@ class _SmallestMap(torch.overrides.TorchFunctionMode):
 
 
 def op_load_checkpoint(worker: Worker, args: dict, arrays: Arrays) -> Answer:
-    """Load a checkpoint file of the submission into a model; plain weights, or a dict that holds them."""
+    """Build the model that a submitted checkpoint names (else the default one) and load its weights.
+
+    Plain weights, or the best.pt of a run: a dict that holds them and perhaps `model_name`.
+    """
     path = os.path.join(worker.folder, args["file"])
     content = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("model_state", "model_state_dict", "state_dict", "model", "weights"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
+    if not isinstance(content, dict):
+        raise TypeError(f"{args['file']} holds {type(content).__name__}, expected a dict of weights")
+    name = content.get("model_name", args["default"])
+    for key in ("state_dict", "model_state_dict", "model_state", "model", "weights"):
+        if isinstance(content.get(key), dict):
             content = content[key]
             break
-    worker.objects[args["object"]].load_state_dict(content)
-    return None, {}
+    model = getattr(worker.module(args["module"]), args["factory"])(name if isinstance(name, str) else args["default"])
+    model.load_state_dict(content)
+    return {"object": worker.keep(model)}, {}
 
 
 def op_forget(worker: Worker, args: dict, arrays: Arrays) -> Answer:

@@ -1,0 +1,144 @@
+"""Data that the grader draws for the mechanism checks: fresh for every submission, with an answer known by design."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Generator = np.random.Generator
+SIDE = 28
+
+
+def noise(rng: Generator, count: int, channels: int = 3) -> np.ndarray:
+    """Images float32 (count, channels, 28, 28), uniform in [-1, 1]."""
+    return rng.uniform(-1, 1, (count, channels, SIDE, SIDE)).astype(np.float32)
+
+
+def labels(rng: Generator, count: int, classes: int = 9) -> np.ndarray:
+    """Labels int64 (count,), uniform."""
+    return rng.integers(0, classes, count)
+
+
+def rectangles(rng: Generator, count: int) -> np.ndarray:
+    """Masks float32 (count, 1, 28, 28) with one rectangle each, of very different sizes."""
+    masks = np.zeros((count, 1, SIDE, SIDE), np.float32)
+    for mask in masks:
+        height, width = rng.integers(3, 20, 2)
+        y, x = rng.integers(0, SIDE - height), rng.integers(0, SIDE - width)
+        mask[0, y : y + height, x : x + width] = 1
+    return masks
+
+
+def batches(rng: Generator, count: int, steps: int, batch_size: int) -> np.ndarray:
+    """Indices int64 (steps, batch_size): whole passes over `count` samples, each in a new order."""
+    passes = -(-steps * batch_size // count)
+    order = np.concatenate([rng.permutation(count) for _ in range(passes)])
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def _patterns(rng: Generator, count: int) -> np.ndarray:
+    """Smooth random patterns (count, 3, 28, 28) with mean square 1: sums of a few waves."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    result = np.zeros((count, 3, SIDE, SIDE))
+    for pattern in result.reshape(-1, SIDE, SIDE):
+        for _ in range(4):
+            fy, fx, phase = rng.uniform(-2.5, 2.5), rng.uniform(-2.5, 2.5), rng.uniform(0, 2 * np.pi)
+            pattern += np.sin(2 * np.pi * (fy * y + fx * x) + phase)
+    return result / np.sqrt((result**2).mean(axis=(1, 2, 3), keepdims=True))
+
+
+class LinearTask:
+    """Images made of a few patterns; the class is the largest of as many linear functions of their strengths."""
+
+    def __init__(self, rng: Generator, classes: int = 9, dimensions: int = 8) -> None:
+        self.rng, self.patterns = rng, _patterns(rng, dimensions)
+        self.directions = np.linalg.qr(rng.standard_normal((classes, classes)))[0][:, :dimensions]
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and labels (count,)."""
+        strengths = self.rng.standard_normal((count, len(self.patterns)))
+        return _mix(strengths, self.patterns, self.rng), (strengths @ self.directions.T).argmax(1).astype(np.int64)
+
+
+class ProductTask:
+    """The class is the pair of signs of two products of strengths: four classes that no linear map can tell apart."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng, self.patterns = rng, _patterns(rng, 4)
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and labels 0..3 (count,)."""
+        strengths = self.rng.standard_normal((count, 4))
+        strengths = np.sign(strengths) * (0.5 + np.abs(strengths))
+        first, second = strengths[:, 0] * strengths[:, 1] > 0, strengths[:, 2] * strengths[:, 3] > 0
+        return _mix(strengths, self.patterns, self.rng), (2 * first + second).astype(np.int64)
+
+
+def _mix(strengths: np.ndarray, patterns: np.ndarray, rng: Generator) -> np.ndarray:
+    images = np.tensordot(strengths, patterns, 1) / np.sqrt(len(patterns)) + 0.1 * rng.standard_normal(
+        (1, 3, SIDE, SIDE)
+    )
+    return images.astype(np.float32)
+
+
+class AnywhereTask:
+    """The class is which of four 5x5 stamps lies four times somewhere in the noise: easy with shared weights."""
+
+    SIZE, COPIES = 5, 4
+
+    def __init__(self, rng: Generator, classes: int = 4) -> None:
+        self.rng = rng
+        self.stamps = rng.choice([-1.0, 1.0], (classes, 3, self.SIZE, self.SIZE))
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and labels (count,)."""
+        images = 0.25 * self.rng.standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
+        wanted = self.rng.integers(0, len(self.stamps), count)
+        for image, label in zip(images, wanted, strict=True):
+            for y, x in self.rng.integers(0, SIDE - self.SIZE, (self.COPIES, 2)):
+                image[:, y : y + self.SIZE, x : x + self.SIZE] = self.stamps[label]
+        return images, wanted
+
+
+class FieldTask:
+    """The mask is where a channel of smooth images is positive (`linear`), or where two channels agree in sign."""
+
+    def __init__(self, rng: Generator, linear: bool) -> None:
+        self.rng, self.linear, self.patterns = rng, linear, _patterns(rng, 4)
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
+        images = np.tensordot(self.rng.standard_normal((count, 4)), self.patterns, 1).astype(np.float32)
+        inside = images[:, :1] > 0 if self.linear else images[:, :1] * images[:, 1:2] > 0
+        return images, inside.astype(np.float32)
+
+
+class TextureTask:
+    """The mask is a rectangle of checkerboard in noise of the same brightness: found by looking at neighbours."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng = rng
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
+        images = self.rng.choice([-1.0, 1.0], (count, 3, SIDE, SIDE)).astype(np.float32)
+        board = ((np.indices((SIDE, SIDE)).sum(0) % 2) * 2 - 1).astype(np.float32)
+        masks = np.zeros((count, 1, SIDE, SIDE), np.float32)
+        for image, mask in zip(images, masks, strict=True):
+            height, width = self.rng.integers(10, 21, 2)
+            y, x = self.rng.integers(0, SIDE - height + 1), self.rng.integers(0, SIDE - width + 1)
+            mask[0, y : y + height, x : x + width] = 1
+            inside = mask[0].astype(bool)
+            image[:, inside] = board[inside] * self.rng.choice([-1, 1])
+        return images, masks
+
+
+class CopyTask:
+    """The mask is the sign of one channel of pure noise, pixel by pixel: trivial with a skip at full resolution."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng = rng
+
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
+        images = noise(self.rng, count)
+        return images, (images[:, :1] > 0).astype(np.float32)

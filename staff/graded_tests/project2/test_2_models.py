@@ -1,0 +1,123 @@
+"""Part 2: the four segmentation models. Their skips are found by what they do, not by what they are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from staff import drawn, oracle
+from staff.asking import expect, student_model
+
+MODULE = "segmentation_models"
+MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
+COPIES_WITH_SKIP = 0.80  # 80 steps of 16: U-Nets reach 0.93 to 0.97, encoder-decoders 0.46 to 0.70
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    clipped = probabilities.astype(np.float64).clip(1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped))
+
+
+def departure_from_affine(model, rng) -> float:
+    """As for the classifiers, on the log-odds of the mask; with faint images, so that no probability saturates."""
+    x, y, a = 0.3 * drawn.noise(rng, 16), 0.3 * drawn.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
+    a = a.astype(np.float32)
+    f_x, f_y, f_mixed = (logit(model(images)) for images in (x, y, a * x + (1 - a) * y))
+    expect(f_x.std(axis=0).max() > 1e-5, "the mask is the same for every image: it does not depend on the input")
+    return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
+
+
+def learned(student, rng, name, task, steps, batch, learning_rate, count, seed=1) -> float:
+    """Mean IoU on fresh images of a task after our own short training of the student's model."""
+    model = student_model(student, MODULE, name)
+    images, masks = task.draw(count)
+    model.fit(images, masks, drawn.batches(rng, count, steps, batch), "mask", learning_rate, seed=seed)
+    images, masks = task.draw(200)
+    return float(np.mean(oracle.iou(model(images), masks)))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_shapes(student, rng, kind):
+    for channels, outputs, batch in ((3, 1, 1), (3, 1, 5), (1, 2, 2)):
+        model = student_model(student, MODULE, MODELS[kind], in_channels=channels, out_channels=outputs)
+        masks = model(drawn.noise(rng, batch, channels))
+        wanted = (batch, outputs, drawn.SIDE, drawn.SIDE)
+        expect(masks.shape == wanted, f"the output has shape {masks.shape}, expected {wanted}")
+    sizes = (4.0 * drawn.noise(rng, 4), 0.1 * drawn.noise(rng, 4))
+    model = student_model(student, MODULE, MODELS[kind])
+    masks = np.concatenate([model(images) for images in sizes])
+    expect(masks.min() >= 0 and masks.max() <= 1, "the output is not a probability in [0, 1]")
+
+
+def test_unet_base_channels(student, rng):
+    small, large = (student_model(student, MODULE, "TinyUNet", base_channels=c) for c in (8, 16))
+    expect(small.trainable < large.trainable, "base_channels does not change the number of parameters")
+    expect(small(drawn.noise(rng, 2)).shape == (2, 1, 28, 28), "base_channels=8 gives another output shape")
+
+
+def test_linear_is_affine(student, rng):
+    departure = departure_from_affine(student_model(student, MODULE, "LinearSegmentation"), rng)
+    expect(departure < 1e-2, f"the log-odds are not linear in the image: they depart by {departure:.2g}")
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
+def test_not_linear(student, rng, kind):
+    departure = departure_from_affine(student_model(student, MODULE, MODELS[kind]), rng)
+    expect(departure > 1e-2, "the model is a linear function of the image")
+
+
+def test_linear_learns(student, rng):
+    reached = learned(student, rng, "LinearSegmentation", drawn.FieldTask(rng, linear=True), 150, 32, 1e-2, 1024)
+    expect(reached >= 0.75, f"150 steps on a linear problem reach IoU {reached:.2f}, expected at least 0.75")
+
+
+def test_mlp_learns(student, rng):
+    reached = learned(student, rng, "MLPSegmentation", drawn.FieldTask(rng, linear=False), 100, 64, 1e-3, 1024)
+    expect(reached >= 0.60, f"100 steps on a nonlinear problem reach IoU {reached:.2f}, expected at least 0.60")
+
+
+@pytest.mark.parametrize("kind", ["cnn", "unet"])
+def test_convolution_learns(student, rng, kind):
+    reached = learned(student, rng, MODELS[kind], drawn.TextureTask(rng), 80, 16, 2e-3, 512)
+    expect(reached >= 0.80, f"80 steps on textures that may lie anywhere reach IoU {reached:.2f}, expected 0.80")
+
+
+def test_unet_has_skips(student, rng):
+    reached = learned(student, rng, "TinyUNet", drawn.CopyTask(rng), 80, 16, 3e-3, 512)
+    expect(
+        reached >= COPIES_WITH_SKIP,
+        f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
+    )
+
+
+def test_cnn_has_no_skips(student, rng):
+    reached = learned(student, rng, "SimpleCNN", drawn.CopyTask(rng), 80, 16, 3e-3, 512)
+    expect(
+        reached < COPIES_WITH_SKIP,
+        f"single pixels are copied with IoU {reached:.2f}: the image reaches the output past the narrow middle",
+    )
+
+
+@pytest.mark.parametrize("kind", ["cnn", "unet"])
+def test_middle(student, rng, kind):
+    """With the smallest maps set to zero, only a network with skips still sees its input. Reported by the worker."""
+    model = student_model(student, MODULE, MODELS[kind])
+    images = drawn.noise(rng, 2)
+    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": images})
+    side, output = reply.result.get("smallest_side"), reply.arrays.get("output")
+    expect(type(side) is int and output is not None and len(output) == 2, "your process answered nonsense")
+    expect(side <= drawn.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
+    sees = bool(np.abs(output[0] - output[1]).max() > 1e-6)
+    if kind == "unet":
+        expect(sees, "with the middle removed the output no longer depends on the image: there are no skip connections")
+    else:
+        expect(not sees, "with the middle removed the output still depends on the image: there is a skip connection")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_gradients(student, rng, kind):
+    model = student_model(student, MODULE, MODELS[kind])
+    expect(model.trainable > 0, "the model has no trainable parameter")
+    weights = rng.standard_normal((8, 1, drawn.SIDE, drawn.SIDE)).astype(np.float32)
+    dead = model.dead_parameters(drawn.noise(rng, 8), weights)
+    expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")

@@ -1,0 +1,38 @@
+"""Part 2: what train_segmentation_model reports, and what the models reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from staff import drawn, oracle
+from staff.results_of import Part, check_gate, check_history, check_validation_data_unused, checkpoint_model, score
+
+MODELS = "segmentation_models"
+PART = Part(
+    module="segmentation_train",
+    function="train_segmentation_model",
+    metric="iou",
+    layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
+    draw=lambda rng, count: (drawn.noise(rng, count), drawn.rectangles(rng, count)),
+    loss=None,  # which loss train_segmentation_model uses is the student's choice
+    score=oracle.iou,
+)
+
+
+def test_history(student, rng):
+    check_history(student, rng, PART)
+
+
+def test_validation_data_unused(student, rng):
+    check_validation_data_unused(student, rng, PART)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
+def test_gate(student, rng, hidden, gates, record, kind):
+    name = {"mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}[kind]
+    check_gate(student, rng, PART, hidden, gates[f"iou_{kind}"], MODELS, name, record)
+
+
+def test_checkpoint(student, rng, hidden, gates, record, place):
+    model = checkpoint_model(student, place, "segmentation.pt", MODELS, "get_segmentation_model", "unet")
+    gates["iou_final"].apply(lambda attempt: score(model, PART, hidden, rng), record, "the checkpoint")

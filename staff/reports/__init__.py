@@ -1,0 +1,1 @@
+"""Forms that results are written in."""
