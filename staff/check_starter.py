@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli import OneLineParser, run_script
+
+if TYPE_CHECKING:
+    from staff.starter.proof import Proof
+    from staff.starter.recipe import Recipe
 
 
 def build_parser() -> OneLineParser:
@@ -47,7 +53,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def all_proofs(recipe, record, found, *, static):  # noqa: ANN001, ANN201 -- types of staff.starter, imported late
+def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], *, static: bool) -> Iterator[Proof]:
     """Yield every Proof about a starter: first what can be read, then what must be run, on a copy."""
     from staff.starter import behaviour, contents, leaks, release
     from staff.starter.build import build, read_graded

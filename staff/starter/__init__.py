@@ -1,1 +1,1 @@
-"""What staff.make_starter and staff.check_starter are made of: from the reference solution to a student's repository."""
+"""What make_starter and check_starter are made of: from the reference solution to a student's repository."""

@@ -1,4 +1,4 @@
-"""Proofs that need the starter to run: it imports, ruff is clean, and its tests fail as they should. Works on a copy."""
+"""Proofs that need the starter to run: it imports, ruff is clean, its tests fail as they should."""
 
 from __future__ import annotations
 

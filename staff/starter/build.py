@@ -63,6 +63,13 @@ def build(recipe: Recipe, *, classroom: bool = False, mark: watermark.Mark | Non
             markers.parse(content.decode("utf-8"), name)
         contents[name] = content
     contents |= sample.without_test_arrays(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
+    points, table = handout.todo_points(recipe, graded), recipe.settings["todo_table"]
+    text, changed = handout.put_points(contents[table].decode(), points, table)
+    contents[table] = text.encode()
+    if changed:
+        notes.append(
+            f"{table}: the points of TODO {', '.join(changed)} were others than the grader's; mend it here too"
+        )
     if mark:
         for name in recipe.graded:
             contents[name] = mark.apply(name, contents[name].decode()).encode()

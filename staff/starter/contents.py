@@ -83,7 +83,7 @@ def proves_no_leak(found: Mapping[str, bytes], evidence: leaks.Evidence, graded:
                 problems.append(f"{name}:{error.lineno}: does not parse: {error.msg}")
     what = (
         f"{len(evidence.exact)} pieces of syntax ({len(evidence.renamed)} also with other names), "
-        f"{len(evidence.lines)} lines and {len(evidence.names)} names of the solutions are in none of "
+        f"{len(evidence.lines)} lines and {len(evidence.telling_names)} names of the solutions are in none of "
         f"{trees} syntax trees, {texts} texts, {len(found) - texts} data files"
     )
     return Proof("no leak", what, problems)
@@ -144,10 +144,8 @@ def _first_difference(found: bytes, expected: bytes) -> str:
     if None in texts:
         return ": differs from its source"
     rows, wanted = (text.split("\n") for text in texts)
-    number = next(
-        (i for i, (row, want) in enumerate(zip(rows, wanted, strict=False)) if row != want),
-        min(map(len, (rows, wanted))),
-    )
+    pairs = enumerate(zip(rows, wanted, strict=False))
+    number = next((i for i, (row, want) in pairs if row != want), min(len(rows), len(wanted)))
     row = rows[number].strip() if number < len(rows) else "(end of file)"
     return f":{number + 1}: differs from its source: {row[:100]}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -42,6 +41,8 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     points = todo_points(recipe, graded)
     parts = {part: sum(value for todo, value in points.items() if todo.startswith(part)) for part in ("1", "2")}
     due = settings["due"]
+    weights = {name: size for name, size in recipe.points["files"].items() if name.endswith(".pt")}
+    classification_weights, segmentation_weights = sorted(weights)
     analysis = settings["analysis_points"]
     return {
         "title": recipe.settings["title"],
@@ -51,10 +52,14 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "part1_points": show(parts["1"]),
         "part2_points": show(parts["2"]),
         "analysis_points": show(analysis),
-        "extra_credit_points": show(settings["extra_credit_points"]),
+        "extra_credit_points": show(recipe.points["extra_points"]),
         "all_points": show(sum(parts.values()) + analysis),
         "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
         "graded_file_names": " ".join(recipe.graded),
+        "weight_file_names": " ".join(weights),
+        "classification_weights": classification_weights,
+        "segmentation_weights": segmentation_weights,
+        "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB",
         "part1_todos": todo_table(graded, points, "1"),
         "part2_todos": todo_table(graded, points, "2"),
         "expect_mlp": percent(QUICK["classification", "mlp"]),
@@ -75,37 +80,33 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
 
 
 def todo_points(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, Fraction]:
-    """Points of each TODO of the graded files, in order, as the table that students see has them.
-
-    UserError where that table, the markers and the grader's settings disagree.
-    """
+    """Points of each TODO, in order, from the grader's settings. UserError where those and the markers disagree."""
     todos = sorted({region.todo for item in graded for region in item.regions}, key=todo_key)
-    table = recipe.settings["todo_table"]
-    sources = {table: _points_in_table(recipe.read_text(table))}
     settings = f"staff/assignments/{recipe.name}.toml"
-    if recipe.points:
-        sources[settings] = {todo: _points_of(record) for todo, record in recipe.points["todo"].items()}
-    for source, points in sources.items():
-        if differing := sorted(set(points) ^ set(todos), key=todo_key):
-            raise UserError(f"{source} and the markers of the graded files differ in TODO {', '.join(differing)}")
-        if wrong := [todo for todo in todos if points[todo] != sources[table][todo]]:
-            raise UserError(f"{source} and {table} give other points for TODO {', '.join(wrong)}")
-    return {todo: sources[table][todo] for todo in todos}
+    records = [record for record in recipe.points["todo"] if not record.get("extra")]
+    points = {record["id"]: Fraction(str(record["points"])) for record in records}
+    if differing := sorted(set(points) ^ set(todos), key=todo_key):
+        raise UserError(f"{settings} and the markers of the graded files differ in TODO {', '.join(differing)}")
+    if sum(points.values()) != recipe.points["points"]:
+        raise UserError(f"{settings}: the TODOs add up to {show(sum(points.values()))}, not {recipe.points['points']}")
+    return {todo: points[todo] for todo in todos}
 
 
-def _points_in_table(source: str) -> dict[str, Fraction]:
-    """{TODO: points} of the calls Todo(number, title, points, file) in a Python file, which is not run for it."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    rows = [
-        [ast.literal_eval(item) for item in call.args]
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "Todo"
-    ]
-    return {row[0]: Fraction(row[2]) for row in rows}
+def put_points(table: str, points: dict[str, Fraction], name: str) -> tuple[str, list[str]]:
+    """Write the points into the rows Todo("1.2", "title", points, ...) of the table that students see.
 
-
-def _points_of(record: Any) -> Fraction:
-    return Fraction(str(record["points"] if isinstance(record, dict) else record))
+    Returns the text and the TODOs that had other points. UserError if a row is missing.
+    """
+    changed = []
+    for todo, value in points.items():
+        row = re.compile(rf'(Todo\("{re.escape(todo)}", "[^"]*", )([\d.]+)(?=[,)])')
+        match = row.search(table)
+        if not match:
+            raise UserError(f"{name} has no row Todo({todo!r}, title, points, ...)")
+        if Fraction(match[2]) != value:
+            changed.append(todo)
+        table = row.sub(rf"\g<1>{show(value)}", table)
+    return table, changed
 
 
 def todo_table(graded: Sequence[Graded], points: dict[str, Fraction], part: str) -> str:

@@ -3,10 +3,10 @@
 What is recognised where:
 
 * graded files: everything, because they must equal the originals with each region replaced by its stub;
-* all Python files: statements and expressions of the solutions, also with all variables renamed if they are large enough
-  (EXACT_NODES and RENAMED_NODES), and the names that the solutions introduce;
-* all texts, in Python files the comments and strings: lines of the solutions, however indented, quoted or commented out,
-  and the telling ones of those names.
+* all Python files: statements and expressions of the solutions, if they are large enough (EXACT_NODES), also with all
+  variables renamed (RENAMED_NODES), and the telling ones of the names that the solutions introduce;
+* all texts, in Python files the comments and strings: lines of the solutions, however indented, quoted or commented
+  out, and those names.
 
 What provided code has itself (`model.eval()`) is no leak. Code that was rewritten, not only renamed, or encoded is not
 recognised outside graded files; that every other file equals its source is proved separately.

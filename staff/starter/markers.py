@@ -156,7 +156,7 @@ def strip_solutions(source: str, regions: list[Region]) -> str:
 
 
 def insert_solutions(starter: str, regions: list[Region], name: str) -> str:
-    """The inverse of strip_solutions: find each stub, in order, and put its region back. MarkerError if one is missing."""
+    """The inverse of strip_solutions: each stub, in order, becomes its region. MarkerError if one is missing."""
     result, rest = "", starter
     for region in regions:
         before, stub, rest = rest.partition(region.stub)

@@ -1,4 +1,4 @@
-"""A pytest plugin that writes what became of each test as JSON lines. Runs inside the starter and imports nothing of ours."""
+"""A pytest plugin that writes what became of each test as JSON lines. Runs inside the starter."""
 
 import json
 import os

@@ -34,7 +34,7 @@ class Recipe:
     root: Path  # of the staff repository
     settings: dict[str, Any]  # the assignment's toml
     course: dict[str, Any]  # staff/assignments/course.toml
-    points: dict[str, Any]  # staff/assignments/NAME.toml; empty where it does not exist
+    points: dict[str, Any]  # staff/assignments/NAME.toml, the grader's settings
 
     @property
     def graded(self) -> list[str]:
@@ -69,13 +69,12 @@ def load(name: str, root: Path = ROOT) -> Recipe:
     """Read the recipe of assignment `name` for the sources under `root`. UserError for an unknown name or bad TOML."""
     check_choice("assignment", name, assignments())
     staff = root / "staff" / "assignments"
-    points = staff / f"{name}.toml"
     return Recipe(
         name,
         root,
         read_toml(FOLDER / f"{name}.toml"),
         read_toml(staff / "course.toml"),
-        read_toml(points) if points.exists() else {},
+        read_toml(staff / f"{name}.toml"),
     )
 
 

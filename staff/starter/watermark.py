@@ -1,7 +1,7 @@
 """Watermarks: which student's copy did this file come from?
 
-At many small places ("sites") a graded file can be written in two or four ways that mean the same: a word in a comment or
-docstring, an arrow, a blank line after a docstring. A secret and the student's ID choose one way for each site; the
+At many small places ("sites") a graded file can be written in two or more ways that mean the same: a word in a comment
+or docstring, an arrow, a blank line after a docstring. A secret and the student's ID choose one way for each site; the
 syntax tree, docstrings aside, is the same in every copy. A site is found by the name of the function around it, so
 edits elsewhere do not disturb it, and a site that was edited away is simply not counted.
 """
