@@ -172,10 +172,11 @@ class Sweep:
         if self._is_ending:
             return
         while self.engine.has_room(bool(self._pending and self._pending[0][2])):
-            if not self._pending:
-                self.add(self.refill())
-            if not self._pending:
-                return
+            while not self._pending:  # a search may name jobs that are done already
+                new = list(self.refill())
+                if not new:
+                    return
+                self.add(new)
             job, attempt, alone = self._pending.popleft()
             self._running[job.name] = (job, attempt, alone)
             self.progress.running[job.name] = time.time()
