@@ -1,7 +1,7 @@
 """Scores of the reference over seeds, on the mains as students run them: mean ± sd and the worst seed.
 
     python -m bench.scores                       # the quick schedule: 5 models x seeds 0-9, about 8 minutes
-    python -m bench.scores --models unet --seeds 3 --main_flags "--config configs/segmentation_long.json"
+    python -m bench.scores --models segmentation-unet --seeds 3 --main_flags "--config configs/segmentation_long.json"
 
 Finished runs in --output_root are not run again.
 """
@@ -61,8 +61,9 @@ def main() -> None:
             values.append(results[key])
             seconds.append(results["seconds"])
             print(f"{name} seed {seed}: {values[-1]:.4f} in {seconds[-1]:.1f} s", flush=True)
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        mean = f"{statistics.mean(values):.4f} ± {spread:.4f}"
+        mean = f"{statistics.mean(values):.4f}"
+        if len(values) > 1:
+            mean += f" ± {statistics.stdev(values):.4f}"
         median_seconds = f"{statistics.median(seconds):.1f}"
         rows.append((name, mean, f"{min(values):.4f}", str(QUICK[task, model]), str(len(values)), median_seconds))
     print_table(("model", "mean ± sd", "worst", "course expects", "seeds", "median s"), rows)

@@ -18,9 +18,9 @@ NAMES = ("none", "flips", "standard", "strong")
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """uint8 images of any shape in 0..255 → float32 in [-1, 1], as ToTensor and Normalize(0.5, 0.5) give, bit for bit.
 
-    (x / 255 - 0.5) / 0.5 and 2 (x / 255) - 1 round alike, because doubling is exact in binary floating point.
+    (x / 255 - 0.5) / 0.5 rounds as 2 (x / 255) - 1 and as x / 127.5 - 1 do: doubling is exact in binary floating point.
     """
-    return torch.div(images, 255).mul_(2).sub_(1)
+    return images.to(torch.float32).div_(127.5).sub_(1)
 
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:
