@@ -43,17 +43,13 @@ def pytest_make_collect_report(collector: pytest.Collector):
     if isinstance(collector, pytest.Module):
         call = getattr(outcome.get_result(), "call", None)
         if call is not None and call.excinfo is not None:
-            _write(event="unreadable", file=_file_of(collector), line=_import_line(call.excinfo.value))
+            _write(event="unreadable", file=_file_of(collector), line=_import_line(call.excinfo))
         _write(event="collected")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of one TODO in a row, in the order of the numbers."""
     items.sort(key=lambda item: _todo_of(item) or "")
-
-
-def pytest_runtest_logstart(nodeid: str) -> None:
-    """Nothing is known of the item here; see pytest_runtest_protocol."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,9 +97,11 @@ def _place(frames: list[tuple[Path, int]]) -> str:
     return f" ({path.relative_to(ROOT).as_posix()}:{line})"
 
 
-def _import_line(error: BaseException) -> str:
-    """What kept a test file from being imported; pytest wraps it into an error of its own, with the cause inside."""
-    text = str(error)
+def _import_line(excinfo: pytest.ExceptionInfo) -> str:
+    """What kept a test file from being imported; pytest wraps some errors into one of its own that holds their text."""
+    if not isinstance(excinfo.value, pytest.Collector.CollectError):
+        return explain(excinfo)["line"]
+    text = str(excinfo.value)
     lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
     last = lines[-1] if lines else text.strip().splitlines()[-1]
     where = re.findall(r'File "([^"]+)", line (\d+)', text) or re.findall(r"^(\w+\.py):(\d+): in", text, re.MULTILINE)

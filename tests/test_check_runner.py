@@ -1,0 +1,254 @@
+"""The table of `python -m tests`, run as a student runs it, on small courses whose tests crash, hang, wait and pass."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.check_table import ROOT, TODOS
+
+pytestmark = pytest.mark.provided
+
+RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py")
+GRADED = ("classification_models", "classification_train", "segmentation_models", "segmentation_train")
+PASSING = "def test(): pass"
+
+
+def not_started(number: str) -> str:
+    return f"def test(): raise NotImplementedError('TODO {number}: do it')"
+
+
+class Course:
+    """A course without torch: the real runner, and one test for each TODO that does what the case asks for."""
+
+    def __init__(self, folder: Path, tests: dict[str, str]) -> None:
+        self.folder, self.heads = folder, {}
+        self.bodies = {todo.number: tests.get(todo.number, PASSING) for todo in TODOS}
+        (folder / "tests").mkdir()
+        for name in RUNNER:
+            shutil.copy(ROOT / "tests" / name, folder / "tests")
+        shutil.copy(ROOT / "pyproject.toml", folder)
+
+    def check(self, *arguments: str) -> tuple[int, dict[str, tuple[str, str, str]], str]:
+        """Write the tests and run the table: exit code, {number: (state, points, line)}, all output."""
+        for file in {todo.file for todo in TODOS}:
+            parts = [f"import pytest\n{self.heads.get(file, '')}\n"]
+            for todo in TODOS:
+                if todo.file == file:
+                    name = f"def test_{todo.marker}"
+                    body = self.bodies[todo.number].replace("def test", name, 1)
+                    parts.append(f"@pytest.mark.{todo.marker}\n{body}\n")
+            (self.folder / file).write_text("\n".join(parts), encoding="utf-8")
+        result = subprocess.run(
+            [sys.executable, "-m", "tests", *arguments], cwd=self.folder, capture_output=True, text=True, timeout=120
+        )
+        return result.returncode, rows_of(result.stdout), result.stdout + result.stderr
+
+
+def rows_of(output: str) -> dict[str, tuple[str, str, str]]:
+    """{number: (state, points, the line below the row)}; each row must name its own command."""
+    rows, lines = {}, output.splitlines()
+    for line, below in zip(lines, [*lines[1:], ""], strict=False):
+        match = re.match(r"(\d\.\d)  .*?  +(passing|failing|not started) +(\d+/\d+) +(.*)$", line)
+        if match:
+            number, state, points, command = match.groups()
+            assert command == f"python -m pytest -m todo_{number.replace('.', '_')}"
+            rows[number] = (state, points, below.strip() if below.startswith("     ") else "")
+    return rows
+
+
+@pytest.fixture
+def course(tmp_path):
+    return lambda **tests: Course(
+        tmp_path, {name.removeprefix("todo_").replace("_", "."): t for name, t in tests.items()}
+    )
+
+
+def assert_others_pass(rows: dict[str, tuple[str, str, str]], *exceptions: str) -> None:
+    assert set(rows) == {todo.number for todo in TODOS}
+    assert {number for number, (state, _, _) in rows.items() if state != "passing"} == set(exceptions)
+
+
+def test_points_of_each_part_add_up_to_25():
+    for part in ("1", "2"):
+        assert sum(todo.points for todo in TODOS if todo.number.startswith(part)) == 25
+
+
+def test_points_are_those_of_the_grader():
+    settings = ROOT / "staff" / "assignments" / "project2.toml"
+    if not settings.exists():
+        return  # a student's copy, where there is nothing to compare with
+    found = re.findall(r'^id = "(\d\.\d)"\n(?:.*\n)*?points = (\d+)$', settings.read_text("utf-8"), re.MULTILINE)
+    assert {number: int(points) for number, points in found} == {todo.number: todo.points for todo in TODOS}
+
+
+def test_all_passing_is_exit_code_0(course):
+    code, rows, output = course().check()
+    assert code == 0
+    assert_others_pass(rows)
+    assert rows["1.2"] == ("passing", "5/5", "")
+    assert "16 passing, 0 failing, 0 not started. Part 1: 25 of 25 points; Part 2: 25 of 25 points" in output
+
+
+def test_nothing_started(course):
+    code, rows, output = course(**{todo.marker: not_started(todo.number) for todo in TODOS}).check()
+    assert code == 1
+    assert {row[0] for row in rows.values()} == {"not started"}
+    assert rows["2.4"] == ("not started", "0/2", "TODO 2.4: do it")
+    assert "0 passing, 0 failing, 16 not started. Part 1: 0 of 25 points" in output
+
+
+def test_every_kind_of_failure_is_told_apart(course):
+    asserted = "def test():\n    got = (4, 10)\n    assert got == (4, 9), f'expected shape (4, 9), got {got}'"
+    half_done = not_started("1.1") + "\n@pytest.mark.todo_1_1\ndef test_more(): assert False, 'expected more'"
+    made = course(
+        todo_1_0=asserted,
+        todo_1_1=half_done,
+        todo_1_2=not_started("1.2"),
+        todo_1_3="def test(): [][1]",
+        todo_1_4="def test():\n    import mine\n    mine.work()",
+        todo_1_6=not_started("1.2"),
+        todo_2_4="def test(): pytest.fail('expected 1\\nand more')",
+        todo_2_5="def no_longer_a_test(): pass",
+    )
+    (made.folder / "mine.py").write_text("def work():\n    return 1 / 0\n")
+    code, rows, output = made.check()
+    assert code == 1
+    assert_others_pass(rows, "1.0", "1.1", "1.2", "1.3", "1.4", "1.6", "2.4", "2.5")
+    assert rows["1.0"] == ("failing", "0/2", "expected shape (4, 9), got (4, 10)")
+    assert rows["1.1"] == ("failing", "0/3", "expected more")
+    assert rows["1.2"] == ("not started", "0/5", "TODO 1.2: do it")
+    assert rows["1.6"] == ("failing", "0/5", "waits for TODO 1.2: do it")
+    place = r"tests/test_todo_1_training.py:\d+"
+    assert re.fullmatch(rf"IndexError: list index out of range \({place}\)", rows["1.3"][2])
+    assert rows["1.4"][2] == "ZeroDivisionError: division by zero (mine.py:2)"
+    assert rows["2.4"][2] == "expected 1"
+    assert rows["2.5"][2].startswith("no test was found for it")
+    assert "8 passing, 7 failing, 1 not started" in output
+
+
+def test_crashes_and_endless_loops_hide_no_other_todo(course):
+    code, rows, _ = course(
+        todo_1_0=not_started("1.0"),
+        todo_1_1="def test():\n    import os\n    os._exit(0)",
+        todo_1_4="def test():\n    while True: pass",
+        todo_1_5="def test():\n    import sys\n    sys.exit(0)",
+        todo_2_0="def test(): raise KeyboardInterrupt",
+        todo_2_3="def test():\n    import os\n    os.abort()",
+    ).check("--timeout", "3")
+    assert code == 1
+    assert_others_pass(rows, "1.0", "1.1", "1.4", "1.5", "2.0", "2.3")
+    assert rows["1.0"][0] == "not started"
+    assert rows["1.1"][2].startswith("in test_todo_1_1: Python ended with exit code 0")
+    assert rows["1.4"][2] == "in test_todo_1_4: no answer within 3 s; an endless loop?"
+    assert rows["1.5"][2].startswith("SystemExit: 0")
+    assert rows["2.0"][2].startswith("in test_todo_2_0: Python ended")
+    assert re.match(r"in test_todo_2_3: Python (ended with exit|was ended by signal)", rows["2.3"][2])
+
+
+def test_a_thread_that_never_ends_is_not_waited_for(course):
+    thread = "def test():\n    import threading, time\n    threading.Thread(target=time.sleep, args=(1000,)).start()"
+    code, rows, _ = course(todo_2_8=thread).check()
+    assert code == 0
+    assert_others_pass(rows)
+
+
+def test_modules_that_cannot_be_imported_fail_only_the_todos_of_their_files(course):
+    made = course()
+    modules = {
+        "tests/test_todo_1_models.py": ("mine_a", "1 / 0\n"),
+        "tests/test_todo_1_training.py": ("mine_b", "import os\nos._exit(3)\n"),
+        "tests/test_todo_2_models.py": ("mine_c", "while True: pass\n"),
+        "tests/test_todo_2_training.py": ("mine_d", "def f(:\n"),
+    }
+    for file, (name, text) in modules.items():
+        made.heads[file] = f"import {name}"
+        (made.folder / f"{name}.py").write_text(text)
+    code, rows, _ = made.check("--timeout", "3")
+    assert code == 1
+    assert_others_pass(rows, *(todo.number for todo in TODOS if todo.file in modules))
+    for todo in TODOS:
+        line = rows[todo.number][2]
+        if todo.file == "tests/test_todo_1_models.py":
+            assert line == "ZeroDivisionError: division by zero (mine_a.py:1)"
+        elif todo.file == "tests/test_todo_2_training.py":
+            assert re.fullmatch(r"SyntaxError: .* \(mine_d.py:1\)", line)
+        elif todo.file in modules:
+            reason = "Python ended with exit code 3" if "training" in todo.file else "no answer within 3 s"
+            assert line.startswith(f"while Python read the modules that {todo.file} imports: {reason}")
+
+
+def test_single_todos_can_be_chosen(course):
+    made = course(todo_1_2="def test(): assert False, 'not asked for'")
+    code, rows, output = made.check("1.0", "2.3")
+    assert code == 0
+    assert set(rows) == {"1.0", "2.3"}
+    assert "Part 1: 2 of 2 points; Part 2: 5 of 5 points" in output
+    assert made.check("1.2")[0] == 1
+
+
+def test_mistakes_on_the_command_line_are_named(course):
+    made = course()
+    code, _, output = made.check("3.1")
+    assert code == 2
+    assert "unknown TODO 3.1; allowed: 1.0, 1.1" in output
+    code, _, output = made.check("--timeout", "0")
+    assert code == 2
+    assert "allowed: above 0" in output
+
+
+def test_a_pytest_that_cannot_start_is_reported(course):
+    made = course()
+    (made.folder / "tests" / "conftest.py").write_text("raise RuntimeError('a broken conftest')\n")
+    code, rows, _ = made.check()
+    assert code == 1
+    assert {row[0] for row in rows.values()} == {"failing"}
+    assert "could not be started" in rows["1.0"][2]
+
+
+def stubbed_copy(folder: Path) -> Path:
+    """The course with every solution body replaced by its stub, as a student gets it."""
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "sweeps", "labs"))
+    shutil.copytree(ROOT / "toolkit", folder / "toolkit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data" / "bundled", folder / "data" / "bundled")
+    for path in [*ROOT.glob("*.py"), ROOT / "pyproject.toml"]:
+        shutil.copy(path, folder)
+    block = re.compile(
+        r"^( *)# BEGIN SOLUTION (\S+): (.*?)(?: -> (.*))?\n(?:.*\n)*?^ *# END SOLUTION \2\n", re.MULTILINE
+    )
+
+    def stub(found: re.Match) -> str:
+        indent, number, task, replacement = found.groups()
+        return indent + (replacement or f'raise NotImplementedError("TODO {number}: {task}")') + "\n"
+
+    for name in GRADED:
+        path = folder / f"{name}.py"
+        path.write_text(block.sub(stub, path.read_text("utf-8")), "utf-8")
+    return folder
+
+
+def test_an_unfilled_starter_has_nothing_started_and_nothing_failing(tmp_path):
+    """With the real tests and the graded modules of this repository, their solutions cut out."""
+    if "# BEGIN SOLUTION" not in (ROOT / "classification_models.py").read_text("utf-8"):
+        return  # a student's copy, from which the solution cannot be cut out; staff/check_starter.py proves it there
+    folder = stubbed_copy(tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-m", "tests"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    rows = rows_of(result.stdout)
+    assert result.returncode == 1
+    for todo in TODOS:
+        state, points, line = rows[todo.number]
+        assert (state, points) == ("not started", f"0/{todo.points}")
+        assert line.startswith(f"TODO {todo.number}: ")
