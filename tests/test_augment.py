@@ -124,9 +124,10 @@ def test_brightness_is_one_offset_for_all_channels():
     assert 0.09 < offsets.max() <= 0.1 + 1e-6
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", ["flips", "standard", "strong"])
-def test_same_seed_same_images_and_the_input_is_left_alone(name):
-    images = pictures(16)
+def test_same_seed_same_images_and_the_input_is_left_alone(name, layout):
+    images = pictures(16).contiguous(memory_format=layout)
     before = images.clone()
     augmentation = named_augmentation(name)
     first, second, other = (augmentation(images, generator(seed)) for seed in (3, 3, 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -27,40 +29,41 @@ UNET = pytest.param(TinyUNet, marks=pytest.mark.todo_2_3, id="unet")
 every_model = pytest.mark.parametrize("model_class", [LINEAR, MLP, CNN, UNET])
 
 
-def outputs_with_one_size_cut(model: nn.Module, images: torch.Tensor, size: int) -> torch.Tensor:
-    """The output when every layer whose maps are `size` pixels high gives zeros: what still comes through?"""
+def maps_with_one_size_cut(model: nn.Module, size: int | None = None) -> list[tuple[int, bool]]:
+    """Run two images through `model` while every layer whose maps are `size` pixels high gives zeros.
+
+    Returns, for the maps inside the model in the order in which they are made and then for the output, their height
+    and whether they still differ between the two images.
+    """
+    maps: list[tuple[int, bool]] = []
+
+    def differ(maps_of_two: torch.Tensor) -> bool:
+        return (maps_of_two[0] - maps_of_two[1]).abs().max().item() > 1e-6
 
     def cut(_module, _inputs, output):
-        is_map = isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[2] == size
-        return torch.zeros_like(output) if is_map else None
+        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+            return None
+        output = torch.zeros_like(output) if output.shape[2] == size else output
+        maps.append((output.shape[2], differ(output)))
+        return output
 
     hooks = [module.register_forward_hook(cut) for module in model.modules() if module is not model]
     try:
-        return helpers.evaluate(model, images)
+        output = helpers.evaluate(model, helpers.random_images(2, scale=2.0))
     finally:
         for hook in hooks:
             hook.remove()
+    return [*maps, (output.shape[2], differ(output))]
 
 
 def inner_sizes(model: nn.Module) -> list[int]:
     """Heights of the maps inside `model` that are smaller than the image and larger than a single pixel."""
-    sizes: set[int] = set()
-
-    def note(_module, _inputs, output):
-        if isinstance(output, torch.Tensor) and output.dim() == 4 and 1 < output.shape[2] < 28:
-            sizes.add(output.shape[2])
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    helpers.evaluate(model, helpers.random_images(1))
-    for hook in hooks:
-        hook.remove()
-    return sorted(sizes)
+    return sorted({height for height, _ in maps_with_one_size_cut(model) if 1 < height < 28})
 
 
 def gets_past(model: nn.Module, size: int) -> bool:
     """True if the output depends on the image even when all maps of this size are cut out."""
-    outputs = outputs_with_one_size_cut(model, helpers.random_images(2, scale=2.0), size)
-    return (outputs[0] - outputs[1]).abs().max().item() > 1e-6
+    return maps_with_one_size_cut(model, size)[-1][1]
 
 
 @every_model
@@ -174,10 +177,18 @@ def test_the_cnn_has_no_skip_connections():
 @pytest.mark.todo_2_3
 def test_the_unet_has_skip_connections():
     model = TinyUNet()
-    for size in inner_sizes(model):
+    sizes = inner_sizes(model)
+    for size in sizes:
         assert gets_past(model, size), (
             f"expected the encoder's larger maps to reach the decoder directly; with the maps of {size} x {size} cut "
             "out, the mask no longer depends on the image: no skip connection past them"
+        )
+    for size, larger in itertools.pairwise(sizes):  # with the middle cut out, what does the decoder see at `larger`?
+        maps = maps_with_one_size_cut(model, size)
+        last_cut = max(index for index, (height, _) in enumerate(maps) if height == size)
+        assert any(differs for height, differs in maps[last_cut:] if height == larger), (
+            f"expected the encoder's maps of {larger} x {larger} to reach the decoder; with {size} x {size} cut "
+            f"out, the decoder's maps of {larger} x {larger} no longer depend on the image: a skip is missing there"
         )
 
 

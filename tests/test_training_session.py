@@ -50,7 +50,7 @@ def train(
     train_loader, val_loader, _ = create_pathmnist_dataloaders(8, source=source, seed=seed, augment="strong")
     model = small_model() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     loaders = (train_loader, val_loader)
     session = TrainingSession(model, optimizer, METRICS, loaders=loaders, scheduler=scheduler, run=run, **more)
     for _epoch in session.epochs(last_epoch):
