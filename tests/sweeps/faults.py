@@ -1,4 +1,4 @@
-"""Kill jobs, their watchers, the guard and the dispatcher at random moments, and see that every job is done once.
+"""Kill jobs, the guard and the dispatcher at random moments, and see that every job is done once.
 
     python -m tests.sweeps.faults --kills 50 --jobs 60
 
@@ -25,23 +25,20 @@ from tests.sweeps import tools
 
 def family(dispatcher: subprocess.Popen) -> dict[str, list[psutil.Process]]:
     """The processes of a running sweep by their part: dispatcher, guard, watcher, job."""
-    found: dict[str, list[psutil.Process]] = {"dispatcher": [], "guard": [], "watcher": [], "job": []}
+    found: dict[str, list[psutil.Process]] = {"dispatcher": [], "guard": [], "job": []}
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(dispatcher.pid)
         found["dispatcher"].append(root)
         for guard in root.children():
             if "toolkit.sweeps.guard" in " ".join(guard.cmdline()):
                 found["guard"].append(guard)
-                found["watcher"] += guard.children()
-        for watcher in found["watcher"]:
-            with contextlib.suppress(psutil.Error):
-                found["job"] += watcher.children()
+                found["job"] += guard.children()
     return found
 
 
 def kill_one(dispatcher: subprocess.Popen, chance: random.Random) -> str | None:
     """SIGKILL a random process of the sweep; the name of its part, None if that part is not there just now."""
-    part = chance.choices(("job", "watcher", "guard", "dispatcher"), (5, 3, 1, 3))[0]
+    part = chance.choices(("job", "guard", "dispatcher"), (5, 2, 3))[0]
     victims = family(dispatcher)[part]
     if not victims:
         return None

@@ -1,9 +1,8 @@
 """The guard: a small Linux process between the dispatcher and its jobs, so that no job outlives the dispatcher.
 
-dispatcher -> guard -> one watcher a job -> the job. The guard forks a watcher (run_one_job) for each task, which costs
-about a millisecond instead of the start of an interpreter. If the dispatcher dies, even by SIGKILL, the guard reads the
-end of its input and has every watcher end its job. If the guard dies, the watchers get SIGTERM; if a watcher dies, its
-job gets SIGKILL and the guard, which adopts what is left, ends the rest.
+It runs each task as a JobRun (run_job.py) in one event loop: a job costs it a vfork and a few small files instead of
+the start or fork of an interpreter. If the dispatcher dies, even by SIGKILL, the guard reads the end of its input and
+ends every job. If the guard is killed, the jobs become children of the dispatcher, which ends them.
 
 Input, JSON lines: {"run": key, "task": {...}} or {"stop": key, "now": bool}. Output: {"ended": key} when all is gone.
 """
@@ -11,10 +10,8 @@ Input, JSON lines: {"run": key, "task": {...}} or {"stop": key, "now": bool}. Ou
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
-import queue
 import select
 import signal
 import sys
@@ -22,16 +19,15 @@ import sys
 import psutil
 
 from toolkit.sweeps import process_tree
-from toolkit.sweeps.run_job import Task, listen_to_signals, run_one_job
-
-WATCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from toolkit.sweeps.run_job import STOP_NOW, JobRun, Task
 
 
 class Guard:
-    """State of the guard: which watcher process runs which job."""
+    """State of the guard: the runs by their key, and which process is whose."""
 
     def __init__(self) -> None:
-        self.watchers: dict[int, str] = {}
+        self.runs: dict[str, JobRun] = {}
+        self.main_processes: dict[int, JobRun] = {}
         self.wakeup_in, wakeup_out = os.pipe()
         os.set_blocking(wakeup_out, False)
         os.set_blocking(self.wakeup_in, False)
@@ -43,8 +39,9 @@ class Guard:
     def serve(self) -> None:
         """Obey until the input ends; then stop every job and return when nothing is left."""
         unread, listening = b"", True
-        while listening or self.watchers:
-            ready = select.select([self.wakeup_in, *([0] if listening else [])], [], [])[0]
+        while listening or self.runs:
+            delay = min((run.delay() for run in self.runs.values()), default=None)
+            ready = select.select([self.wakeup_in, *([0] if listening else [])], [], [], delay)[0]
             if self.wakeup_in in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wakeup_in, 4096)
@@ -56,102 +53,87 @@ class Guard:
                     self._obey(json.loads(line))
                 if not read:
                     listening = False
-                    self._signal_all(signal.SIGTERM)
+                    for run in self.runs.values():
+                        run.ask_to_stop(None)
+            self._take_turns()
         self._end_strays()
 
     def _obey(self, message: dict) -> None:
-        if "run" in message:
-            guard = os.getpid()
-            # Blocked, a signal waits for the watcher's own handlers; our ignoring it would swallow it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, WATCHER_SIGNALS)
-            pid = os.fork()
-            if pid == 0:
-                _watch(Task(**message["task"]), guard)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHER_SIGNALS)
-            self.watchers[pid] = message["run"]
+        if "stop" in message:
+            if message["stop"] in self.runs:
+                self.runs[message["stop"]].ask_to_stop(STOP_NOW if message["now"] else None)
+            return
+        key, run = message["run"], JobRun(Task(**message["task"]), self._family, dies_with_us=False)
+        try:
+            begun = run.begin()
+        except OSError as error:  # a full disk, a folder that cannot be written
+            self._complain(run, error)
+            begun = run.process is not None
+        if run.process is not None:
+            self.main_processes[run.process.pid] = run
+        if begun and not run.is_over:
+            self.runs[key] = run
         else:
-            number = signal.SIGUSR1 if message["now"] else signal.SIGTERM
-            for pid, key in self.watchers.items():
-                if key == message["stop"]:
-                    os.kill(pid, number)
+            self._report(key)
 
-    def _signal_all(self, number: int) -> None:
-        for pid in self.watchers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    def _take_turns(self) -> None:
+        """Let every run that is due do its next step."""
+        for key, run in list(self.runs.items()):
+            if not run.is_due:
+                continue
+            try:
+                run.turn()
+            except OSError as error:
+                self._complain(run, error)
+                run.phase = "over"
+            if run.is_over:
+                del self.runs[key]
+                self._report(key)
+
+    @staticmethod
+    def _complain(run: JobRun, error: OSError) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"error: {run.task.folder}: {error}\n".encode())
+
+    @staticmethod
+    def _report(key: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(1, json.dumps({"ended": key}).encode() + b"\n")
 
     def _reap(self) -> None:
-        """Collect ended children; a watcher that was killed leaves its job's processes to us."""
-        ended = []
+        """Collect ended children: the jobs' main processes with their exit codes, and dead orphans."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
-                    break
-                if pid in self.watchers:
-                    ended.append(self.watchers.pop(pid))
-                    if status != 0:
-                        self._end_strays()
-        for key in ended:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(1, json.dumps({"ended": key}).encode() + b"\n")
+                    return
+                run = self.main_processes.pop(pid, None)
+                if run is not None:
+                    run.process.returncode = os.waitstatus_to_exitcode(status)
+
+    def _family(self, run: JobRun) -> list[psutil.Process]:
+        """What a run has started: all below its process, and our adopted children that bear its mark."""
+        found = process_tree.below(run.process.pid) if run.process.returncode is None else []
+        for pid in process_tree.children_of_ours():
+            if pid not in self.main_processes and process_tree.mark_of(pid) == run.task.folder:
+                with contextlib.suppress(psutil.Error):
+                    found.append(psutil.Process(pid))
+                found += process_tree.below(pid)
+        return found
 
     def _end_strays(self) -> None:
-        """Kill every child that is no watcher, with all below it."""
-        while True:
-            children = psutil.Process().children()
-            strays = [one for one in children if one.pid not in self.watchers and _is_running(one)]
-            if not strays:
-                return
-            for stray in strays:
-                for one in [*_below(stray), stray]:
+        """At the end, kill every child that there still is: it has rubbed off its mark."""
+        while pids := process_tree.children_of_ours():
+            for pid in pids:
+                for one in [*process_tree.below(pid), psutil.Process(pid)]:
                     with contextlib.suppress(psutil.Error):
                         one.kill()
-            psutil.wait_procs(strays, timeout=1)
-
-
-def _is_running(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        return process.children(recursive=True)
-    return []
-
-
-def _watch(task: Task, guard: int) -> None:
-    """The life of a forked watcher; never returns."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        inbox: queue.SimpleQueue = queue.SimpleQueue()
-        listen_to_signals(inbox)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHER_SIGNALS)
-        process_tree.die_with_parent(guard, signal.SIGTERM)
-        process_tree.become_reaper()
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)  # else the dispatcher would not see the end of a dead guard's output
-        run_one_job(task, inbox)
-        code = 0
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.write(2, f"error: the watcher of {task.folder} failed: {type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(code)
+            process_tree.reap_orphans()
 
 
 def main() -> None:
     process_tree.become_reaper()
-    guard = Guard()
-    gc.collect()
-    gc.freeze()  # forked watchers then share these pages instead of copying them
-    guard.serve()
+    Guard().serve()
 
 
 if __name__ == "__main__":

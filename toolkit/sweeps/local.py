@@ -18,6 +18,7 @@ class LocalEngine:
         self.devices = devices
         self._ended: queue.SimpleQueue = queue.SimpleQueue()
         self._spawner = make_spawner(self._ended)
+        self._folders: dict[str, str] = {}
         self._draining: Device | None = None  # gets no new job until it is empty for one that wants to be alone
 
     @property
@@ -43,6 +44,7 @@ class LocalEngine:
                 self._draining = None
             task.device = device.name
             task.environment = job_environment(device, 1 if alone and device.gpu is None else self.slots)
+            self._folders[name] = task.folder
             self._spawner.start(name, task)
 
     def wait(self, timeout_s: float) -> list[str]:
@@ -54,14 +56,18 @@ class LocalEngine:
                 names.append(self._ended.get_nowait())
         except queue.Empty:
             pass
-        if None in names:  # the guard died: its jobs die with it
-            self._spawner.close()
+        if None in names:  # the guard was killed
             names = [name for device in self.devices for name in device.running]
+            self._spawner.clean_up([self._folders[name] for name in names])
             self._spawner = make_spawner(self._ended)
         ended = [name for name in names if name]
         for device in self.devices:
             device.running.difference_update(ended)
         return ended
+
+    def owns(self, pid: int | None) -> bool:
+        """True if the owner of a claim is our own helper, so that its being alive does not mean that the job is."""
+        return pid is not None and self._spawner.owns(pid)
 
     def wake(self) -> None:
         """End a `wait` early; may be called in a signal handler."""

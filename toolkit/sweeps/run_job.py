@@ -18,14 +18,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import psutil
 
 from toolkit.sweeps import causes, claims, jobs, process_tree
 
 TICK_S = 1.0  # how often a running job looks for a request to stop
 FINISHED_GRACE_S = 5.0  # a job that has written its results may end by itself, even if a stop comes just then
 STOP_NOW = "now"
+RUNNING, DOUBTFUL, FINISHING, ENDING, OVER = "running", "doubtful", "finishing", "ending", "over"
 
 
 @dataclass
@@ -43,34 +47,185 @@ class Task:
     device: str | None = None
 
 
-def run_one_job(task: Task, inbox: queue.SimpleQueue) -> jobs.Status | None:
-    """Claim the job, run it, write its status; None if it was not free or is already settled.
+class JobRun:
+    """One attempt of one job, driven by whoever watches over it: `begin`, then `turn` after each event and each delay.
 
-    `inbox` takes requests from elsewhere: ('stop', cause) ends the job with this cause, ('stop', STOP_NOW) at once.
+    A run that is asked to stop gets SIGTERM, then SIGKILL, and so does everything that it has started. It is over when
+    all is gone and status.json says how it ended.
     """
-    os.makedirs(task.folder, exist_ok=True)
-    slurm_id = _slurm_id()
-    if not claims.take(task.folder, task.attempt, slurm_id):
+
+    def __init__(self, task: Task, family: Callable[[JobRun], list[psutil.Process]], dies_with_us: bool) -> None:
+        self.task, self.family, self.dies_with_us = task, family, dies_with_us
+        self.phase = RUNNING
+        self.status = jobs.Status()
+        self.process: subprocess.Popen | None = None
+        self.stop: tuple[str, str] | None = None
+        self.hurry = False
+        self._until = float("inf")  # end of the present phase
+        self._next_tick = self._heartbeat = 0.0
+        self._known: dict[int, psutil.Process] = {}  # an orphan of a dead parent is in no later snapshot of the tree
+        self._asked: set[int] = set()
+
+    def begin(self) -> bool:
+        """Claim the job and start it; False if it was not free or is settled."""
+        task = self.task
+        os.makedirs(task.folder, exist_ok=True)
+        slurm_id = _slurm_id()
+        if not claims.take(task.folder, task.attempt, slurm_id):
+            return False
+        previous = jobs.read_status(task.folder)
+        if previous.is_settled:
+            return False
+        if previous.state == "running":  # its guard and all were killed; now that the claim is ours, nobody else is hit
+            process_tree.end_marked([task.folder])
+        _clear(task)
+        self.status = status = jobs.next_attempt(previous)
+        status.attempt, status.engine, status.device = task.attempt, task.engine, task.device
+        status.host, status.slurm_id, status.started = socket.gethostname(), slurm_id, time.time()
+        self._began = time.monotonic()
+        self._until = self._began + task.timeout_s if task.timeout_s else float("inf")
+        self._next_tick, self._heartbeat = self._began + TICK_S, self._began + claims.HEARTBEAT_S
+        self.process = self._start()
+        if self.process is None:
+            self._finish()
+        else:
+            status.pid = self.process.pid
+            jobs.write_status(task.folder, status)
+        return True
+
+    def _start(self) -> subprocess.Popen | None:
+        """Start the process with its log; if that fails, the status says why."""
+        task = self.task
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", process_tree.MARK: task.folder, **task.environment}
+        with open(os.path.join(task.folder, "log.txt"), "ab", buffering=0) as log:
+            log.write(f"$ {shlex.join(task.command)}   # attempt {task.attempt}\n".encode())
+            try:
+                return process_tree.start(task.command, environment, log.fileno(), self.dies_with_us)
+            except (OSError, subprocess.SubprocessError) as error:
+                self.status.state, self.status.cause = "failed", causes.EXIT
+                self.status.detail = f"could not be started: {error}"
+                return None
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase == OVER
+
+    def delay(self) -> float:
+        """Seconds after which `turn` wants to be called, if nothing happens before."""
+        now = time.monotonic()
+        if self.phase == RUNNING:
+            return max(0.0, min(self._next_tick, self._until) - now)
+        return 0.01
+
+    @property
+    def is_due(self) -> bool:
+        """True if `turn` has something to do."""
+        return self.phase != RUNNING or self.process.returncode is not None or self.delay() == 0
+
+    def ask_to_stop(self, cause: str | tuple[str, str] | None) -> None:
+        """End the run: None or STOP_NOW for an interruption, else (cause, detail). STOP_NOW spares the grace time."""
+        self.hurry |= cause == STOP_NOW
+        if self.phase in (RUNNING, DOUBTFUL) and self.stop is None:
+            is_pair = isinstance(cause, tuple)
+            self.stop = cause if is_pair else ("interrupted", "the dispatcher was stopped")
+            # Who has written the results is about to end: let it, and lose no work.
+            finishing = os.path.exists(os.path.join(self.task.folder, "results.json"))
+            self.phase = FINISHING if finishing else ENDING
+            self._until = time.monotonic() + (min(self.task.grace_s, FINISHED_GRACE_S) if finishing else 0)
+            self._kill_at = self._until + self.task.grace_s
+
+    def turn(self) -> None:
+        """Do what is due."""
+        now, code = time.monotonic(), self.process.returncode
+        if self.phase == RUNNING:
+            if code is not None:
+                self._exited(code)
+            elif now >= self._until:
+                self.ask_to_stop((causes.TIMEOUT, f"ran longer than {self.task.timeout_s:g} s"))
+            elif now >= self._next_tick:
+                self._tick(now)
+        elif self.phase == DOUBTFUL and now >= self._until:
+            self._sweep_up()
+        if self.phase == FINISHING:
+            if code is not None:
+                self.stop = None
+                self._sweep_up()
+            elif now >= self._until or self.hurry:
+                self.phase = ENDING
+        if self.phase == ENDING:
+            self._end_step(now)
+
+    def _exited(self, code: int) -> None:
+        # Slurm sends SIGTERM to a task and to all below it: did the job die of a signal that we are about to get?
+        if self.task.engine == "slurm" and code in (-signal.SIGTERM, -signal.SIGINT):
+            self.phase, self._until = DOUBTFUL, time.monotonic() + 0.5
+        else:
+            self._sweep_up()
+
+    def _sweep_up(self) -> None:
+        """The job has ended by itself: kill what it has left behind."""
+        self.phase, self._kill_at = ENDING, 0.0
+        self._end_step(time.monotonic())
+
+    def _end_step(self, now: float) -> None:
+        """Signal everything that is left; finish when nothing is."""
+        self._known.update((one.pid, one) for one in self.family(self) if one.pid not in self._known)
+        if self.process.returncode is None:
+            with contextlib.suppress(psutil.Error):
+                self._known.setdefault(self.process.pid, psutil.Process(self.process.pid))
+        self._known = {pid: one for pid, one in self._known.items() if process_tree.is_running(one)}
+        kill = now >= self._kill_at or self.hurry
+        for pid, one in self._known.items():
+            with contextlib.suppress(psutil.Error):
+                if kill:
+                    one.kill()
+                elif pid not in self._asked:
+                    one.terminate()
+        self._asked.update(self._known)
+        if not self._known and self.process.returncode is not None:
+            self._finish()
+
+    def _tick(self, now: float) -> None:
+        """Show that we live; look for a request to stop in the folder, which works across machines."""
+        self._next_tick = now + TICK_S
+        if now >= self._heartbeat:
+            self._heartbeat = now + claims.HEARTBEAT_S
+            with contextlib.suppress(OSError):
+                claims.keep_alive(self.task.folder, self.task.attempt)
+        request = jobs.read_json(os.path.join(self.task.folder, "stop.json"))
+        if isinstance(request, dict) and request.get("attempt") == self.task.attempt:
+            self.ask_to_stop((request["cause"], request["detail"]))
+
+    def _finish(self) -> None:
+        """Write how it ended."""
+        status = self.status
+        status.ended = time.time()
+        status.seconds = round(time.monotonic() - self._began, 3)
+        if self.process is not None:
+            _judge(self.task, status, self.process.returncode, self.stop)
+        jobs.write_status(self.task.folder, status)
+        self.phase = OVER
+
+
+def run_one_job(task: Task, inbox: queue.SimpleQueue) -> jobs.Status | None:
+    """Claim the job, run it to its end, return its status; None if it was not free or is already settled.
+
+    `inbox` takes requests from elsewhere: ('stop', cause) as in JobRun.ask_to_stop.
+    """
+    run = JobRun(task, lambda run: process_tree.family_alone(run.process), dies_with_us=True)
+    if not run.begin():
         return None
-    previous = jobs.read_status(task.folder)
-    if previous.is_settled:
-        return None
-    _clear(task)
-    status = jobs.next_attempt(previous)
-    status.attempt = task.attempt
-    status.engine, status.device, status.host = task.engine, task.device, socket.gethostname()
-    status.slurm_id, status.started = slurm_id, time.time()
-    began = time.monotonic()
-    process = _start(task, status)
-    if process is not None:
-        status.pid = process.pid
-        jobs.write_status(task.folder, status)
-        stop = _Watch(task, process, inbox).wait()
-        status.seconds = round(time.monotonic() - began, 3)
-        _judge(task, status, process.returncode, stop)
-    status.ended = time.time()
-    jobs.write_status(task.folder, status)
-    return status
+    if run.process is not None:
+        threading.Thread(target=lambda: (run.process.wait(), inbox.put(("exited", None))), daemon=True).start()
+    while not run.is_over:
+        with contextlib.suppress(queue.Empty):
+            kind, cause = inbox.get(timeout=run.delay())
+            if kind == "stop":
+                run.ask_to_stop(cause)
+        run.turn()
+        if process_tree.is_reaper() and run.process.returncode is not None:
+            process_tree.reap_orphans()
+    return run.status
 
 
 def _clear(task: Task) -> None:
@@ -82,86 +237,6 @@ def _clear(task: Task) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(task.folder, name))
         shutil.rmtree(os.path.join(task.folder, "run"), ignore_errors=True)
-
-
-def _start(task: Task, status: jobs.Status) -> subprocess.Popen | None:
-    """Start the process with its log; if that fails, the status says why."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "SWEEP_JOB": task.folder, **task.environment}
-    with open(os.path.join(task.folder, "log.txt"), "ab", buffering=0) as log:
-        log.write(f"$ {shlex.join(task.command)}   # attempt {task.attempt}\n".encode())
-        try:
-            return process_tree.start(task.command, environment, log.fileno())
-        except (OSError, subprocess.SubprocessError) as error:
-            status.state, status.cause, status.detail = "failed", causes.EXIT, f"could not be started: {error}"
-            return None
-
-
-class _Watch:
-    """Waits for the end of a process, a time limit or a request to stop; the end is not polled for."""
-
-    def __init__(self, task: Task, process: subprocess.Popen, inbox: queue.SimpleQueue) -> None:
-        self.task, self.process, self.inbox = task, process, inbox
-        self.hurry = False
-        self._heartbeat = time.monotonic()
-        threading.Thread(target=self._report_exit, daemon=True).start()
-
-    def _report_exit(self) -> None:
-        self.process.wait()
-        self.inbox.put(("exited", None))
-
-    def wait(self) -> tuple[str, str] | None:
-        """Return when the whole tree is gone: None if the job ended by itself, else (cause, detail) of the stop."""
-        stop = self._next_event()
-        if stop is not None and os.path.exists(os.path.join(self.task.folder, "results.json")):
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it is about to end: let it, and lose no work
-                self.process.wait(min(self.task.grace_s, FINISHED_GRACE_S))
-                stop = None
-        if stop is not None or process_tree.has_leftovers():
-            process_tree.end_tree(self.process, self.task.grace_s if stop else 0, self._is_hurried)
-        return stop
-
-    def _next_event(self) -> tuple[str, str] | None:
-        deadline = time.monotonic() + self.task.timeout_s if self.task.timeout_s else float("inf")
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return causes.TIMEOUT, f"ran longer than {self.task.timeout_s:g} s"
-            try:
-                kind, cause = self.inbox.get(timeout=min(TICK_S, left))
-            except queue.Empty:
-                request = self._tick()
-                if request:
-                    return request
-                continue
-            if kind == "exited" and not self._was_ended_with_us():
-                return None
-            self.hurry = cause == STOP_NOW
-            return ("interrupted", "the dispatcher was stopped") if cause in (None, STOP_NOW) else cause
-
-    def _was_ended_with_us(self) -> bool:
-        """True if the job died of a signal that we got too: Slurm sends SIGTERM to a task and to all below it."""
-        if self.process.returncode not in (-signal.SIGTERM, -signal.SIGINT):
-            return False
-        with contextlib.suppress(queue.Empty):
-            return self.inbox.get(timeout=0.5)[0] == "stop"
-        return False
-
-    def _tick(self) -> tuple[str, str] | None:
-        """Show that we live; look for a request to stop in the folder, which works across machines."""
-        if time.monotonic() - self._heartbeat >= claims.HEARTBEAT_S:
-            self._heartbeat = time.monotonic()
-            with contextlib.suppress(OSError):
-                claims.keep_alive(self.task.folder, self.task.attempt)
-        request = jobs.read_json(os.path.join(self.task.folder, "stop.json"))
-        if isinstance(request, dict) and request.get("attempt") == self.task.attempt:
-            return request["cause"], request["detail"]
-        return None
-
-    def _is_hurried(self) -> bool:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self.hurry |= self.inbox.get_nowait()[1] == STOP_NOW
-        return self.hurry
 
 
 def _judge(task: Task, status: jobs.Status, code: int, stop: tuple[str, str] | None) -> None:

@@ -159,6 +159,9 @@ class SlurmEngine:
             self._missing.pop(name, None)
         return ended
 
+    def owns(self, pid: int | None) -> bool:
+        return False  # each task has a watcher of its own
+
     def wake(self) -> None:
         self._woken = True
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import IO, Any
 
+from toolkit.sweeps import process_tree
 from toolkit.sweeps.process_tree import ON_LINUX
 from toolkit.sweeps.run_job import STOP_NOW, Task, task_to_json
 
@@ -25,6 +26,7 @@ class GuardSpawner:
 
     def __init__(self, ended: queue.SimpleQueue) -> None:
         self.ended = ended
+        process_tree.become_reaper()  # of jobs whose guard was killed, see `clean_up`
         self._guard = _start_module("toolkit.sweeps.guard", stdout=subprocess.PIPE)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -33,6 +35,16 @@ class GuardSpawner:
 
     def stop(self, key: str, now: bool) -> None:
         self._send({"stop": key, "now": now})
+
+    def owns(self, pid: int) -> bool:
+        """True if process `pid`, which made a claim, is ours."""
+        return pid == self._guard.pid
+
+    def clean_up(self, folders: list[str]) -> None:
+        """After the guard's death: end the jobs that it ran."""
+        self.close()
+        process_tree.end_marked(folders)
+        process_tree.reap_orphans()
 
     def close(self) -> None:
         """End the guard and, if there still are any, its jobs."""
@@ -70,6 +82,9 @@ class ProcessSpawner:
                 _write(self._watchers[key].stdin, STOP_NOW)
             with contextlib.suppress(OSError):
                 self._watchers[key].stdin.close()
+
+    def owns(self, pid: int) -> bool:
+        return False  # a watcher whose end we have heard of is no more
 
     def close(self) -> None:
         watchers = list(self._watchers.items())

@@ -30,6 +30,7 @@ class Engine(Protocol):
     def has_room(self, alone: bool = False) -> bool: ...
     def start(self, tasks: list[tuple[str, Task, bool]]) -> None: ...
     def wait(self, timeout_s: float) -> list[str]: ...
+    def owns(self, pid: int | None) -> bool: ...
     def wake(self) -> None: ...
     def stop_all(self, now: bool) -> None: ...
     def close(self) -> None: ...
@@ -78,6 +79,16 @@ class Progress:
         return (running_s + mean_s * self.waiting) / self.slots
 
 
+def is_running(folder: str, newest_claim: int, status: Status) -> bool:
+    """True if somebody works on the job: the owner of its newest claim lives and has not written how that ended.
+
+    `status` must have been read after the claim, so that an end that comes between is seen.
+    """
+    if newest_claim == 0 or (status.attempt >= newest_claim and status.has_ended):
+        return False
+    return claims.is_alive(folder, newest_claim)
+
+
 class Sweep:
     """All jobs of one start of the dispatcher."""
 
@@ -124,7 +135,8 @@ class Sweep:
             self._count(job, status)
             return
         newest = claims.newest_claim(folder)
-        if (newest and claims.is_alive(folder, newest)) or self._is_queued_elsewhere(job, status):
+        status = jobs.read_status(folder)
+        if is_running(folder, newest, status) or self._is_queued_elsewhere(job, status):
             self._elsewhere[job.name] = job
             return
         self._pending.append((job, max(newest, status.attempt) + 1, False))
@@ -207,7 +219,9 @@ class Sweep:
             self._count(job, status)
         elif self._is_ending and claims.newest_claim(folder) < attempt:
             pass  # taken out of a queue before it began
-        elif claims.newest_claim(folder) <= attempt and not claims.is_alive(folder, attempt):
+        elif claims.newest_claim(folder) <= attempt and (
+            not claims.is_alive(folder, attempt) or self.engine.owns(claims.owner_of(folder, attempt).get("pid"))
+        ):
             self._handle(job, self._declare_lost(job, attempt, status), alone)
         else:
             self._elsewhere[name] = job
@@ -271,7 +285,7 @@ class Sweep:
             for job in list(self._elsewhere.values()):
                 newest = claims.newest_claim(self.folder(job))
                 status = jobs.read_status(self.folder(job))
-                if claims.is_alive(self.folder(job), newest) or self._is_queued_elsewhere(job, status):
+                if is_running(self.folder(job), newest, status) or self._is_queued_elsewhere(job, status):
                     continue
                 del self._elsewhere[job.name]
                 if status.is_settled or (status.state == "failed" and status.attempt == newest):
