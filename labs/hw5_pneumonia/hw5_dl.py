@@ -1,0 +1,348 @@
+"""Homework 5: normal or pneumonia? Chest X-rays of PneumoniaMNIST, from loading to Grad-CAM.
+
+    python -m labs.hw5_pneumonia.hw5_dl --quick     # all five parts in under a minute
+    python -m labs.hw5_pneumonia.hw5_dl             # the real run; figures and tables go to outputs/
+
+GRADED: TODO 1.1 ... 3.2 here; 3.3 ... 5.2 and the three questions in hw5_evaluate.py. The other files of the folder are
+provided: run.py calls these functions in order, choices.py chooses thresholds and guards the test images, backbones.py
+fetches ImageNet weights, figures.py draws images. Where a TODO asks for an answer, write it as a comment that starts
+with "ANSWER" and its number.
+
+Throughout: images are float32 (B, 1, 28, 28) in [-1, 1]; labels are int64 (B,), 0 normal and 1 pneumonia; models
+return logits (B, 2); "probability" is that of pneumonia; pneumonia is the positive class.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from classification_dataset import ImageDataset
+from labs.hw5_pneumonia import figures
+from labs.hw5_pneumonia.backbones import first_convolution, last_linear, replace_module
+from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- Parts 4 and 5 of this homework, under the same name
+    comparison_table,
+    evaluate,
+    grad_cam,
+    plot_filters,
+    plot_grad_cam,
+    plot_roc_and_pr,
+    reflection,
+    sort_cases,
+)
+from toolkit.augment import normalize
+from toolkit.batches import make_loader
+from toolkit.devices import autocast
+from toolkit.medmnist_data import Source, Split
+from toolkit.plots import learning_curves, new_figure, save_figure
+from toolkit.training import AveragedWeights, check_loss
+
+SPLITS = ("train", "val", "test")
+HISTORY = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+# ---- Part 1: data ----------------------------------------------------------------------------------------------------
+
+
+def make_dataloaders(source: Source, batch_size: int = 128, seed: int = 0, augmented: bool = True) -> dict[str, Any]:
+    """Return {"train": DataLoader, "val": DataLoader, "test": DataLoader} of (images, labels).
+
+    source: locate("pneumoniamnist"); source.read(split) gives images uint8 (N, 1, 28, 28) and labels int64 (N,).
+    Only training batches are shuffled (the same for the same seed) and, if `augmented`, sent through `augment`.
+    """
+    # Hint: ImageDataset(split, augmentation=f, seed=...) calls f(uint8 images, generator); make_loader does the rest.
+    # BEGIN SOLUTION 1.1: three DataLoaders
+    loaders: dict[str, DataLoader] = {}
+    for name in SPLITS:
+        training = name == "train"
+        function = augment_bytes if training and augmented else None
+        dataset = ImageDataset(source.read(name), augmentation=function, seed=seed)  # type: ignore[arg-type]
+        loaders[name] = make_loader(dataset, batch_size, shuffle=training, seed=seed)
+    return loaders
+    # END SOLUTION 1.1
+
+
+def explore(splits: Mapping[str, Split], class_names: Sequence[str], folder: Path) -> dict[str, list[int]]:
+    """Write 1_samples.png (a grid of each class) and 1_distribution.png (bars); return images a class for each split.
+
+    ANSWER 1.2 says what the imbalance does to training and to the figures that one reports.
+    """
+    # Hint: torch.bincount; figures.image_grid(rows, titles, title, path) draws one row of images a class.
+    # BEGIN SOLUTION 1.2: count the classes and draw both figures
+    counts = {name: torch.bincount(split.labels, minlength=len(class_names)).tolist() for name, split in splits.items()}
+    train = splits["train"]
+    rows = [normalize(train.images[train.labels == c][:8]) for c in range(len(class_names))]
+    figures.image_grid(rows, class_names, "training images of each class", folder / "1_samples.png")
+    figure = new_figure(7, 3.6)
+    axes = figure.subplots()
+    for c, class_name in enumerate(class_names):
+        bars = axes.bar([i + 0.4 * c for i in range(len(counts))], [n[c] for n in counts.values()], 0.4)
+        bars.set_label(class_name)
+        axes.bar_label(bars)
+    axes.set_xticks([i + 0.2 for i in range(len(counts))], [f"{s} (n = {sum(n)})" for s, n in counts.items()])
+    axes.set(ylabel="images", title="PneumoniaMNIST: images of each class")
+    axes.legend()
+    save_figure(figure, folder / "1_distribution.png")
+    # ANSWER 1.2: Three of four training images show pneumonia. A model that always says "pneumonia" is right for 74 %
+    # of them, so accuracy alone says little, and with the plain loss errors on normal images count for a third of the
+    # others: the model learns to say "pneumonia" when in doubt. In a population with fewer sick people (the test
+    # split has 62.5 %, a screening far less) that becomes false alarms. Against it: weights in the loss, a threshold
+    # chosen on validation data for sensitivity and specificity alike, and figures that do not depend on prevalence.
+    return counts
+    # END SOLUTION 1.2
+
+
+def augment(images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Random versions of training images, float32 (B, 1, H, W) in [-1, 1] → the same; the input stays as it is.
+
+    Each image independently: mirrored left to right with probability 1/2, turned by up to 10 degrees either way,
+    contrast times 0.8 ... 1.2 and brightness plus -0.2 ... 0.2. ANSWER 1.3: why does augmentation matter in medicine,
+    and which of these would a radiologist object to?
+    """
+    # Hint: F.affine_grid and F.grid_sample turn and mirror a whole batch; torch.rand takes a generator.
+    # BEGIN SOLUTION 1.3: flip, turn, contrast, brightness
+    B = len(images)
+    flip, angle, gain, offset = torch.rand(4, B, generator=generator).to(images.device)  # (B,) each
+    sign = torch.where(flip < 0.5, -1.0, 1.0)
+    angle = (2 * angle - 1) * torch.pi * 10 / 180
+    zero = torch.zeros_like(angle)
+    row_x = torch.stack([sign * angle.cos(), -angle.sin(), zero], dim=1)
+    row_y = torch.stack([sign * angle.sin(), angle.cos(), zero], dim=1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(images.shape), align_corners=False)  # (B, H, W, 2)
+    # Reflection fills the corners with tissue: black corners would tell the model how far the image was turned.
+    turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    gain, offset = 1 + 0.2 * (2 * gain - 1), 0.2 * (2 * offset - 1)
+    # ANSWER 1.3: There are few images, from one hospital and machine, and labels are dear; patients stand askew and
+    # exposure differs, so small turns and changes of brightness are what a new hospital will bring. A radiologist
+    # objects to the mirror: it puts the heart on the right (dextrocardia) and the liver on the left, which do not occur
+    # in healthy people, and it swaps the side marker. Here it is harmless for the label "pneumonia" but would be wrong
+    # wherever sides matter. Strong contrast changes are doubtful too: a faint opacity is the finding.
+    return (turned * gain.view(B, 1, 1, 1) + offset.view(B, 1, 1, 1)).clamp(-1, 1)
+    # END SOLUTION 1.3
+
+
+def augment_bytes(images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """uint8 (B, 1, H, W) → `augment` of the normalised images."""
+    return augment(normalize(images), generator)
+
+
+# ---- Part 2: a network of one's own ----------------------------------------------------------------------------------
+
+
+class PneumoniaCNN(nn.Module):
+    """Two or three convolutions, each with ReLU and max pooling, then one or two dense layers.
+
+    (B, 1, 28, 28) → logits (B, 2). `features` holds the convolutions, `classifier` the dense layers. Document your
+    layers here with their output shapes.
+    """
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        # Hint: padding=1 keeps 28 x 28 through a 3 x 3 convolution; each pooling halves it: 28, 14, 7, 3.
+        # BEGIN SOLUTION 2.1: define the layers
+        layers: list[nn.Module] = []
+        # (B, 1, 28, 28) → (B, 32, 14, 14) → (B, 64, 7, 7) → (B, 128, 3, 3)
+        for channels_in, channels_out in ((1, 32), (32, 64), (64, 128)):
+            layers += [
+                nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(channels_out),  # allows a learning rate ten times that without it
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),  # (B, 1152)
+            nn.Dropout(0.5),  # 4,708 images are few for 150,000 weights
+            nn.Linear(128 * 3 * 3, 64),
+            nn.ReLU(),
+            nn.Linear(64, num_classes),
+        )
+        # END SOLUTION 2.1
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 1, 28, 28) → logits (B, 2)."""
+        # BEGIN SOLUTION 2.1: features, then logits
+        return self.classifier(self.features(images))
+        # END SOLUTION 2.1
+
+
+def train(
+    model: nn.Module,
+    train_loader: Any,
+    val_loader: Any,
+    epochs: int = 30,
+    learning_rate: float = 1e-3,
+    patience: int = 8,
+    *,
+    class_weights: torch.Tensor | None = None,
+    ema_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    precision: str = "float32",
+    report: Callable[[str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Train with Adam and cross-entropy; stop early on val_loss; `model` ends with the weights of its best epoch.
+
+    Returns lists train_loss, train_acc, val_loss, val_acc, a value an epoch; losses in nats, accuracies as fractions.
+    Only parameters with requires_grad are trained. patience: end after so many epochs without a lower val_loss.
+    class_weights: float (2,) for the loss. ema_decay: above 0, averaged weights are validated and kept.
+    report: gets one line an epoch.
+    """
+    # Hint: run_epoch below does one epoch; copy.deepcopy(model.state_dict()) keeps weights; AveragedWeights averages.
+    # BEGIN SOLUTION 2.2: epochs with early stopping
+    device = next(model.parameters()).device
+    criterion = nn.CrossEntropyLoss(weight=class_weights).to(device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=learning_rate, weight_decay=weight_decay)
+    averaged = AveragedWeights(model, ema_decay) if ema_decay else None
+    judged = copy.deepcopy(model) if averaged else model
+    history: dict[str, list[float]] = {name: [] for name in HISTORY}
+    best_weights = copy.deepcopy(model.state_dict())
+    for epoch in range(1, epochs + 1):
+        row = run_epoch(model, train_loader, criterion, optimizer, averaged, precision=precision)
+        if averaged:
+            judged.load_state_dict(averaged.values)
+        row += run_epoch(judged, val_loader, criterion, precision=precision)
+        for name, value in zip(HISTORY, row, strict=True):
+            history[name].append(value)
+        best_epoch = 1 + int(np.argmin(history["val_loss"]))
+        if best_epoch == epoch:
+            best_weights = copy.deepcopy(judged.state_dict())
+        if report:
+            report(f"epoch {epoch}: " + ", ".join(f"{n} {v[-1]:.4f}" for n, v in history.items()))
+        if epoch - best_epoch >= patience:
+            break
+    model.load_state_dict(best_weights)
+    return history
+    # END SOLUTION 2.2
+
+
+def run_epoch(
+    model: nn.Module,
+    loader: Any,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    averaged: AveragedWeights | None = None,
+    *,
+    precision: str = "float32",
+) -> tuple[float, float]:
+    """One epoch: training with an optimizer, validation without. Returns (loss, accuracy) over all images seen."""
+    # Hint: model.train(...), torch.set_grad_enabled(...); zero_grad, backward, step; then averaged.update(model).
+    # BEGIN SOLUTION 2.2: one epoch of training or validation
+    device = next(model.parameters()).device
+    # Frozen layers keep their BatchNorm statistics: those of the images that they were trained on.
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        module.training = optimizer is not None and (not own or any(parameter.requires_grad for parameter in own))
+    total_loss, hits, seen = 0.0, 0, 0
+    with torch.set_grad_enabled(optimizer is not None):
+        for step, (images, labels) in enumerate(loader, start=1):
+            images, labels = images.to(device), labels.to(device)
+            with autocast(device, precision):
+                logits = model(images)
+            loss = criterion(logits.float(), labels)
+            if optimizer is not None:
+                check_loss(loss.item(), step, optimizer)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if averaged is not None:
+                    averaged.update(model)
+            total_loss += loss.item() * len(labels)
+            hits += (logits.argmax(dim=1) == labels).sum().item()
+            seen += len(labels)
+    return total_loss / seen, hits / seen
+    # END SOLUTION 2.2
+
+
+def plot_training(history: Mapping[str, Sequence[float]], title: str, path: Path) -> dict[str, float]:
+    """Write the curves of loss and accuracy as PNG; return what the verdict on overfitting rests on.
+
+    best_epoch: the one with the lowest val_loss (from 1). loss_gap: val_loss - train_loss at the last epoch.
+    loss_rise: val_loss at the last epoch minus its lowest. ANSWER 2.3: is it overfitting, and how can you tell?
+    """
+    # Hint: toolkit.plots.learning_curves, or draw them yourself.
+    # BEGIN SOLUTION 2.3: curves and verdict
+    learning_curves(history, "acc", title, path)
+    train_loss, val_loss = history["train_loss"], history["val_loss"]
+    # ANSWER 2.3: Overfitting shows where training loss goes on falling while validation loss rises again (loss_rise
+    # above 0 by more than its jitter) and the gap between them grows. Dropout and augmentation make the training
+    # figures look worse than they are: they are measured on harder images with half of the units missing, so a
+    # validation loss below the training loss is no error. Early stopping keeps the weights from before the rise. But
+    # validation images come from the same hospital as the training images: the test split shows what the curves cannot.
+    return {
+        "best_epoch": 1 + int(np.argmin(val_loss)),
+        "loss_gap": val_loss[-1] - train_loss[-1],
+        "loss_rise": val_loss[-1] - min(val_loss),
+    }
+    # END SOLUTION 2.3
+
+
+# ---- Part 3: transfer from photographs -------------------------------------------------------------------------------
+
+
+def adapt_backbone(backbone: nn.Module, num_classes: int = 2) -> nn.Module:
+    """Change a torchvision classifier in place so that it takes one channel and returns num_classes logits.
+
+    The weights (O, 3, k, k) of the first convolution are summed to (O, 1, k, k): a grey image then gives exactly what
+    its three equal channels gave before. The last linear layer is new. Works with any torchvision classifier.
+    """
+    # Hint: first_convolution(backbone) and last_linear(backbone) give name and module; replace_module(...) swaps.
+    # BEGIN SOLUTION 3.1: one channel in, a new head
+    name, old = first_convolution(backbone)
+    convolution = nn.Conv2d(
+        1,
+        old.out_channels,
+        kernel_size=old.kernel_size,
+        stride=old.stride,
+        padding=old.padding,
+        dilation=old.dilation,
+        bias=old.bias is not None,
+    )
+    with torch.no_grad():
+        convolution.weight.copy_(old.weight.sum(dim=1, keepdim=True))  # (O, 1, k, k)
+        if old.bias is not None:
+            convolution.bias.copy_(old.bias)
+    replace_module(backbone, name, convolution)
+    name, head = last_linear(backbone)
+    replace_module(backbone, name, nn.Linear(head.in_features, num_classes))
+    return backbone
+    # END SOLUTION 3.1
+
+
+def fine_tune(
+    model: nn.Module,
+    train_loader: Any,
+    val_loader: Any,
+    head_epochs: int = 2,
+    epochs: int = 10,
+    learning_rate: float = 1e-3,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Train first only the new head, then everything at a tenth of the rate; return one history of both phases.
+
+    options: further arguments of `train`. Afterwards every parameter has requires_grad again.
+    """
+    # Hint: last_linear(model) gives the head; requires_grad_(False) freezes.
+    # BEGIN SOLUTION 3.2: the head, then everything
+    _name, head = last_linear(model)
+    model.requires_grad_(False)
+    head.requires_grad_(True)
+    history = train(model, train_loader, val_loader, head_epochs, learning_rate, **options)
+    model.requires_grad_(True)
+    second = train(model, train_loader, val_loader, epochs, learning_rate / 10, **options)
+    return {name: history[name] + second[name] for name in HISTORY}
+    # END SOLUTION 3.2
+
+
+if __name__ == "__main__":
+    from labs.hw5_pneumonia.run import main
+    from toolkit.cli import run_script
+
+    run_script(main)
