@@ -88,6 +88,7 @@ def explore(splits: Mapping[str, Split], class_names: Sequence[str], folder: Pat
         axes.bar_label(bars)
     axes.set_xticks([i + 0.2 for i in range(len(counts))], [f"{s} (n = {sum(n)})" for s, n in counts.items()])
     axes.set(ylabel="images", title="PneumoniaMNIST: images of each class")
+    axes.margins(y=0.12)
     axes.legend()
     save_figure(figure, folder / "1_distribution.png")
     # ANSWER 1.2: Three of four training images show pneumonia. A model that always says "pneumonia" is right for 74 %

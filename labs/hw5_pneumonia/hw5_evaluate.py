@@ -125,7 +125,11 @@ def sort_cases(probabilities: np.ndarray, labels: np.ndarray, threshold: float) 
     called, ill = probabilities >= threshold, labels == 1
     kinds = {"TP": called & ill, "TN": ~called & ~ill, "FP": called & ~ill, "FN": ~called & ill}
     order = np.argsort(-np.abs(probabilities - threshold), kind="stable")
-    # ANSWER 4.3: @@CASES@@
+    # ANSWER 4.3: The model goes by darkness. True positives are pale, hazy lungs without a clear edge of the heart;
+    # true negatives are dark, sharply outlined lungs of children who fill the frame. False positives are healthy lungs
+    # on pale images of low contrast, or images with a wide black frame; false negatives are pneumonias on dark images
+    # of high contrast, where the haze is faint. So it has learned exposure along with disease, and a machine that
+    # exposes otherwise would move its errors. Augmenting contrast more, or equalising histograms, goes against that.
     return {kind: order[chosen[order]] for kind, chosen in kinds.items()}
     # END SOLUTION 4.3
 
