@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from tests.check_table import ROOT, TODOS
 pytestmark = pytest.mark.provided
 
 RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py")
-GRADED = ("classification_models", "classification_train", "segmentation_models", "segmentation_train")
 PASSING = "def test(): pass"
 
 
@@ -210,45 +208,3 @@ def test_a_pytest_that_cannot_start_is_reported(course):
     assert code == 1
     assert {row[0] for row in rows.values()} == {"failing"}
     assert "could not be started" in rows["1.0"][2]
-
-
-def stubbed_copy(folder: Path) -> Path:
-    """The course with every solution body replaced by its stub, as a student gets it."""
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "sweeps", "labs"))
-    shutil.copytree(ROOT / "toolkit", folder / "toolkit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "data" / "bundled", folder / "data" / "bundled")
-    for path in [*ROOT.glob("*.py"), ROOT / "pyproject.toml"]:
-        shutil.copy(path, folder)
-    block = re.compile(
-        r"^( *)# BEGIN SOLUTION (\S+): (.*?)(?: -> (.*))?\n(?:.*\n)*?^ *# END SOLUTION \2\n", re.MULTILINE
-    )
-
-    def stub(found: re.Match) -> str:
-        indent, number, task, replacement = found.groups()
-        return indent + (replacement or f'raise NotImplementedError("TODO {number}: {task}")') + "\n"
-
-    for name in GRADED:
-        path = folder / f"{name}.py"
-        path.write_text(block.sub(stub, path.read_text("utf-8")), "utf-8")
-    return folder
-
-
-def test_an_unfilled_starter_has_nothing_started_and_nothing_failing(tmp_path):
-    """With the real tests and the graded modules of this repository, their solutions cut out."""
-    if "# BEGIN SOLUTION" not in (ROOT / "classification_models.py").read_text("utf-8"):
-        return  # a student's copy, from which the solution cannot be cut out; staff/check_starter.py proves it there
-    folder = stubbed_copy(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-m", "tests"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    rows = rows_of(result.stdout)
-    assert result.returncode == 1
-    for todo in TODOS:
-        state, points, line = rows[todo.number]
-        assert (state, points) == ("not started", f"0/{todo.points}")
-        assert line.startswith(f"TODO {todo.number}: ")

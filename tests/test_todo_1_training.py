@@ -30,9 +30,10 @@ def criterion_of_train_model():
         raise LossSeenError(criterion)
 
     loader = helpers.label_loader()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(LossSeenError) as seen:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification_train, "train_epoch", look)
-        classification_train.train_model(helpers.small_classifier(), loader, loader, epochs=1)
+        with pytest.raises(LossSeenError) as seen:
+            classification_train.train_model(helpers.small_classifier(), loader, loader, epochs=1)
     return seen.value.args[0]
 
 

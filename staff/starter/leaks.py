@@ -38,6 +38,7 @@ class Evidence:
     renamed: dict[str, str] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)  # without white space
     names: dict[str, str] = field(default_factory=dict)
+    sizes: set[int] = field(default_factory=set)  # of the syntax trees in `exact` and `renamed`; others cannot match
 
     @property
     def telling_names(self) -> dict[str, str]:
@@ -51,45 +52,39 @@ def collect(originals: Mapping[str, str], provided: Mapping[str, str], common_na
     provided: {name: text} of Python code that students are given; what it holds itself is no evidence.
     """
     evidence = Evidence()
-    known_exact: set[str] = set()
-    known_renamed: set[str] = set()
     known_names, known_text = set(common_names), ""
-    trees = {name: ast.parse(text) for name, text in originals.items()}
+    known_trees: list[tuple[ast.AST, int]] = []
     for name, text in originals.items():
         outside = _lines_outside(text)
         known_text += squeeze("\n".join(line for number, line in enumerate(text.split("\n"), 1) if number in outside))
-        inside = [node for node in ast.walk(trees[name]) if getattr(node, "lineno", None) not in outside | {None}]
-        for node in inside:
-            where = f"{name}:{node.lineno}"
-            _add_fragment(evidence, node, where)
-            for bound in bound_names(node):
-                evidence.names.setdefault(bound, where)
+        for node, size in sized_nodes(ast.parse(text)):
+            if getattr(node, "lineno", 0) in outside:
+                known_names.update(identifiers(node))
+                known_trees.append((node, size))
+            elif hasattr(node, "lineno"):
+                _add_fragment(evidence, node, size, f"{name}:{node.lineno}")
         _add_lines(evidence, name, text, outside)
-        known = [node for node in ast.walk(trees[name]) if getattr(node, "lineno", None) in outside]
-        known_names |= {identifier for node in known for identifier in identifiers(node)}
     for text in provided.values():
         known_text += squeeze(text)
-        for node in ast.walk(ast.parse(text)):
-            known_names |= set(identifiers(node))
-            if isinstance(node, (ast.stmt, ast.expr)):
-                known_exact.add(exact(node))
-                known_renamed.add(renamed(node))
-    _forget(evidence.exact, lambda key: key in known_exact)
-    _forget(evidence.renamed, lambda key: key in known_renamed)
-    _forget(evidence.lines, lambda key: key in known_text)
-    _forget(evidence.names, lambda key: key in known_names)
+        known_trees += sized_nodes(ast.parse(text))
+        known_names |= {name for node in ast.walk(ast.parse(text)) for name in identifiers(node)}
+    for node, size in known_trees:
+        if size in evidence.sizes and isinstance(node, (ast.stmt, ast.expr)):
+            evidence.exact.pop(exact(node), None)
+            evidence.renamed.pop(renamed(node), None)
+    evidence.lines = {line: where for line, where in evidence.lines.items() if line not in known_text}
+    evidence.names = {name: where for name, where in evidence.names.items() if name not in known_names}
     return evidence
 
 
 def search_code(evidence: Evidence, name: str, text: str, graded: bool) -> Iterator[str]:
     """Problems of one Python file of the starter; in a graded one every name that a solution introduces counts."""
     names = evidence.names if graded else evidence.telling_names
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.stmt, ast.expr)):
-            size = count_nodes(node)
-            if size >= EXACT_NODES and (where := evidence.exact.get(exact(node))):
+    for node, size in sized_nodes(ast.parse(text)):
+        if size in evidence.sizes and isinstance(node, (ast.stmt, ast.expr)):
+            if where := evidence.exact.get(exact(node)):
                 yield f"{name}:{node.lineno}: solution code of {where}: {first_line(node)}"
-            elif size >= RENAMED_NODES and (where := evidence.renamed.get(renamed(node))):
+            elif where := evidence.renamed.get(renamed(node)):
                 yield f"{name}:{node.lineno}: solution code of {where} with other names: {first_line(node)}"
         for identifier in identifiers(node):
             if identifier in names:
@@ -126,14 +121,15 @@ def comments_and_strings(source: str) -> str:
     return "\n".join(rows)
 
 
-def _add_fragment(evidence: Evidence, node: ast.AST, where: str) -> None:
-    if not isinstance(node, (ast.stmt, ast.expr)):
-        return
-    size = count_nodes(node)
-    if size >= EXACT_NODES:
+def _add_fragment(evidence: Evidence, node: ast.AST, size: int, where: str) -> None:
+    """Take a node of a solution into the evidence: its names, and its syntax if that is large enough to tell."""
+    for name in bound_names(node):
+        evidence.names.setdefault(name, where)
+    if isinstance(node, (ast.stmt, ast.expr)) and size >= EXACT_NODES:
+        evidence.sizes.add(size)
         evidence.exact.setdefault(exact(node), where)
-    if size >= RENAMED_NODES:
-        evidence.renamed.setdefault(renamed(node), where)
+        if size >= RENAMED_NODES:
+            evidence.renamed.setdefault(renamed(node), where)
 
 
 def _add_lines(evidence: Evidence, name: str, text: str, outside: set[int]) -> None:
@@ -162,11 +158,6 @@ def _lines_outside(text: str) -> set[int]:
     return outside
 
 
-def _forget(found: dict[str, str], is_known: object) -> None:
-    for key in [key for key in found if is_known(key)]:
-        del found[key]
-
-
 def identifiers(node: ast.AST) -> list[str]:
     """Identifiers that a node itself holds."""
     fields = ("id", "attr", "arg", "name", "asname", "rest")
@@ -188,9 +179,17 @@ def is_telling(name: str) -> bool:
     return "_" in name.strip("_") or any(letter.isdigit() for letter in name)
 
 
-def count_nodes(node: ast.AST) -> int:
-    """Size of a syntax tree, contexts (load, store) left out."""
-    return sum(1 for item in ast.walk(node) if not isinstance(item, ast.expr_context))
+def sized_nodes(tree: ast.AST) -> list[tuple[ast.AST, int]]:
+    """Every node with the size of its syntax tree in nodes, contexts (load, store) left out."""
+    found: list[tuple[ast.AST, int]] = []
+
+    def visit(node: ast.AST) -> int:
+        size = 1 + sum(visit(child) for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context))
+        found.append((node, size))
+        return size
+
+    visit(tree)
+    return found
 
 
 def exact(node: ast.AST) -> str:

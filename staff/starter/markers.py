@@ -106,7 +106,9 @@ def _check_encloses_statements(tree: ast.Module, region: Region, name: str) -> N
     statements = [node for node in parents if isinstance(node, ast.stmt)]
     inside = {node for node in statements if first_line(node) > region.first and node.end_lineno < region.last}
     outermost = [node for node in inside if parents[node] not in inside and isinstance(parents[node], BLOCK_OWNERS)]
+    outermost.sort(key=first_line)
     around = _ancestors(outermost[0], parents) if outermost else []
+    around = [node for node in around if not isinstance(node, ast.stmt) or first_line(node) < region.first]
     cut = [
         first_line(node)
         for node in statements
@@ -122,8 +124,18 @@ def _check_encloses_statements(tree: ast.Module, region: Region, name: str) -> N
             raise MarkerError(f"{name}:{node.lineno}: indented otherwise than the marker in line {region.first}")
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             raise MarkerError(f"{name}:{node.lineno}: solution {region.todo} encloses a docstring")
+        if _block(node, parents) != _block(outermost[0], parents):
+            raise MarkerError(
+                f"{name}:{region.first}: solution {region.todo} goes beyond its block in line {node.lineno}"
+            )
     if not any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in around):
         raise MarkerError(f"{name}:{region.first}: solution {region.todo} is not inside a function's body")
+
+
+def _block(node: ast.stmt, parents: dict[ast.AST, ast.AST]) -> tuple[ast.AST, str | None]:
+    """The block that holds a statement: `body` and `orelse` of one `if` are two."""
+    fields = ast.iter_fields(parents[node])
+    return parents[node], next((name for name, value in fields if isinstance(value, list) and node in value), None)
 
 
 def _ancestors(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[ast.AST]:
@@ -140,10 +152,10 @@ def first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))])
 
 
-def check_unmarked(source: str, name: str) -> None:
-    """Raise MarkerError if a file that is not graded holds a marker, in code, comment or text."""
+def check_unmarked(source: str, name: str, *, comments_only: bool) -> None:
+    """Raise MarkerError if a file that is not graded holds a marker: anywhere, or only as a comment line."""
     for number, line in enumerate(source.splitlines(), start=1):
-        if LOOKS_LIKE_A_MARKER.search(line):
+        if LOOKS_LIKE_A_MARKER.search(line) and (line.strip().startswith("#") or not comments_only):
             raise MarkerError(f"{name}:{number}: solution marker in a file that is not graded")
 
 

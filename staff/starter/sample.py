@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def without_test_arrays(recipe: Recipe) -> dict[str, bytes]:
         raise UserError(f"{settings['manifest']} has {len(records)} entries for {settings['file']}; it must have one")
     record = records[0]
     record["md5"] = hashlib.md5(archive, usedforsecurity=False).hexdigest()
-    record["what"] += "; the test images are held back for grading"
+    record["what"] = _what(path, kept)
     text = json.dumps({"files": records}, indent=2, ensure_ascii=False) + "\n"
     return {settings["file"]: archive, settings["manifest"]: text.encode()}
 
@@ -58,6 +59,18 @@ def hidden_images(recipe: Recipe) -> list[bytes]:
     path = recipe.root / recipe.settings["sample"]["file"]
     arrays = [read_array(path, name) for name in read_headers(path) if HELD_BACK in name and "images" in name]
     return [image.tobytes() for images in arrays for image in images]
+
+
+def _what(path: Path, kept: list[str]) -> str:
+    """What the student's copy holds, for the line that says that it is used."""
+    headers = read_headers(path)
+    counts = {name: headers[name].shape[0] for name in kept if name.endswith("images")}
+    labelled = " / ".join(str(count) for name, count in counts.items() if not name.startswith("unlabelled"))
+    others = " / ".join(str(count) for name, count in counts.items() if name.startswith("unlabelled"))
+    return (
+        f"{labelled} labelled images for training and validation, and {others} without labels, all of the official "
+        "training split; the test images are held back for grading"
+    )
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -1,0 +1,1 @@
+"""Tests of make_starter, check_starter and identify."""
