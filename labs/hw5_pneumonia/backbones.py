@@ -19,9 +19,7 @@ from toolkit.devices import evaluating
 from toolkit.errors import UserError
 from toolkit.runs import load_checkpoint
 
-CONNECT_TIMEOUT_S = (
-    15  # of each socket operation; a firewall that drops packets would otherwise stop the run for minutes
-)
+CONNECT_TIMEOUT_S = 15  # of each socket operation: a firewall that drops packets would stop the run for minutes
 
 
 class Resized(nn.Module):
@@ -112,6 +110,32 @@ def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not found:
         raise UserError(f"{type(network).__name__} has no linear head; choose another --backbone")
+    return found[-1]
+
+
+def last_map(network: nn.Module, images: torch.Tensor, cells: int = 4) -> str:
+    """Name of the last layer whose output still has cells x cells places: where Grad-CAM can show something.
+
+    images: (B, 1, H, W) to try it with. Raises UserError if no layer has such an output.
+    """
+    found: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.dim() == 4 and min(output.shape[2:]) >= cells:
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    try:
+        with evaluating(network):
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise UserError(f"no layer of {type(network).__name__} has an output of {cells} x {cells} places for Grad-CAM")
     return found[-1]
 
 

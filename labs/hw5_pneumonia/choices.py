@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from toolkit.devices import autocast, evaluating
 from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, Split
 from toolkit.runs import write_json
 
 
@@ -20,7 +22,28 @@ def check_classes(labels: torch.Tensor, split: str, class_names: tuple[str, ...]
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
     missing = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if missing:
-        raise UserError(f"the {split} split has no image of: {', '.join(missing)}; use more images or another file")
+        raise UserError(
+            f"the {split} split has no image of: {', '.join(missing)}; use more --train_images or another file"
+        )
+
+
+@dataclass(frozen=True)
+class FewerImages:
+    """A source whose training split has `count` images drawn at random; the other splits stay whole."""
+
+    source: Source
+    count: int
+
+    def read(self, split: str) -> Split:
+        """Like Source.read."""
+        whole = self.source.read(split)
+        if split != "train" or self.count >= len(whole):
+            return whole
+        chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))[: self.count]
+        return Split(whole.images[chosen], whole.labels[chosen])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
 
 
 def balanced_weights(labels: torch.Tensor) -> torch.Tensor:

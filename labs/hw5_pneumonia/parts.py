@@ -16,9 +16,11 @@ from torch import nn
 
 from labs.hw5_pneumonia import choices as choosing
 from labs.hw5_pneumonia import figures, hw5_dl, recipes
+from labs.hw5_pneumonia.backbones import last_map
 from toolkit import plots
 from toolkit.augment import normalize
 from toolkit.devices import describe, pick_device, resolve_precision, seed_everything
+from toolkit.gradcam import randomised
 from toolkit.medmnist_data import Source
 from toolkit.runs import environment, write_json
 
@@ -73,7 +75,7 @@ def train_all(
 ) -> dict[str, Trained]:
     """Parts 2 and 3: every recipe with every seed; the curves of the first seed are drawn."""
     trained: dict[str, Trained] = {}
-    for number, recipe in enumerate(recipes.make_recipes(settings, args.backbone, weights, args.image_size)):
+    for recipe in recipes.make_recipes(args.models, settings, args.backbone, weights, args.image_size):
         row = trained.setdefault(recipe.name, Trained(recipe))
         for seed in range(args.seeds):
             seed_everything(seed)
@@ -89,7 +91,7 @@ def train_all(
                 f"best validation loss {history['val_loss'][best]:.4f}, accuracy there {history['val_acc'][best]:.4f}",
                 flush=True,
             )
-        path = folder / f"{'2' if number == 0 else '3'}_curves_{_file_name(recipe.name)}.png"
+        path = folder / f"{'2' if recipe.name == 'CNN' else '3'}_curves_{_file_name(recipe.name)}.png"
         hw5_dl.plot_training(row.histories[0], f"{recipe.name}, seed 0", path)
     return trained
 
@@ -148,50 +150,52 @@ def part_4(
         plots.confusion(counts, ("normal", "pneumonia"), f"{name}, test", path)
     thresholds = {name: figures_of["thresholds"][0] for name, figures_of in models.items()}
     areas = hw5_dl.plot_roc_and_pr(first, labels, thresholds, folder / "4_roc_pr.png")
-    _draw_cases(first["CNN"], labels, thresholds["CNN"], images, folder)
-    figures.calibration(first["CNN"], labels, "CNN, test", folder / "4_calibration.png")
+    shown = next(iter(first))
+    _draw_cases(shown, first[shown], labels, thresholds[shown], images, folder)
+    figures.calibration(first[shown], labels, f"{shown}, test", folder / "4_calibration.png")
     return {"models": models, "areas_seed_0": areas, "probabilities_seed_0": first}
 
 
 def _draw_cases(
-    probabilities: np.ndarray, labels: np.ndarray, threshold: float, images: torch.Tensor, folder: Path
+    name: str, probabilities: np.ndarray, labels: np.ndarray, threshold: float, images: torch.Tensor, folder: Path
 ) -> None:
     """Eight images of each kind, the most confident first."""
     cases = hw5_dl.sort_cases(probabilities, labels, threshold)
     rows = [images[torch.as_tensor(indices[:8].copy())] for indices in cases.values()]
     names = {"TP": "true positives", "TN": "true negatives", "FP": "false positives", "FN": "false negatives"}
     titles = [f"{names[kind]}, {len(indices)} in all" for kind, indices in cases.items()]
-    figures.image_grid(rows, titles, "CNN on test images, the most confident first", folder / "4_cases.png")
+    figures.image_grid(rows, titles, f"{name} on test images, the most confident first", folder / "4_cases.png")
 
 
 def part_5(
     trained: Mapping[str, Trained], results: dict[str, Any], images: torch.Tensor, labels: np.ndarray, folder: Path
 ) -> dict[str, Any]:
-    """Filters and Grad-CAM of the CNN, and whether the maps depend on what was learned (Adebayo et al. 2018)."""
-    row = trained["CNN"]
-    model = row.models[0].float()
-    layer = row.recipe.cam_layer(model)
-    hw5_dl.plot_filters(model, folder / "5_filters.png")
-    probabilities = results.pop("probabilities_seed_0")["CNN"]
-    threshold = results["models"]["CNN"]["thresholds"][0]
+    """Filters and Grad-CAM of the first model, and whether the maps depend on what was learned (Adebayo 2018)."""
+    name = next(iter(trained))
+    model = trained[name].models[0].float()
     images = images.to(next(model.parameters()).device)
+    place = last_map(model, images[:1])
+    layer = model.get_submodule(place)
+    hw5_dl.plot_filters(model, folder / "5_filters.png")
+    probabilities = results.pop("probabilities_seed_0")[name]
+    threshold = results["models"][name]["thresholds"][0]
     path = folder / "5_grad_cam.png"
     chosen = hw5_dl.plot_grad_cam(model, layer, images, labels, probabilities, threshold, path)
     targets = torch.ones(len(chosen), dtype=torch.int64, device=images.device)
     learned = hw5_dl.grad_cam(model, layer, images[chosen], targets)
-    random = type(model)().to(images.device)
-    random_maps = hw5_dl.grad_cam(random, row.recipe.cam_layer(random), images[chosen], targets)
+    random = randomised(model)
+    random_maps = hw5_dl.grad_cam(random, random.get_submodule(place), images[chosen], targets)
     change = (learned - random_maps).abs().mean().item()
-    return {"test_images": chosen, "mean_change_with_random_weights": change}
+    return {"model": name, "layer": place, "test_images": chosen, "mean_change_with_random_weights": change}
 
 
-def table_rows(results: Mapping[str, Any], backbone: str, has_weights: bool) -> dict[str, Any]:
+def table_rows(results: Mapping[str, Any], backbone: str, without_weights: bool) -> dict[str, Any]:
     """What hw5_dl.comparison_table takes; without weights the pretrained row says so."""
     rows: dict[str, Any] = {}
     for name, found in results["models"].items():
         several = len(found["seeds"]) > 1
         rows[name] = {key: (found["mean"][key], found["sd"][key] if several else None) for key in FIGURES}
-    if not has_weights:
+    if without_weights:
         rows[recipes.pretrained_name(backbone)] = "not run: no weights"
     return rows
 

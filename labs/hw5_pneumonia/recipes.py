@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from labs.hw5_pneumonia import backbones, hw5_dl
+from labs.hw5_pneumonia.run import MODELS
 from toolkit.devices import place_model
 
 History = dict[str, list[float]]
@@ -39,26 +40,38 @@ class Recipe:
 
     name: str
     train: Callable[[Mapping[str, Any]], tuple[nn.Module, History]]
-    cam_layer: Callable[[nn.Module], nn.Module] | None = None  # where Grad-CAM has at least 4 x 4 cells
 
 
 def make_recipes(
-    settings: Settings, backbone: str, weights: Mapping[str, torch.Tensor] | None, image_size: int
+    models: Sequence[str],
+    settings: Settings,
+    backbone: str,
+    weights: Mapping[str, torch.Tensor] | None,
+    image_size: int,
 ) -> list[Recipe]:
-    """CNN, ResNet-18 from scratch and, if there are weights, the pretrained backbone."""
-    recipes = [
-        Recipe("CNN", lambda loaders: _train_cnn(loaders, settings), lambda model: model.features),
-        Recipe("ResNet-18 from scratch", lambda loaders: _train_resnet(loaders, settings)),
-    ]
-    if weights is not None:
-        network = lambda loaders: _fine_tune(loaders, settings, backbone, dict(weights), image_size)  # noqa: E731
-        recipes.append(Recipe(pretrained_name(backbone), network))
-    return recipes
+    """Those of MODELS that were asked for; "pretrained" only if there are weights."""
+    known = {
+        "cnn": Recipe("CNN", lambda loaders: _train_cnn(loaders, settings)),
+        "resnet18": Recipe("ResNet-18 from scratch", lambda loaders: _train_resnet(loaders, settings)),
+        "scratch": Recipe(
+            f"{_called(backbone)} from scratch, {image_size} pixels",
+            lambda loaders: _train_scratch(loaders, settings, backbone, image_size),
+        ),
+        "pretrained": Recipe(
+            pretrained_name(backbone),
+            lambda loaders: _fine_tune(loaders, settings, backbone, dict(weights or {}), image_size),
+        ),
+    }
+    return [known[name] for name in MODELS if name in models and (name != "pretrained" or weights is not None)]
 
 
 def pretrained_name(backbone: str) -> str:
     """What the row of the table is called."""
-    return f"{'ResNet-18' if backbone == 'resnet18' else backbone} pretrained on ImageNet"
+    return f"{_called(backbone)} pretrained on ImageNet"
+
+
+def _called(backbone: str) -> str:
+    return "ResNet-18" if backbone == "resnet18" else backbone
 
 
 def _train_cnn(loaders: Mapping[str, Any], settings: Settings) -> tuple[nn.Module, History]:
@@ -75,6 +88,16 @@ def _train_resnet(loaders: Mapping[str, Any], settings: Settings) -> tuple[nn.Mo
     history = hw5_dl.train(
         model, loaders["train"], loaders["val"], settings.resnet_epochs, 1e-3, patience=5, **settings.options
     )
+    return model, history
+
+
+def _train_scratch(
+    loaders: Mapping[str, Any], settings: Settings, name: str, image_size: int
+) -> tuple[nn.Module, History]:
+    network = backbones.Resized(hw5_dl.adapt_backbone(backbones.build(name)), image_size)
+    model = place_model(network, settings.device)
+    epochs = settings.head_epochs + settings.resnet_epochs  # as many as the pretrained one has
+    history = hw5_dl.train(model, loaders["train"], loaders["val"], epochs, 1e-3, patience=5, **settings.options)
     return model, history
 
 

@@ -11,15 +11,22 @@ from typing import Any
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
 
+QUICK_IMAGES = 1500
+# scratch: the backbone of the pretrained row without its weights; their difference is the gain of transfer
+MODELS = ("cnn", "resnet18", "scratch", "pretrained")
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 
 
 def build_parser() -> OneLineParser:
     """The flags; nothing heavy is imported for them."""
     parser = OneLineParser(prog="hw5_dl", description="Homework 5: pneumonia on chest X-rays, all five parts.")
-    parser.add_argument("--quick", action="store_true", help="one seed and two epochs a model: does everything run?")
+    parser.add_argument("--quick", action="store_true", help="one seed, few images, two epochs: does everything run?")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=["cnn", "resnet18", "pretrained"], help="rows of the table"
+    )
     parser.add_argument("--seeds", type=in_range(int, 1, 20), default=5, help="trainings of each model")
     parser.add_argument("--batch_size", type=int, choices=(64, 128), default=128, help="images a step")
+    parser.add_argument("--train_images", type=in_range(int, 0), default=0, help="train on so many only; 0: all")
     parser.add_argument("--epochs", type=in_range(int, 1), default=30, help="at most, of the CNN")
     parser.add_argument("--resnet_epochs", type=in_range(int, 1), default=8, help="at most, of the ResNet and backbone")
     parser.add_argument("--head_epochs", type=in_range(int, 1), default=2, help="of the new head alone")
@@ -38,26 +45,29 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.quick:
         args.seeds, args.epochs, args.resnet_epochs, args.head_epochs = 1, 2, 1, 1
+        args.train_images = args.train_images or QUICK_IMAGES
     folder = writable_folder(args.output_dir)
 
-    from labs.hw5_pneumonia import backbones, parts
+    from labs.hw5_pneumonia import backbones, choices, parts
     from toolkit.medmnist_data import locate
 
     started = time.perf_counter()
     source = locate("pneumoniamnist", data_root=args.data_root)
+    if args.train_images:
+        source = choices.FewerImages(source, args.train_images)
     backbones.build(args.backbone)  # a wrong name is said before the training
-    weights = backbones.find_weights(args.backbone, args.weights)
+    weights = backbones.find_weights(args.backbone, args.weights) if "pretrained" in args.models else None
     if weights is not None:
         backbones.build(args.backbone, weights)  # so are weights that do not fit
     settings = parts.settle(args, source)
     distribution = parts.part_1(source, args.batch_size, folder)
     trained = parts.train_all(args, settings, source, weights, folder)
-    choices, images, labels = parts.choose_and_open_test(args, settings, source, trained, folder)
-    results = parts.part_4(trained, choices, images, labels, settings, folder)
+    chosen, images, labels = parts.choose_and_open_test(args, settings, source, trained, folder)
+    results = parts.part_4(trained, chosen, images, labels, settings, folder)
     results["interpretability"] = parts.part_5(trained, results, images, labels, folder)
-    table = parts.table_rows(results, args.backbone, weights is not None)
+    table = parts.table_rows(results, args.backbone, "pretrained" in args.models and weights is None)
     write_tables(table, results, folder)
-    parts.write_results(results, distribution, trained, choices, args, source, settings, started, folder)
+    parts.write_results(results, distribution, trained, chosen, args, source, settings, started, folder)
 
 
 def writable_folder(path: str) -> Path:

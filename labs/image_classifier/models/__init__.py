@@ -1,0 +1,1 @@
+"""Networks: torchvision's classifiers, fitted to the images and classes at hand."""

@@ -1,0 +1,1 @@
+"""What prepare, train, evaluate and predict share: reading, splitting, caching, checkpoints, figures, pictures."""
