@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,27 @@ from toolkit.runs import (
 )
 
 
+class StepClock:
+    """Notes the end of every optimizer step, whatever loop makes them, for steps and milliseconds a step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the steps of `optimizer` from now on."""
+        optimizer.register_step_post_hook(lambda *_: self.ends.append(time.perf_counter()))
+
+    def facts(self) -> dict[str, float]:
+        """steps (of this start) and step_ms: the median time from one step to the next, loading included.
+
+        The median leaves validation between two epochs out. Empty for a loop that makes an optimizer of its own.
+        """
+        if len(self.ends) < 2:
+            return {}
+        gaps = [after - before for before, after in itertools.pairwise(self.ends)]
+        return {"steps": len(self.ends), "step_ms": round(1000 * statistics.median(gaps), 3)}
+
+
 @dataclass(frozen=True)
 class Setup:
     """What is settled before the model is built."""
@@ -36,6 +59,7 @@ class Setup:
     device: torch.device
     precision: str
     source: Source
+    clock: StepClock = field(default_factory=StepClock)
 
 
 def prepare(args: argparse.Namespace, task: str, source: Callable[[], Source]) -> Setup:
@@ -118,6 +142,7 @@ def train(
     """
     place_model(model, setup.device)
     optimizer = make_optimizer(model, args)
+    setup.clock.watch(optimizer)
     extras, missing = supported_arguments(
         train_function,
         optimizer=optimizer,
@@ -183,6 +208,7 @@ def report(
         "best_epoch": best_epoch,
         "history": history,
         "seconds": round(seconds, 2),
+        **setup.clock.facts(),
         **facts,
         "precision": setup.precision,
         "device": describe(setup.device),

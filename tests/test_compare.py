@@ -1,0 +1,152 @@
+"""The comparison of architectures: figures against hand-made run folders, and runs that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit import compare
+from toolkit.errors import UserError
+from toolkit.experiment import StepClock
+
+pytestmark = pytest.mark.provided
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_run(path: Path, value: float, model: str = "cnn", task: str = "classification", **more) -> Path:
+    """A run folder as the mains leave it, with the best validation figure `value` in its second epoch."""
+    metric = compare.TASKS[task].metric
+    column = metric.removeprefix("best_")
+    results = {
+        "task": task,
+        "dataset": more.pop("dataset", "pathmnist-sample"),
+        "model_name": model,
+        "seed": more.pop("seed", 0),
+        metric: value,
+        "best_epoch": 2,
+        "history": {"train_loss": [1, 0.9, 0.8], column: [value / 2, value, value * 0.9]},
+        "seconds": 6.0,
+        "parameters": {"mlp": 636809, "cnn": 1000}[model],
+        "device": "cpu",
+        "environment": {"finished": more.pop("finished", "2026-01-01T00:00:00+00:00")},
+        **{name: more.pop(name) for name in ("step_ms", "test_metrics") if name in more},
+        "config": {"learning_rate": more.pop("learning_rate", 0.001), "seed": 0, "results_path": str(path)},
+    }
+    assert not more
+    path.mkdir(parents=True)
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def run_compare(*words) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "toolkit.compare", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def compare_here(monkeypatch, *words) -> None:
+    """The same in this process, which has torch and matplotlib in it already."""
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
+    compare.main()
+
+
+def rows_of(markdown: str, first_cell: str) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
+    return [row for row in rows if row[0] == first_cell]
+
+
+@pytest.fixture
+def both_tasks(tmp_path) -> Path:
+    """Two learning rates of a CNN with three seeds, one MLP, one CNN for segmentation."""
+    for seed, value in enumerate((0.90, 0.92, 0.97)):  # mean 0.93, sd sqrt((9 + 1 + 16)e-4 / 2) = 0.0361
+        test = {"test_metrics": {"accuracy": value - 0.05}}
+        make_run(tmp_path / f"runs/a{seed}", value, seed=seed, learning_rate=0.01, step_ms=20.0 + seed, **test)
+    make_run(tmp_path / "runs/b", 0.91)
+    make_run(tmp_path / "runs/c", 0.35, "mlp")
+    make_run(tmp_path / "runs/d/run", 0.95, task="segmentation")
+    (tmp_path / "runs/d/results.json").write_bytes((tmp_path / "runs/d/run/results.json").read_bytes())  # a job's copy
+    (tmp_path / "runs/d/history.csv").write_text("epoch\n")
+    return tmp_path
+
+
+def test_tables_hold_mean_and_spread_of_the_best_settings(both_tasks, monkeypatch, capsys):
+    compare_here(monkeypatch, both_tasks / "runs", "--output_dir", both_tasks / "out")
+    assert capsys.readouterr().out.startswith("6 runs\n")
+    text = (both_tasks / "out/comparison.md").read_text()
+    overview, classification, segmentation = rows_of(text, "cnn")
+    assert overview == ["cnn", "0.9300 ± 0.0361 (n=3)", "1,000", "0.9500 (n=1)", "1,000"]
+    assert classification == [
+        *["cnn", "1,000", "21.00", "2.0", "2", "0.9300 ± 0.0361 (n=3)", "0.8800 ± 0.0361 (n=3)"],
+        "learning_rate=0.01 (best of 2)",
+    ]
+    assert segmentation[2:6] == ["-", "2.0", "2", "0.9500 (n=1)"]
+    (first, _) = rows_of(text, "mlp")
+    assert first == ["mlp", "0.3500 (n=1)", "636,809", "-", "-"]
+    (choice,) = rows_of(text, "`model_name`")
+    assert choice[2:] == ["cnn: 0.9250 ± 0.0311 (n=4)", "mlp: 0.3500 (n=1)"]
+    for name in ("classification_curves.png", "segmentation_curves.png", "sizes.png"):
+        assert (both_tasks / "out" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in text
+
+
+def test_the_report_keeps_the_words_of_the_team_and_renews_its_tables(both_tasks, monkeypatch):
+    out = both_tasks / "out"
+    compare_here(monkeypatch, both_tasks / "runs", "--output_dir", out)
+    report = out / "report_template.md"
+    text = report.read_text()
+    assert "## 1. How do the architectures compare across both tasks?" in text
+    assert "## 2. Which design choices mattered?" in text
+    assert len(re.findall(r"<!-- table \w+ -->\n\n(?:\||No runs|All runs)", text)) == 5
+    report.write_text(text.replace("Team: (names)", "Team: Ada, Emmy"))
+    make_run(both_tasks / "runs/e", 0.45, "mlp", seed=1)
+    compare_here(monkeypatch, both_tasks / "runs", "--output_dir", out)
+    renewed = report.read_text()
+    assert "Team: Ada, Emmy" in renewed
+    assert rows_of(renewed, "mlp")[0][1] == "0.4000 ± 0.0707 (n=2)"
+    assert renewed.count("## 2.") == 1
+
+
+def test_the_same_seed_twice_is_one_sample_and_the_newest_counts(both_tasks, monkeypatch, capsys):
+    make_run(both_tasks / "runs/c2", 0.45, "mlp", finished="2026-02-01T00:00:00+00:00")
+    compare_here(monkeypatch, both_tasks / "runs", "--output_dir", both_tasks / "out")
+    assert "6 runs (1 older runs of the same settings and seed left out)" in capsys.readouterr().out
+    assert rows_of((both_tasks / "out/comparison.md").read_text(), "mlp")[0][1] == "0.4500 (n=1)"
+
+
+def test_runs_on_different_data_are_not_compared(tmp_path):
+    make_run(tmp_path / "runs/a", 0.9)
+    make_run(tmp_path / "runs/b", 0.5, "mlp", dataset="pathmnist")
+    done = run_compare(tmp_path / "runs", "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: the runs of classification were made on different data: .*pathmnist.*\n", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        compare.find_runs([str(tmp_path / "missing")])
+    (tmp_path / "results.json").write_text('{"task": "classification", "best_val_acc": 0.')
+    with pytest.raises(UserError, match="holds no finished run"):
+        compare.find_runs([str(tmp_path)])
+    make_run(tmp_path / "a", 0.5)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UserError, match="cannot write to output_dir"):
+        compare.write_comparison(compare.find_runs([str(tmp_path)]), blocked / "out")
+
+
+def test_steps_are_counted_and_timed_whatever_loop_makes_them():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer, clock = torch.optim.Adam([weight]), StepClock()
+    clock.watch(optimizer)
+    assert clock.facts() == {}
+    for _ in range(5):
+        weight.sum().backward()
+        optimizer.step()
+    clock.ends = [10.0, 10.002, 10.004, 13.0, 13.003]  # validation lies between the third and the fourth
+    assert clock.facts() == {"steps": 5, "step_ms": 2.5}

@@ -1,0 +1,311 @@
+"""The team report's comparison of architectures, from the run folders of both tasks.
+
+    python -m toolkit.compare logs/classification logs/segmentation --output_dir comparison
+
+Takes run folders, or folders that contain them (a dispatcher's --log_dir). Writes comparison.md (tables), pictures, and
+report_template.md: the two questions of the report with these tables in place. Run again after more runs, it renews the
+tables and leaves alone what the team has written around them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.cli import OneLineParser, run_script
+from toolkit.errors import UserError
+from toolkit.runs import write_bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the results of one task are called."""
+
+    metric: str  # key of the best validation figure in results.json
+    label: str  # its name for people
+    test: str  # key of the same figure in results["test_metrics"]
+
+
+TASKS = {
+    "classification": Task("best_val_acc", "accuracy", "accuracy"),
+    "segmentation": Task("best_val_iou", "IoU", "mean_iou"),
+}
+# Settings that say where or how a run was made and not what was trained.
+NOT_A_CHOICE = {"seed", "data_root", "mirror", "num_workers", "device", "precision", "output_dir", "overwrite"}
+NOT_A_CHOICE |= {"results_path", "evaluate_test", "resume", "config", "task", "dataset", "dataset_name"}
+
+
+@dataclass
+class Run:
+    """One finished training."""
+
+    path: Path
+    results: dict[str, Any]
+    settings: dict[str, Any]  # what was chosen, model_name among it
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.results["task"]]
+
+    @property
+    def value(self) -> float:
+        """Best validation figure, a fraction."""
+        return float(self.results[self.task.metric])
+
+    @property
+    def test_value(self) -> float:
+        """The test figure, a fraction; NaN if the run did not read the test split."""
+        return float((self.results.get("test_metrics") or {}).get(self.task.test, math.nan))
+
+    @property
+    def step_ms(self) -> float:
+        """Median milliseconds from one training step to the next; NaN if the run did not time its steps."""
+        return float(self.results.get("step_ms", math.nan))
+
+    @property
+    def epochs(self) -> int:
+        return len(next(iter(self.results["history"].values())))
+
+
+def find_runs(paths: Iterable[str]) -> list[Run]:
+    """Every finished run at or below `paths`. UserError for a path that does not exist or that holds no run."""
+    runs: dict[Path, Run] = {}
+    for name in paths:
+        root = Path(name)
+        if not root.is_dir():
+            raise UserError(f"{name} is no folder; give run folders or a dispatcher's log_dir")
+        found = [run for file in sorted(root.rglob("results.json")) if (run := read_run(file)) is not None]
+        if not found:
+            raise UserError(f"{name} holds no finished run of the mains (a results.json with task and model_name)")
+        runs.update((run.path.resolve(), run) for run in found)
+    return list(runs.values())
+
+
+def read_run(file: Path) -> Run | None:
+    """The run that wrote this results.json; None if it is none of ours or a job's copy of its run/results.json."""
+    if (file.parent / "run" / "results.json").exists():
+        return None
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        task = TASKS[results["task"]]
+        float(results[task.metric])
+        if len(results["history"][task.metric.removeprefix("best_")]) == 0:
+            return None
+        settings = {name: value for name, value in results.get("config", {}).items() if name not in NOT_A_CHOICE}
+        return Run(file.parent, results, {**settings, "model_name": results["model_name"]})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def check_comparable(runs: list[Run]) -> None:
+    """UserError if runs of one task were made on different data: their figures say nothing about each other."""
+    for task in TASKS:
+        places = {run.results.get("dataset"): run.path for run in runs if run.results["task"] == task}
+        if len(places) > 1:
+            listed = ", ".join(f"{data} ({path})" for data, path in places.items())
+            raise UserError(f"the runs of {task} were made on different data: {listed}; give those of one of them")
+
+
+def without_repeats(runs: list[Run]) -> list[Run]:
+    """The newest run of each setting and seed: the same seed twice is no second sample."""
+    newest: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.results.get("environment") or {}).get("finished", "")):
+        newest[json.dumps([run.results["task"], run.settings, run.results.get("seed")], default=str)] = run
+    return [run for run in runs if any(run is kept for kept in newest.values())]
+
+
+@dataclass
+class Candidate:
+    """The runs of one architecture with one choice of settings: its seeds. `tried`: how many choices there were."""
+
+    runs: list[Run]
+    tried: int = 1
+
+    @property
+    def values(self) -> list[float]:
+        return [run.value for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def parameters(self) -> int | None:
+        return self.runs[0].results.get("parameters")
+
+
+def best_of_each(runs: list[Run]) -> dict[str, Candidate]:
+    """Architecture -> its settings with the best mean on validation data; the best architecture last."""
+    by_settings: dict[str, dict[str, Candidate]] = {}
+    for run in runs:
+        key = json.dumps(run.settings, sort_keys=True, default=str)
+        by_settings.setdefault(run.results["model_name"], {}).setdefault(key, Candidate([])).runs.append(run)
+    best = [max(several.values(), key=lambda one: one.mean) for several in by_settings.values()]
+    for one in best:
+        one.tried = len(by_settings[one.runs[0].results["model_name"]])
+    return {one.runs[0].results["model_name"]: one for one in sorted(best, key=lambda one: one.mean)}
+
+
+def figure(values: Sequence[float]) -> str:
+    """'0.9120 ± 0.0040 (n=3)': mean and sample standard deviation; without a spread for one seed."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread} (n={len(values)})" if values else "-"
+
+
+def rounded(values: Iterable[float], digits: int) -> str:
+    """The median; '-' if there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return f"{statistics.median(known):.{digits}f}" if known else "-"
+
+
+def count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def overview_table(runs: list[Run]) -> str:
+    """One row an architecture, the tasks side by side."""
+    best = {task: best_of_each([run for run in runs if run.results["task"] == task]) for task in TASKS}
+    names = list(dict.fromkeys(name for several in best.values() for name in several))
+    heads = ["architecture"]
+    heads += [f"{task}: {what}" for task in TASKS for what in (f"validation {TASKS[task].label}", "parameters")]
+    rows = []
+    for name in names:
+        found = [best[task].get(name) for task in TASKS]
+        cells = [[figure(one.values), count(one.parameters)] if one else ["-", "-"] for one in found]
+        rows.append([name, *(cell for pair in cells for cell in pair)])
+    return table(heads, rows)
+
+
+def architecture_table(runs: list[Run]) -> str:
+    """One row an architecture: size, speed, the final figures and how they were found."""
+    label = runs[0].task.label
+    shown = [flag for flag in differing_settings(runs) if flag != "model_name"]
+    rows = []
+    for name, one in best_of_each(runs).items():
+        tested = [run.test_value for run in one.runs if not math.isnan(run.test_value)]
+        settings = ", ".join(f"{flag}={one.runs[0].settings.get(flag)}" for flag in shown)
+        row = [name, count(one.parameters), rounded((run.step_ms for run in one.runs), 2)]
+        row += [rounded((run.results["seconds"] / run.epochs for run in one.runs), 1)]
+        row += [rounded((run.results["best_epoch"] for run in one.runs), 0), figure(one.values), figure(tested)]
+        rows.append([*row, f"{settings} (best of {one.tried})" if one.tried > 1 else settings or "-"])
+    heads = ["architecture", "parameters", "ms a step", "s an epoch", "best epoch"]
+    return table([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
+
+
+def differing_settings(runs: list[Run]) -> list[str]:
+    """The settings that are not the same in all runs."""
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+
+
+def choices_table(runs: list[Run]) -> str:
+    """Which choices mattered: the share of the differences that each explains, and its best and worst value."""
+    from toolkit.sweeps.effects import main_effects
+    from toolkit.sweeps.jobs import Status
+    from toolkit.sweeps.table import Row
+
+    rows = [Row(str(run.path), run.settings, Status("done"), {"value": run.value}) for run in runs]
+    found = main_effects(rows, "value")
+    if not found:
+        return "All runs have the same settings, so no choice can be compared."
+    lines = []
+    for effect in found:
+        best = max(effect.levels, key=lambda level: level.mean)
+        worst = min(effect.levels, key=lambda level: level.mean)
+        share = "-" if math.isnan(effect.share) else f"{100 * effect.share:.0f}%"
+        ends = [f"{level.label}: {figure(level.values)}" for level in (best, worst)]
+        lines.append([f"`{effect.flag}`", share, *ends])
+    return table(["choice", "share of the differences", "best", "worst"], lines)
+
+
+def source_line(runs: list[Run]) -> str:
+    """Where the figures come from, as every figure must say."""
+    data = ", ".join(sorted({str(run.results.get("dataset")) for run in runs}))
+    devices = ", ".join(sorted({str(run.results.get("device")) for run in runs}))
+    return (
+        f"{len(runs)} runs on {data}; {devices}. Mean ± sample standard deviation over n seeds; times are medians. The "
+        "settings are those with the best mean on validation data, so this figure is a little too good: report the "
+        "test figure (`--evaluate_test`) of the settings that you choose."
+    )
+
+
+def make_parts(runs: list[Run], folder: Path) -> tuple[dict[str, str], list[Path]]:
+    """Name -> Markdown of each table, and the pictures that they show, drawn into `folder`."""
+    from toolkit.compare_plots import draw_curves, draw_sizes
+
+    sizes = folder / "sizes.png"
+    draw_sizes({task: best_of_each([run for run in runs if run.results["task"] == task]) for task in TASKS}, sizes)
+    parts = {"overview": f"{overview_table(runs)}\n\n![size and quality of each architecture]({sizes.name})"}
+    pictures = [sizes]
+    for task in TASKS:
+        mine = [run for run in runs if run.results["task"] == task]
+        if not mine:
+            parts[task] = parts[f"{task}_choices"] = f"No runs of {task}_main.py were given."
+            continue
+        picture = folder / f"{task}_curves.png"
+        draw_curves(task, best_of_each(mine), mine[0].results.get("dataset"), picture)
+        pictures.append(picture)
+        shown = f"![learning curves of {task}]({picture.name})"
+        parts[task] = f"{architecture_table(mine)}\n\n{source_line(mine)}\n\n{shown}"
+        parts[f"{task}_choices"] = choices_table(mine)
+    return parts, pictures
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Put each table between its two markers in `text`; everything else stays as it is."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
+        text = pattern.sub(lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text)
+    return text
+
+
+def write_comparison(runs: list[Run], folder: Path) -> list[Path]:
+    """Write tables and pictures, renew the tables of the report; return what was written."""
+    check_comparable(runs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts, written = make_parts(runs, folder)
+        titles = {"overview": "Overview"}
+        for task in TASKS:
+            titles |= {task: task.capitalize(), f"{task}_choices": f"{task.capitalize()}: which choices mattered"}
+        tables = "\n".join(f"## {titles[name]}\n\n{part}\n" for name, part in parts.items())
+        report = folder / "report_template.md"
+        template = report if report.exists() else Path(__file__).with_name("report_template.md")
+        texts = {folder / "comparison.md": f"# Comparison of architectures\n\n{tables}"}
+        texts[report] = fill(template.read_text(encoding="utf-8"), parts)
+        for path, text in texts.items():
+            write_bytes(path, text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write to output_dir {folder}: {error.strerror}") from None
+    return [*written, *texts]
+
+
+def main() -> None:
+    """Read the runs, write the comparison, say where it is."""
+    parser = OneLineParser(prog="python -m toolkit.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that contain them")
+    parser.add_argument("--output_dir", default="comparison", help="folder for tables and pictures")
+    args = parser.parse_args()
+    found = find_runs(args.runs)
+    runs = without_repeats(found)
+    written = write_comparison(runs, Path(args.output_dir))
+    repeats = f" ({len(found) - len(runs)} older runs of the same settings and seed left out)"
+    print(f"{len(runs)} runs{repeats if len(found) > len(runs) else ''}")
+    print("wrote " + ", ".join(os.fspath(path) for path in written))
+
+
+if __name__ == "__main__":
+    run_script(main)
