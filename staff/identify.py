@@ -32,13 +32,13 @@ def main() -> int:
     roster = [line.strip() for line in args.roster.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not roster:
         raise UserError(f"--roster {args.roster} names nobody")
-    graded = recipe.load(args.assignment).graded
-    paths = [path / name for path in args.files if path.is_dir() for name in graded if (path / name).is_file()]
+    graded = {Path(name).name: name for name in recipe.load(args.assignment).graded}
+    paths = [path / name for path in args.files if path.is_dir() for name in graded.values() if (path / name).is_file()]
     paths += [path for path in args.files if not path.is_dir()]
     wrong = [str(path) for path in paths if path.name not in graded]
     if wrong or not paths:
         raise UserError(f"{', '.join(wrong) or 'no file'}: only graded files carry marks: {', '.join(graded)}")
-    texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths}
+    texts = {graded[path.name]: path.read_text(encoding="utf-8", errors="replace") for path in paths}
     guesses = watermark.identify(texts, secret, roster)
     print(f"{guesses[0].sites} sites in {', '.join(map(str, paths))}; candidates with equal odds beforehand:")
     for guess in guesses[: args.best]:

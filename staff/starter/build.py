@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from dataclasses import dataclass, field
 
@@ -61,25 +60,42 @@ def build(recipe: Recipe, *, classroom: bool = False, mark: watermark.Mark | Non
         if name.endswith(".py"):
             markers.parse(content.decode("utf-8"), name)
         contents[name] = content
-    contents |= sample.without_test_arrays(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
-    points, table = handout.todo_points(recipe, graded), recipe.settings["todo_table"]
-    text, changed = handout.put_points(contents[table].decode(), points, table)
-    contents[table] = text.encode()
-    if changed:
-        notes.append(
-            f"{table}: the points of TODO {', '.join(changed)} were others than the grader's; mend it here too"
-        )
+    contents |= sample.bundled_data(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
+    notes += _put_points(recipe, graded, contents)
     if mark:
         for name in recipe.graded:
             contents[name] = mark.apply(name, contents[name].decode()).encode()
-    return Build(contents, commit_of(recipe), notes)
+    return Build(_renamed(recipe, contents), commit_of(recipe), notes)
+
+
+def _put_points(recipe: Recipe, graded: list[Graded], contents: dict[str, bytes]) -> list[str]:
+    """Write the grader's points into the table that students see; a note if the table here has others."""
+    points, table = handout.todo_points(recipe, graded), recipe.settings["todo_table"]
+    if table not in contents:
+        raise UserError(f"todo_table {table} of {recipe.name}.toml does not ship")
+    text, changed = handout.put_points(contents[table].decode(), points, table)
+    contents[table] = text.encode()
+    if not changed:
+        return []
+    return [f"{table}: the points of TODO {', '.join(changed)} were others than the grader's; mend it here too"]
+
+
+def _renamed(recipe: Recipe, contents: dict[str, bytes]) -> dict[str, bytes]:
+    """The files under the names that students see: a lab brings its own version of some."""
+    names = recipe.settings.get("rename", {})
+    if unknown := sorted(set(names) - set(contents)):
+        raise UserError(f"rename in {recipe.name}.toml: {', '.join(unknown)} does not ship")
+    renamed = {names.get(name, name): content for name, content in contents.items()}
+    if len(renamed) != len(contents):
+        raise UserError(f"rename in {recipe.name}.toml: two files would be called {', '.join(names.values())}")
+    return renamed
 
 
 def _check_unmarked(recipe: Recipe, files: list[str], shipped: list[str]) -> None:
     """Markers outside graded files are mistakes; in files that ship they may not even stand in a text."""
-    exempt = [*recipe.graded, "staff/*", *recipe.settings["graded_elsewhere"]]
+    exempt = {*recipe.graded, *recipe.graded_elsewhere}
     for name in files:
-        if name.endswith(".py") and not any(fnmatch.fnmatch(name, pattern) for pattern in exempt):
+        if name.endswith(".py") and not name.startswith("staff/") and name not in exempt:
             markers.check_unmarked(recipe.read_text(name), name, comments_only=name not in shipped)
 
 
@@ -113,7 +129,7 @@ def _is_tuned(name: str, content: bytes) -> bool:
 def _derived(recipe: Recipe) -> dict[str, bytes]:
     """Our own files with the changes that the recipe lists."""
     contents = {}
-    for item in recipe.settings["derived"]:
+    for item in recipe.settings.get("derived", ()):
         text = recipe.read_text(item["file"])
         for old, new in item["replace"]:
             if text.count(old) != 1:

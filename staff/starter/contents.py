@@ -15,7 +15,6 @@ from staff.starter.build import Graded
 from staff.starter.proof import Proof
 from staff.starter.recipe import Recipe
 
-FORBIDDEN_FOLDERS = {"staff", "labs", "bench", ".ci", "build", ".git"}
 TEXT_LIMIT = 1 << 20  # bytes; larger files are data
 
 
@@ -23,16 +22,19 @@ def proves_files(recipe: Recipe, found: Mapping[str, bytes], expected: Mapping[s
     """The files are those of a release from today's sources: none more, none less, none changed."""
     problems = []
     for name in sorted(set(found) | set(expected)):
-        top = name.split("/")[0]
-        if top in FORBIDDEN_FOLDERS or name.startswith(("tests/labs/", "tests/sweeps/cluster/")):
-            problems.append(f"{name}: nothing from {top}/ belongs into a starter")
+        if recipe.is_foreign(name):
+            problems.append(f"{name}: nothing from {name.rsplit('/', 1)[0]}/ belongs into this starter")
         elif name not in expected:
             problems.append(f"{name}: not part of the release")
         elif name not in found:
             problems.append(f"{name}: missing")
         elif name not in recipe.graded and found[name] != expected[name]:
             problems.append(f"{name}{_first_difference(found[name], expected[name])}")
-    return Proof("files", f"{len(expected)} files, each as the sources make it, none from staff, labs, bench", problems)
+    return Proof(
+        "files",
+        f"{len(expected)} files, each as the sources make it, none from staff, other labs, bench or .ci",
+        problems,
+    )
 
 
 def proves_release_file(found: Mapping[str, bytes], commit: str, record: Mapping) -> Proof:
@@ -102,20 +104,20 @@ def proves_no_markers(found: Mapping[str, bytes], roots: Sequence[str]) -> Proof
 
 def proves_hidden_data(recipe: Recipe, found: Mapping[str, bytes]) -> Proof:
     """The arrays that are held back are not there, and none of their images is under another name."""
-    hidden, seen, problems = set(sample.hidden_images(recipe)), 0, []
+    (arrays, hidden), seen, problems = sample.held_back(recipe), 0, []
     for name, data in found.items():
         if not name.endswith((".npz", ".npy")):
             continue
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            for array in archive.files:
-                if sample.HELD_BACK in array:
-                    problems.append(f"{name}: array {array}")
-                if array.endswith("images"):
-                    images = archive[array]
-                    seen += len(images)
-                    known = sum(image.tobytes() in hidden for image in images)
-                    problems += [f"{name}: {known} test images in array {array}"] * bool(known)
-    return Proof("held-back data", f"none of {len(hidden)} test images among the {seen} that ship", problems)
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        for array in getattr(loaded, "files", [""]):
+            if array in arrays:
+                problems.append(f"{name}: array {array}")
+            images = loaded[array] if array else loaded
+            if images.ndim > 2:
+                seen += len(images)
+                known = sum(image.tobytes() in hidden for image in images)
+                problems += [f"{name}: {known} held-back images in array {array}"] * bool(known)
+    return Proof("held-back data", f"none of {len(hidden)} held-back images among the {seen} that ship", problems)
 
 
 def machine_paths(recipe: Recipe) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from staff.starter.recipe import Recipe
@@ -37,39 +38,22 @@ def fill(template: str, facts: dict[str, str], name: str) -> str:
 
 def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     """Everything that a template may name."""
-    settings = recipe.course[recipe.name]
+    course, grader = recipe.course[recipe.name], recipe.points
     points = todo_points(recipe, graded)
-    parts = {part: sum(value for todo, value in points.items() if todo.startswith(part)) for part in ("1", "2")}
-    due = settings["due"]
-    weights = {name: size for name, size in recipe.points["files"].items() if name.endswith(".pt")}
-    classification_weights, segmentation_weights = sorted(weights)
-    analysis = settings["analysis_points"]
-    return {
+    due, analysis = course["due"], course.get("analysis_points", 0)
+    weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
+    facts = {
         "title": recipe.settings["title"],
         "term": recipe.course["term"],
         "team_size": str(recipe.course["team_size"]),
-        "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({settings['due_timezone']})",
-        "part1_points": show(parts["1"]),
-        "part2_points": show(parts["2"]),
+        "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({course['due_timezone']})",
         "analysis_points": show(analysis),
-        "extra_credit_points": show(recipe.points["extra_points"]),
-        "all_points": show(sum(parts.values()) + analysis),
+        "extra_credit_points": show(grader.get("extra_points", 0)),
+        "all_points": show(sum(points.values()) + analysis),
         "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
         "graded_file_names": " ".join(recipe.graded),
         "weight_file_names": " ".join(weights),
-        "classification_weights": classification_weights,
-        "segmentation_weights": segmentation_weights,
-        "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB",
-        "part1_todos": todo_table(graded, points, "1"),
-        "part2_todos": todo_table(graded, points, "2"),
-        "expect_mlp": percent(QUICK["classification", "mlp"]),
-        "expect_cnn": percent(QUICK["classification", "cnn"]),
-        "expect_long": percent(LONG["classification"]),
-        "expect_extra": percent(EXTRA_CREDIT["classification"]),
-        "expect_seg_mlp": percent(QUICK["segmentation", "mlp"]),
-        "expect_seg_cnn": percent(QUICK["segmentation", "cnn"]),
-        "expect_seg_unet": percent(QUICK["segmentation", "unet"]),
-        "expect_seg_long": percent(LONG["segmentation"]),
+        "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
         "classroom_steps": classroom_steps(points),
         "classroom_results": "\n".join(
             f"          {step_id(todo).upper()}_RESULTS: ${{{{ steps.{step_id(todo)}.outputs.result }}}}"
@@ -77,6 +61,20 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         ),
         "classroom_runners": ",".join(map(step_id, points)),
     }
+    for name in weights:
+        facts[f"weights_{Path(name).stem}"] = name
+    for part in dict.fromkeys(todo.split(".")[0] for todo in points):
+        of_part = {todo: value for todo, value in points.items() if todo.startswith(f"{part}.")}
+        facts[f"part{part}_points"] = show(sum(of_part.values()))
+        facts[f"part{part}_todos"] = todo_table(graded, of_part)
+    return facts | expectations() | recipe.settings.get("facts", {})
+
+
+def expectations() -> dict[str, str]:
+    """What the course expects, as the templates name it: expect_classification_mlp, expect_classification_long, ..."""
+    facts = {f"expect_{task}_{model}": percent(value) for (task, model), value in QUICK.items()}
+    facts |= {f"expect_{task}_long": percent(value) for task, value in LONG.items()}
+    return facts | {f"expect_{task}_extra": percent(value) for task, value in EXTRA_CREDIT.items()}
 
 
 def todo_points(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, Fraction]:
@@ -109,10 +107,10 @@ def put_points(table: str, points: dict[str, Fraction], name: str) -> tuple[str,
     return table, changed
 
 
-def todo_table(graded: Sequence[Graded], points: dict[str, Fraction], part: str) -> str:
+def todo_table(graded: Sequence[Graded], points: dict[str, Fraction]) -> str:
     """Rows of a Markdown table: TODO, what, file, points; a TODO with several stubs has one row."""
     rows = []
-    for todo in (todo for todo in points if todo.startswith(f"{part}.")):
+    for todo in points:
         places = [(item.name, region.text) for item in graded for region in item.regions if region.todo == todo]
         what = "; ".join(dict.fromkeys(text for _name, text in places))
         rows.append(f"| {todo} | {what} | `{places[0][0]}` | {show(points[todo])} |")

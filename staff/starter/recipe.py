@@ -1,4 +1,4 @@
-"""The recipe of an assignment (project2.toml) and the source files that it names."""
+"""The recipe of an assignment (project2.toml says what each setting means) and the source files that it names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ except ModuleNotFoundError:  # Python 3.10
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
-NEVER = (".git/*", "*/__pycache__/*", "*.pyc", ".venv/*", "build/*", "runs/*", "staff/*", "labs/*", "bench/*", ".ci/*")
-NEVER_TESTS = ("tests/labs/*", "tests/sweeps/cluster/*")
+COMMON = "common"  # templates that every assignment may use
+NEVER = (".git/*", "*/__pycache__/*", "*.pyc", ".venv/*", "build/*", "runs/*", "staff/*", "bench/*", ".ci/*")
+NEVER_TESTS = ("tests/sweeps/cluster/*",)
+LABS = ("labs/*", "tests/labs/*")  # of other assignments; a recipe names its own under `labs`
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,19 @@ class Recipe:
         """Names of the graded files."""
         return self.settings["graded"]
 
+    @property
+    def graded_elsewhere(self) -> list[str]:
+        """Graded files of other assignments: markers there are right, and shipping one would leak its solution."""
+        names = set(self.settings.get("graded_elsewhere", ()))
+        for other in assignments():
+            names.update(read_toml(FOLDER / f"{other}.toml")["graded"])
+        return sorted(names - set(self.graded))
+
+    def is_foreign(self, name: str) -> bool:
+        """True for what no starter of this assignment may hold: the staff's own, and labs of other assignments."""
+        own = _matches(name, self.settings.get("labs", ()))
+        return _matches(name, (*NEVER, *NEVER_TESTS)) or (_matches(name, LABS) and not own)
+
     def read(self, name: str) -> bytes:
         """Bytes of a source file; UserError if it is missing."""
         path = self.root / name
@@ -56,8 +71,12 @@ class Recipe:
             raise UserError(f"{name} is not UTF-8 (byte {error.start})") from None
 
     def template(self, name: str) -> str:
-        """Text of a template of this assignment."""
-        return (FOLDER / "templates" / self.name / name).read_text(encoding="utf-8")
+        """Text of a template of this assignment, else of those for all; UserError if there is none."""
+        paths = [FOLDER / "templates" / folder / name for folder in (self.name, COMMON)]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise UserError(f"{self.name}.toml names the template {name}, but there is no {paths[0]}")
+        return path.read_text(encoding="utf-8")
 
 
 def assignments() -> list[str]:
@@ -103,17 +122,18 @@ def source_files(root: Path) -> tuple[list[str], list[str]]:
 def shipped_files(recipe: Recipe, files: Iterable[str]) -> list[str]:
     """Those of `files` that the recipe's patterns choose. UserError for a pattern of `ship` without a match."""
     settings = recipe.settings
-    refused = (*NEVER, *NEVER_TESTS, *settings["exclude"])
-    files = [name for name in files if not _matches(name, refused)]
+    files = [name for name in files if not recipe.is_foreign(name) and not _matches(name, settings.get("exclude", ()))]
     chosen: set[str] = set()
     for pattern in settings["ship"]:
         found = fnmatch.filter(files, pattern)
         if not found:
             raise UserError(f"{pattern} is missing in {recipe.root}; the recipe of {recipe.name} names it")
         chosen.update(found)
-    for pattern in settings["optional"]:
+    for pattern in settings.get("optional", ()):
         chosen.update(fnmatch.filter(files, pattern))
     chosen.update(_imported_tests(recipe, chosen, set(files)))
+    if leaking := sorted(chosen & set(recipe.graded_elsewhere)):
+        raise UserError(f"{recipe.name}.toml ships {', '.join(leaking)}, the solution of another assignment")
     return sorted(chosen - set(recipe.graded))
 
 

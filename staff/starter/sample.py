@@ -1,4 +1,4 @@
-"""The bundled sample without its test arrays, as the same bytes every time."""
+"""The bundled data of a starter, without the arrays that are held back, as the same bytes every time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from toolkit.errors import UserError
 from toolkit.npz_file import read_array, read_headers
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip archive can hold
-HELD_BACK = "test_"
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
@@ -34,31 +34,46 @@ def zip_bytes(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def without_test_arrays(recipe: Recipe) -> dict[str, bytes]:
-    """The sample and its manifest for students: {path: bytes}. UserError if there is no test array to hold back."""
-    settings = recipe.settings["sample"]
-    path = recipe.root / settings["file"]
-    names = list(read_headers(path))
-    kept = [name for name in names if HELD_BACK not in name]
-    if len(kept) == len(names):
-        raise UserError(f"{settings['file']} has no test arrays; is it a student's copy?")
-    archive = zip_bytes({f"{name}.npy": _npy(read_array(path, name)) for name in kept})
-    manifest = json.loads(recipe.read_text(settings["manifest"]))
-    records = [record for record in manifest["files"] if settings["file"].endswith("/" + record["file"])]
-    if len(records) != 1:
-        raise UserError(f"{settings['manifest']} has {len(records)} entries for {settings['file']}; it must have one")
-    record = records[0]
-    record["md5"] = hashlib.md5(archive, usedforsecurity=False).hexdigest()
-    record["what"] = _what(path, kept)
+def bundled_data(recipe: Recipe) -> dict[str, bytes]:
+    """The data sets of the recipe and a manifest of them alone: {path: bytes}; nothing if the recipe names none."""
+    settings = recipe.settings.get("data")
+    if settings is None:
+        return {}
+    every_record = json.loads(recipe.read_text(settings["manifest"]))["files"]
+    contents, records = {}, []
+    for item in settings["set"]:
+        found = [record for record in every_record if item["file"].endswith("/" + record["file"])]
+        if len(found) != 1:
+            raise UserError(f"{settings['manifest']} has {len(found)} entries for {item['file']}; it must have one")
+        contents[item["file"]], record = _for_students(recipe, item, found[0])
+        records.append(record)
     text = json.dumps({"files": records}, indent=2, ensure_ascii=False) + "\n"
-    return {settings["file"]: archive, settings["manifest"]: text.encode()}
+    return contents | {settings["manifest"]: text.encode()}
 
 
-def hidden_images(recipe: Recipe) -> list[bytes]:
-    """The bytes of every image and label array that is held back: one item an image, for the proof of absence."""
-    path = recipe.root / recipe.settings["sample"]["file"]
-    arrays = [read_array(path, name) for name in read_headers(path) if HELD_BACK in name and "images" in name]
-    return [image.tobytes() for images in arrays for image in images]
+def held_back(recipe: Recipe) -> tuple[set[str], set[bytes]]:
+    """Names of the arrays that are held back, and the bytes of each of their images, for the proof of absence."""
+    arrays, images = set(), set()
+    for item in recipe.settings.get("data", {}).get("set", ()):
+        path = recipe.root / item["file"]
+        hidden = [name for name in read_headers(path) if item.get("hold_back") and item["hold_back"] in name]
+        arrays.update(hidden)
+        images.update(image.tobytes() for name in hidden if "images" in name for image in read_array(path, name))
+    return arrays, images
+
+
+def _for_students(recipe: Recipe, item: Mapping[str, str], record: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A data set and its entry in the manifest. UserError if it has nothing of what is to be held back."""
+    if "hold_back" not in item:
+        return recipe.read(item["file"]), record
+    path = recipe.root / item["file"]
+    names = list(read_headers(path))
+    kept = [name for name in names if item["hold_back"] not in name]
+    if len(kept) == len(names):
+        raise UserError(f"{item['file']} has no array to hold back; is it a student's copy?")
+    archive = zip_bytes({f"{name}.npy": _npy(read_array(path, name)) for name in kept})
+    md5 = hashlib.md5(archive, usedforsecurity=False).hexdigest()
+    return archive, {**record, "md5": md5, "what": f"{_what(path, kept)}, {item['origin']}"}
 
 
 def _what(path: Path, kept: list[str]) -> str:
@@ -67,10 +82,8 @@ def _what(path: Path, kept: list[str]) -> str:
     counts = {name: headers[name].shape[0] for name in kept if name.endswith("images")}
     labelled = " / ".join(str(count) for name, count in counts.items() if not name.startswith("unlabelled"))
     others = " / ".join(str(count) for name, count in counts.items() if name.startswith("unlabelled"))
-    return (
-        f"{labelled} labelled images for training and validation, and {others} without labels, all of the official "
-        "training split; the test images are held back for grading"
-    )
+    unlabelled = f", and {others} without labels" if others else ""
+    return f"{labelled} labelled images for training and validation{unlabelled}"
 
 
 def _npy(array: np.ndarray) -> bytes:
