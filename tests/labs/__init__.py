@@ -1,0 +1,1 @@
+"""Public tests of the labs, one folder a lab."""
