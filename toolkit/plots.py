@@ -50,7 +50,7 @@ def learning_curves(
         for split, color in (("train", PREDICTED_COLOR), ("val", TRUE_COLOR)):
             axes.plot(epochs, history[f"{split}_{name}"], color=color, marker="o", markersize=3, label=split)
         axes.set(xlabel="epoch", ylabel=labels[name])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     return save_figure(figure, path)
