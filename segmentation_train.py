@@ -192,14 +192,14 @@ def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name
 def visualize_predictions(
     model: nn.Module, dataset: Any, num_samples: int = 6, save_path: str | os.PathLike | None = None
 ) -> Any:
-    """Draw image, true mask, predicted mask and IoU for `num_samples` images, the worst of a look at 64 first.
+    """Draw image, true mask, predicted mask and IoU for `num_samples` images, the worst of the first 256 first.
 
     Provided. Saved to `save_path` if given; returns the matplotlib Figure.
     """
     from toolkit.plots import mask_predictions
 
     device = next(model.parameters()).device
-    items = [dataset[index] for index in range(min(len(dataset), max(64, num_samples)))]
+    items = [dataset[index] for index in range(min(len(dataset), max(256, num_samples)))]
     images, masks = (torch.stack([item[name] for item in items]).cpu() for name in ("image", "mask"))
     with evaluating(model):
         predicted = model(images.to(device)).cpu()
