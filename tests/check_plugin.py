@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.check_table import EVENTS_VARIABLE, ROOT
+from tests.todos import TODOS
 
 STUB = re.compile(r"TODO (\d\.\d)\b")
 
@@ -21,9 +22,9 @@ def _write(**event: Any) -> None:
 
 
 def _todo_of(item: pytest.Item) -> str | None:
-    """'1.2' for a test marked todo_1_2."""
-    names = [mark.name for mark in item.iter_markers() if mark.name.startswith("todo_")]
-    return names[0].removeprefix("todo_").replace("_", ".") if names else None
+    """'1.2' for a test marked todo_1_2 (in Homework 5: hw5_1_2)."""
+    numbers = {todo.marker: todo.number for todo in TODOS}
+    return next((numbers[mark.name] for mark in item.iter_markers() if mark.name in numbers), None)
 
 
 def _file_of(collector: pytest.Collector) -> str:

@@ -20,52 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.todos import TODOS, Todo
+
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS_VARIABLE = "COURSE_CHECK_EVENTS"  # where tests/check_plugin.py writes what happens
 POLL_S, GOODBYE_S = 0.05, 2.0
 STARTUP_S = 60.0  # pytest itself, before it reads the first file
 DEFAULT_TIMEOUT_S = 60.0  # the slowest test takes about 5 s on one core
 ALL_RAN = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none found
-
-
-@dataclass(frozen=True)
-class Todo:
-    """One graded task: its number, what it is, its points and the file that tests it."""
-
-    number: str
-    title: str
-    points: int
-    file: str
-
-    @property
-    def marker(self) -> str:
-        """'todo_1_2' for 1.2."""
-        return "todo_" + self.number.replace(".", "_")
-
-    @property
-    def command(self) -> str:
-        """What runs its tests alone."""
-        return f"python -m pytest -m {self.marker}"
-
-
-TODOS = (
-    Todo("1.0", "linear classifier", 2, "tests/test_todo_1_models.py"),
-    Todo("1.1", "MLP classifier", 3, "tests/test_todo_1_models.py"),
-    Todo("1.2", "CNN classifier", 5, "tests/test_todo_1_models.py"),
-    Todo("1.3", "loss", 2, "tests/test_todo_1_training.py"),
-    Todo("1.4", "train_epoch", 4, "tests/test_todo_1_training.py"),
-    Todo("1.5", "validate_epoch", 4, "tests/test_todo_1_training.py"),
-    Todo("1.6", "results", 5, "tests/test_todo_1_training.py"),
-    Todo("2.0", "linear segmentation", 1, "tests/test_todo_2_models.py"),
-    Todo("2.1", "MLP segmentation", 2, "tests/test_todo_2_models.py"),
-    Todo("2.2", "CNN encoder-decoder", 3, "tests/test_todo_2_models.py"),
-    Todo("2.3", "U-Net", 5, "tests/test_todo_2_models.py"),
-    Todo("2.4", "Dice loss", 2, "tests/test_todo_2_losses.py"),
-    Todo("2.5", "combined loss", 2, "tests/test_todo_2_losses.py"),
-    Todo("2.6", "train_segmentation_epoch", 3, "tests/test_todo_2_training.py"),
-    Todo("2.7", "validate_segmentation_epoch", 3, "tests/test_todo_2_training.py"),
-    Todo("2.8", "results", 4, "tests/test_todo_2_training.py"),
-)
 
 
 @dataclass
@@ -252,9 +214,9 @@ def print_table(todos: Sequence[Todo], outcomes: dict[str, Outcome]) -> bool:
             print(" " * 5 + textwrap.shorten(outcomes[todo.number].line(todo), 240, placeholder=" ..."))
     states = [outcomes[todo.number].state(todo) for todo in todos]
     sums = []
-    for part in ("1", "2"):
+    for part in dict.fromkeys(todo.number.split(".")[0] for todo in todos):
         mine = [(todo, state) for todo, state in zip(todos, states, strict=True) if todo.number.startswith(part)]
-        if mine:
+        if sum(todo.points for todo, _ in mine):
             got = sum(todo.points for todo, state in mine if state == "passing")
             sums.append(f"Part {part}: {got} of {sum(todo.points for todo, _ in mine)} points")
     counts = [f"{states.count(state)} {state}" for state in ("passing", "failing", "not started")]

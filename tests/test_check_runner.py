@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.check_table import ROOT, TODOS
+from tests.check_table import ROOT
+from tests.todos import TODOS
 
 pytestmark = pytest.mark.provided
 
-RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py")
+RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py", "todo.py", "todos.py")
 PASSING = "def test(): pass"
 
 

@@ -95,5 +95,6 @@ def judge(record: Mapping[str, Any]) -> str | None:
 
 
 def todos_of(record: Mapping[str, Any]) -> list[str]:
-    """['1.2'] for a test marked todo_1_2."""
-    return [mark[5:].replace("_", ".") for mark in record["markers"] if mark.startswith("todo_")]
+    """['1.2'] for a test marked todo_1_2 or, in a homework, hw5_1_2."""
+    found = (re.fullmatch(r"(?:todo|hw\d+)_(\d+)_(\d+)", mark) for mark in record["markers"])
+    return [f"{match[1]}.{match[2]}" for match in found if match]

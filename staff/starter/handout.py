@@ -41,6 +41,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     course, grader = recipe.course[recipe.name], recipe.points
     points = todo_points(recipe, graded)
     due, analysis = course["due"], course.get("analysis_points", 0)
+    prefix = recipe.settings.get("marker", "todo")
     weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
     facts = {
         "title": recipe.settings["title"],
@@ -54,12 +55,12 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "graded_file_names": " ".join(recipe.graded),
         "weight_file_names": " ".join(weights),
         "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
-        "classroom_steps": classroom_steps(points),
+        "classroom_steps": classroom_steps(points, prefix),
         "classroom_results": "\n".join(
-            f"          {step_id(todo).upper()}_RESULTS: ${{{{ steps.{step_id(todo)}.outputs.result }}}}"
-            for todo in points
+            f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"
+            for step in (step_id(todo, prefix) for todo in points)
         ),
-        "classroom_runners": ",".join(map(step_id, points)),
+        "classroom_runners": ",".join(step_id(todo, prefix) for todo in points),
     }
     for name in weights:
         facts[f"weights_{Path(name).stem}"] = name
@@ -117,24 +118,24 @@ def todo_table(graded: Sequence[Graded], points: dict[str, Fraction]) -> str:
     return "\n".join(["| TODO | what | file | points |", "|---|---|---|---|", *rows])
 
 
-def classroom_steps(points: dict[str, Fraction]) -> str:
+def classroom_steps(points: dict[str, Fraction], prefix: str) -> str:
     """One step a TODO for GitHub Classroom's graders."""
     return "\n".join(
         f"""      - name: TODO {todo}
-        id: {step_id(todo)}
+        id: {step_id(todo, prefix)}
         uses: classroom-resources/autograding-command-grader@v1
         with:
           test-name: TODO {todo}
-          command: {json.dumps(f"python -m pytest -q -m {step_id(todo)}")}
+          command: {json.dumps(f"python -m pytest -q -m {step_id(todo, prefix)}")}
           timeout: 10
           max-score: {show(value)}"""
         for todo, value in points.items()
     )
 
 
-def step_id(todo: str) -> str:
+def step_id(todo: str, prefix: str) -> str:
     """'1.2' → 'todo_1_2', which is the pytest marker, too."""
-    return "todo_" + todo.replace(".", "_")
+    return f"{prefix}_{todo.replace('.', '_')}"
 
 
 def todo_key(todo: str) -> tuple[int, ...]:

@@ -113,9 +113,7 @@ def test_points_come_from_the_grader_and_disagreement_is_an_error(own_sources):
 
 def built_table(files: dict[str, bytes]) -> dict[str, float]:
     """{TODO: points} as the student's own table says it."""
-    rows = re.findall(
-        r'^    Todo\("([\d.]+)", "[^"]*", ([\d.]+),', files["tests/check_table.py"].decode(), re.MULTILINE
-    )
+    rows = re.findall(r'^    Todo\("([\d.]+)", "[^"]*", ([\d.]+),', files["tests/todos.py"].decode(), re.MULTILINE)
     return {number: float(points) for number, points in rows}
 
 
