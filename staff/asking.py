@@ -67,10 +67,12 @@ def is_number(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def student_model(student: StudentProcess, module: str, name: str, seed: int = 0, **keywords: int) -> Model:
-    """Build one of the student's models."""
-    reply = student.ask("model", {"module": module, "name": name, "keywords": keywords, "seed": seed})
-    return _model(student, reply)
+def student_model(
+    student: StudentProcess, module: str, name: str, seed: int = 0, factory: tuple | None = None, **keywords: int
+) -> Model:
+    """Build one of the student's models: by a `factory` (function, argument) if they have it, else by its class."""
+    args = {"module": module, "name": name, "keywords": keywords, "seed": seed}
+    return _model(student, student.ask("model", args | ({"factory": list(factory)} if factory else {})))
 
 
 def plain_model(student: StudentProcess, layers: list, state: dict[str, np.ndarray]) -> Model:

@@ -107,7 +107,7 @@ class Assignment:
 
 def names() -> list[str]:
     """Assignments there are."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "course")  # course.toml: dates
 
 
 def load(name: str) -> Assignment:

@@ -1,7 +1,7 @@
 """The grader's end of the pipe: asks the student's process, survives whatever it does, believes nothing.
 
 A crash, a timeout or a malformed answer fails the check that asked; the worker is killed and the next check gets a
-fresh one. A module whose import ended the process is not tried again.
+fresh one. A module whose import failed is not tried again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def clean(text: object, limit: int = 1500) -> str:
     """Text of the student's process made harmless: a string, printable, not too long, no terminal codes."""
     text = text if isinstance(text, str) else ""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text[: 4 * limit])
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)[:limit]
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs(4))[:limit]
 
 
 @dataclass
@@ -77,6 +77,7 @@ class StudentProcess:
         self.restarts = 0
         self.request_number = 0
         self.dead_modules: dict[str, str] = {}
+        self.failed_imports: dict[str, StudentError] = {}
         self.printed = ""
 
     def start(self) -> None:
@@ -155,6 +156,8 @@ class StudentProcess:
         """Import a module of the submission once per process; one that ended its process is not tried again."""
         if module in self.dead_modules:
             raise Incident(self.dead_modules[module])
+        if module in self.failed_imports:
+            raise self.failed_imports[module]
         if not (self.place.tree / f"{module}.py").exists():
             raise CheckFailed(f"{module}.py was not handed in")
         try:
@@ -164,7 +167,9 @@ class StudentProcess:
             raise Incident(self.dead_modules[module]) from None
         if not reply.header["ok"]:
             error = _student_error(reply.header.get("error"))
-            raise StudentError(error.kind, f"{error.message} (while importing {module}.py)", error.frames)
+            message = f"{error.message} (while importing {module}.py)"
+            self.failed_imports[module] = StudentError(error.kind, message, error.frames)
+            raise self.failed_imports[module]
 
 
 def _student_error(error: object) -> StudentError:

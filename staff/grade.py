@@ -40,6 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--seed-file", type=Path, help="file with the secret seed (default: a fresh one)")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
+    how.add_argument(
+        "--request-s", type=float, metavar="S", help="seconds for one question (default: the assignment's)"
+    )
     how.add_argument("--quiet", action="store_true", help="print only the score")
     return parser
 
@@ -100,10 +103,8 @@ def grade(arguments: argparse.Namespace) -> dict:
     secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()] + [str(hidden.source.path)]
     with sandbox.temporary_place() as place:
         assemble(place, assignment, submission)
-        limits, budget = (
-            sandbox.Limits(threads=arguments.threads),
-            Budget(assignment.request_s, assignment.submission_s),
-        )
+        limits = sandbox.Limits(threads=arguments.threads)
+        budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s)
         process = StudentProcess(place, layer, limits, budget, secret_paths)
         plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo)
         try:
@@ -127,6 +128,16 @@ def grade(arguments: argparse.Namespace) -> dict:
         "seconds": round(time.monotonic() - started, 1),
         "staff_only": {"seed": seed, "restarts": process.restarts, "printed": process.printed, "grader_errors": errors},
     }
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Before two minutes are spent: can every output be written? An older result is no result of this run: it goes."""
+    outputs = [arguments.out, arguments.gradescope, arguments.junit, arguments.html]
+    for path in filter(None, outputs):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the file to write")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
@@ -162,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and processes go with us
     try:
+        check_outputs(arguments)
         results = grade(arguments)
         write_outputs(results, arguments)
     except (UserError, OSError) as error:

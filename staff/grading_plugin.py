@@ -129,8 +129,7 @@ class GradingPlugin:
             return Outcome(todo, check, "skipped", str(error))
         if isinstance(error, StudentError):
             if error.kind == NOT_STARTED and error.message.startswith("TODO"):
-                todo_of_message = error.message.split()[1].rstrip(":")
-                if todo_of_message == todo.id:
+                if error.message.replace(":", " ").split()[1:2] == [todo.id]:
                     self.halted[todo.id] = "not started"
                 return Outcome(todo, check, "not_started", error.message)
             return Outcome(todo, check, "failed", str(error), error.frames)

@@ -48,6 +48,9 @@ class Frame:
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame. ProtocolError if an array has a dtype that may not cross or the frame is too large."""
     entries, chunks = [], []
+    total = sum(np.asarray(array).nbytes for array in frame.arrays.values())
+    if total > MAX_PAYLOAD_BYTES:  # before anything is copied
+        raise ProtocolError(f"{total} bytes of arrays are more than allowed")
     for name, array in frame.arrays.items():
         array = np.asarray(array)
         if array.dtype.name not in DTYPES:
@@ -56,8 +59,8 @@ def encode(frame: Frame) -> bytes:
         chunks.append(np.ascontiguousarray(array).tobytes())
     header = json.dumps({**frame.header, "arrays": entries}, allow_nan=False).encode()
     payload = b"".join(chunks)
-    if len(header) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
-        raise ProtocolError(f"frame of {len(header)} + {len(payload)} bytes is larger than allowed")
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a header of {len(header)} bytes is larger than allowed")
     return LENGTHS.pack(len(header), len(payload)) + header + payload
 
 

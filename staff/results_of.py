@@ -20,6 +20,9 @@ class Part:
 
     module: str
     function: str
+    models: str  # module of the models, their names by kind, and the function that builds one of a kind
+    names: dict[str, str]
+    factory: str
     metric: str  # as in the history: val_acc, val_iou
     layers: list
     draw: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -84,18 +87,26 @@ def check_validation_data_unused(student: StudentProcess, rng: np.random.Generat
     expect(apart < 1e-3, "the trained weights depend on the validation data")
 
 
-def check_gate(student, rng, part: Part, hidden, gate, models_module: str, name: str, record) -> None:
-    """100 steps of 32 with the student's own training function, scored here on hidden images."""
+def after_100_steps(student, rng, part: Part, hidden, gate, kind: str, number: int) -> float:
+    """100 steps of 32 with the student's own training function from start `number`, scored here on hidden images.
+
+    The model comes from the student's factory, as in the mains: its width there is their choice.
+    """
+    train = hidden.training(rng, 3200) if part.metric == "acc" else hidden.boxes(rng, "train", 3200)
+    val = hidden.training(rng, 64) if part.metric == "acc" else hidden.boxes(rng, "train", 64)
+    model = student_model(student, part.models, part.names[kind], seed=number, factory=(part.factory, kind))
+    settings = {"epochs": 1, "learning_rate": 0.001, "max_steps_per_epoch": 100}
+    _train(student, part, model, train, val, 32, timeout_s=gate.timeout_s, **settings)
+    return score(model, part, hidden, rng)
+
+
+def check_gate(student, rng, part: Part, hidden, gate, kind: str, record) -> None:
+    """The figure after 100 steps must reach the gate."""
 
     def attempt(number: int) -> float:
-        train = hidden.training(rng, 3200) if part.metric == "acc" else hidden.boxes(rng, "train", 3200)
-        val = hidden.training(rng, 64) if part.metric == "acc" else hidden.boxes(rng, "train", 64)
-        model = student_model(student, models_module, name, seed=number)
-        settings = {"epochs": 1, "learning_rate": 0.001, "max_steps_per_epoch": 100}
-        _train(student, part, model, train, val, 32, timeout_s=gate.timeout_s, **settings)
-        return score(model, part, hidden, rng)
+        return after_100_steps(student, rng, part, hidden, gate, kind, number)
 
-    gate.apply(attempt, record, f"{name} after 100 steps of 32")
+    gate.apply(attempt, record, f"{part.names[kind]} after 100 steps of 32")
 
 
 def score(model: Model, part: Part, hidden, rng, split: str = "test", limit: int = 1000) -> float:
@@ -107,11 +118,11 @@ def score(model: Model, part: Part, hidden, rng, split: str = "test", limit: int
     return float(np.mean(oracle.iou(model(images), masks)))
 
 
-def checkpoint_model(student: StudentProcess, place, file: str, module: str, factory: str, default: str) -> Model:
+def checkpoint_model(student: StudentProcess, place, file: str, part: Part, default: str) -> Model:
     """The model of a submitted checkpoint."""
     if not (place.tree / file).exists():
         raise CheckFailed(f"no {file} was handed in")
-    args = {"module": module, "factory": factory, "default": default, "file": file}
+    args = {"module": part.models, "factory": part.factory, "default": default, "file": file}
     reply = student.ask("load_checkpoint", args)
     number = reply.result.get("object")
     expect(type(number) is int, "your process answered nonsense about the checkpoint")

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from staff.plain_models import build_criterion, build_optimizer, build_plain
+from staff.protocol import MAX_PAYLOAD_BYTES
 
 if TYPE_CHECKING:
     from staff.worker import Worker
@@ -26,6 +27,8 @@ CHUNK = 128  # images that are predicted at once
 def to_array(value: object, what: str = "output") -> np.ndarray:
     """A plain array of whatever the student's code returned; TypeError names what it was."""
     if isinstance(value, torch.Tensor):
+        if value.numel() * value.element_size() > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"{what} has shape {tuple(value.shape)}, which is far too large")
         return np.array(value.detach().cpu().numpy())
     if isinstance(value, (bool, int, float, np.ndarray, np.number)):
         return np.array(value)
@@ -79,10 +82,13 @@ def op_import(worker: Worker, args: dict, arrays: Arrays) -> Answer:
 
 
 def op_model(worker: Worker, args: dict, arrays: Arrays) -> Answer:
-    """Build one of the student's models: module, name of class or function, arguments; after seeding."""
+    """Build one of the student's models after seeding: by `factory` (function, argument), else class and keywords."""
     torch.manual_seed(args["seed"])
-    maker = getattr(worker.module(args["module"]), args["name"])
-    model = maker(*args.get("positional", []), **args.get("keywords", {}))
+    module, factory = worker.module(args["module"]), args.get("factory")
+    if factory and hasattr(module, factory[0]):  # builds it with the student's own settings, as their main does
+        model = getattr(module, factory[0])(factory[1])
+    else:
+        model = getattr(module, args["name"])(**args.get("keywords", {}))
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"{args['name']} gave {type(model).__name__}, expected a torch.nn.Module")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

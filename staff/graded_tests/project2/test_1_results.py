@@ -9,8 +9,6 @@ from staff import drawn
 from staff.asking import expect
 from staff.results_of import Part, check_gate, check_history, check_validation_data_unused, checkpoint_model, score
 
-MODELS = "classification_models"
-
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -20,6 +18,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 PART = Part(
     module="classification_train",
     function="train_model",
+    models="classification_models",
+    names={"mlp": "MLPModel", "cnn": "CNNModel"},
+    factory="get_model",
     metric="acc",
     layers=[["flatten"], ["linear", 2352, 10], ["relu"], ["linear", 10, 9]],
     draw=lambda rng, count: (drawn.noise(rng, count), drawn.labels(rng, count)),
@@ -38,12 +39,11 @@ def test_validation_data_unused(student, rng):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_gate(student, rng, hidden, gates, record, kind):
-    name = {"mlp": "MLPModel", "cnn": "CNNModel"}[kind]
-    check_gate(student, rng, PART, hidden, gates[f"acc_{kind}"], MODELS, name, record)
+    check_gate(student, rng, PART, hidden, gates[f"acc_{kind}"], kind, record)
 
 
 def test_checkpoint(student, rng, hidden, gates, record, place):
-    model = checkpoint_model(student, place, "classification.pt", MODELS, "get_model", "cnn")
+    model = checkpoint_model(student, place, "classification.pt", PART, "cnn")
     gates["acc_final"].apply(lambda attempt: score(model, PART, hidden, rng), record, "the checkpoint")
 
 
@@ -52,5 +52,5 @@ def test_extra_credit(student, rng, hidden, gates, record, place):
         "acc_extra" in gates,
         "more than 99% cannot be shown on the bundled sample; grade with the full PathMNIST for extra credit",
     )
-    model = checkpoint_model(student, place, "classification.pt", MODELS, "get_model", "cnn")
+    model = checkpoint_model(student, place, "classification.pt", PART, "cnn")
     gates["acc_extra"].apply(lambda attempt: score(model, PART, hidden, rng, "val", 10_004), record, "the checkpoint")

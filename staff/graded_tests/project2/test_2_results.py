@@ -7,10 +7,12 @@ import pytest
 from staff import drawn, oracle
 from staff.results_of import Part, check_gate, check_history, check_validation_data_unused, checkpoint_model, score
 
-MODELS = "segmentation_models"
 PART = Part(
     module="segmentation_train",
     function="train_segmentation_model",
+    models="segmentation_models",
+    names={"mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"},
+    factory="get_segmentation_model",
     metric="iou",
     layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
     draw=lambda rng, count: (drawn.noise(rng, count), drawn.rectangles(rng, count)),
@@ -29,10 +31,9 @@ def test_validation_data_unused(student, rng):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
 def test_gate(student, rng, hidden, gates, record, kind):
-    name = {"mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}[kind]
-    check_gate(student, rng, PART, hidden, gates[f"iou_{kind}"], MODELS, name, record)
+    check_gate(student, rng, PART, hidden, gates[f"iou_{kind}"], kind, record)
 
 
 def test_checkpoint(student, rng, hidden, gates, record, place):
-    model = checkpoint_model(student, place, "segmentation.pt", MODELS, "get_segmentation_model", "unet")
+    model = checkpoint_model(student, place, "segmentation.pt", PART, "unet")
     gates["iou_final"].apply(lambda attempt: score(model, PART, hidden, rng), record, "the checkpoint")

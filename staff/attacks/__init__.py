@@ -1,0 +1,1 @@
+"""Submissions that try to get points without solving anything, and the command that proves they get none."""

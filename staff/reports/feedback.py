@@ -1,0 +1,38 @@
+"""What a student may read: verdicts, expectations, hints and their own traceback lines; never seeds or hidden data."""
+
+from __future__ import annotations
+
+
+def lines_of(check: dict) -> list[str]:
+    """The text of one check, line by line."""
+    marks = {"passed": "✓", "failed": "✗", "not_started": "–", "skipped": "–", "grader_error": "!"}
+    lines = [f"{marks[check['status']]} {check['title']}"]
+    if check["status"] == "grader_error":
+        lines.append("    the grader failed here; the staff has been told")
+    elif check["status"] != "passed" and check["message"]:
+        lines += [f"    {line}" for line in check["message"].splitlines()[:6]]
+    lines += [f"    at {frame}" for frame in check["frames"]]
+    for measured in check["measured"]:
+        values = ", ".join(f"{value:.3f}" for value in measured["values"])
+        margin = max(measured["values"]) - measured["threshold"]
+        lines.append(f"    measured {values}; gate {measured['threshold']:.3f}; margin {margin:+.3f}")
+    if check["hint"] and check["status"] == "failed":
+        lines.append(f"    hint: {check['hint']}")
+    return lines
+
+
+def data_note(results: dict) -> str:
+    """Which data the outcomes belong to."""
+    if results["data"]["kind"] == "sample":
+        return "Outcomes were measured on the course's bundled sample of PathMNIST with gates calibrated for it."
+    return f"Outcomes were measured on {results['data']['name']} with the course's gates."
+
+
+def public_notes(results: dict) -> list[str]:
+    """How the submission was read."""
+    notes = list(results["submission"]["notes"])
+    if results["submission"]["ignored"]:
+        names = ", ".join(results["submission"]["ignored"][:10])
+        more = len(results["submission"]["ignored"]) - 10
+        notes.append(f"not graded: {names}" + (f" and {more} more" if more > 0 else ""))
+    return notes
