@@ -126,7 +126,7 @@ def bench_plan(rounds: int) -> bool:
         memory = measured(plan)[1]
         holds &= verdict("plan 10,000 jobs", f"{took:.2f} s, {memory:.0f} MB", "2 s, 150 MB", took < 2 and memory < 150)
         settle(folder, script, grid)
-        took, memory = min(measured(dispatcher(folder, script, grid, "--no_report")) for _ in range(rounds))
+        took, memory = min(measured(dispatcher(folder, script, grid)) for _ in range(rounds))
         holds &= verdict(
             "resume 10,000 done jobs", f"{took:.2f} s, {memory:.0f} MB", "2 s, 150 MB", took < 2 and memory < 150
         )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -210,3 +216,32 @@ def test_the_config_file_of_a_job_says_how_to_repeat_it(tmp_path):
     tools.sweep(tmp_path, {"learning_rate": 0.3, "augment": True})
     (path,) = (tmp_path / "logs").glob("*/config.json")
     assert json.loads(path.read_text())["argv"] == ["--augment", "--learning_rate", "0.3"]
+
+
+def test_code_that_is_younger_than_its_results_is_named(tmp_path):
+    script = tmp_path / "train.py"
+    shutil.copy(tools.TOY, script)
+    assert "note:" not in tools.sweep(tmp_path, {"key": [1]}, script=str(script)).stdout
+    (tmp_path / "models.py").write_text("")
+    os.utime(tmp_path / "models.py", (time.time() + 5, time.time() + 5))
+    again = tools.sweep(tmp_path, {"key": [1]}, script=str(script))
+    assert "note: models.py changed after" in again.stdout
+    assert "best best_val_acc 0.1" in again.stdout  # what earlier starts found counts
+
+
+def test_the_report_does_not_call_a_dead_job_running(tmp_path):
+    tools.sweep(tmp_path, {"key": [1, 2]})
+    first, _ = sorted(tmp_path.glob("logs/*/status.json"))
+    first.write_text(json.dumps({"state": "running", "attempt": 1, "pid": 1}))  # its claim is that of the ended guard
+    words = [sys.executable, "dispatcher.py", "report", str(tmp_path / "logs")]
+    assert subprocess.run(words, cwd=tools.ROOT, timeout=60).returncode == 0
+    with open(tmp_path / "logs/grid_results.csv", newline="") as file:
+        rows = {row["key"]: (row["status"], row["cause"].split(":")[0]) for row in csv.DictReader(file)}
+    assert rows == {"1": ("stopped", "lost"), "2": ("done", "")}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = shlex.join(tools.command(tmp_path, {"key": list(range(500))}, "--dry_run"))
+    run = subprocess.run(f"{command} | head -n 1", shell=True, capture_output=True, text=True, cwd=tools.ROOT)
+    assert len(run.stdout.splitlines()) == 1
+    assert run.stderr == ""

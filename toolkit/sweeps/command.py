@@ -5,23 +5,34 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.sweeps import grid, table
+from toolkit.sweeps import grid, jobs, table
+from toolkit.sweeps.effects import show
 from toolkit.sweeps.jobs import Job
 from toolkit.sweeps.options import build_parser, build_report_parser
 from toolkit.sweeps.script import Probe, Script, check_points, find_script, probe
 from toolkit.sweeps.sweep import Engine, Progress, Rules, Sweep
 
-EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_SOME_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY_READS = 1, 130, 141
 SHOWN_IN_DRY_RUN = 1000
 
 
 def run_command(argv: list[str]) -> int:
     """Run the dispatcher with these arguments; return its exit code."""
-    if argv[:1] == ["report"]:
-        return report_command(argv[1:])
+    try:
+        return report_command(argv[1:]) if argv[:1] == ["report"] else sweep_command(argv)
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at its end must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOBODY_READS
+
+
+def sweep_command(argv: list[str]) -> int:
+    """`python dispatcher.py`: plan, run, report."""
     args = build_parser().parse_args(argv)
     check_arguments(args)
     config = grid.load_config(args.config_path)
@@ -31,16 +42,19 @@ def run_command(argv: list[str]) -> int:
     if args.dry_run:
         print_commands(args, script, planned)
         return 0
-    prepare_folder(args.log_dir)
+    check_writable("log_dir", args.log_dir)
+    check_writable("grid_search_results_path", os.path.dirname(os.path.abspath(args.grid_search_results_path)))
     sweep = Sweep(script, args.log_dir, make_engine(args), make_rules(args))
     print(f"{len(planned) or args.trials} jobs of {script.name} in {args.log_dir}", flush=True)
+    best = Best(args, sweep)  # before the jobs are added: the view and the pruner also know what earlier starts found
+    add_pruner(args, sweep)
     sweep.add(planned)
+    note_changed_code(script, sweep.progress.oldest_done)
     table.write_index(args.log_dir, script.name, args.metric, planned)
     if searcher is not None:
         searcher.attach(sweep)
-    add_pruner(args, sweep)
-    progress = run_with_view(args, sweep)
-    return finish(args, progress)
+    progress = run_with_view(sweep, best)
+    return finish(args, progress, best)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -52,6 +66,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         ("stop_after", 0),
         ("timeout_s", 0),
         ("grace_s", 0),
+        ("slurm_throttle", 1),
     ):
         if getattr(args, name) < least:
             raise UserError(f"{name} is {getattr(args, name)}; it must be at least {least}")
@@ -86,26 +101,41 @@ def make_jobs(child: Probe, points: list[dict[str, Any]]) -> list[Job]:
 
 def print_commands(args: argparse.Namespace, script: Script, planned: list[Job]) -> None:
     """One command a line, as a shell would take it."""
+    lines = []
     for job in planned[:SHOWN_IN_DRY_RUN]:
         folder = os.path.join(os.path.abspath(args.log_dir), job.name)
-        print(shlex.join(script.command(job.argv + script.own_argv(folder))))
+        lines.append(shlex.join(script.command(job.argv + script.own_argv(folder))))
     hidden = len(planned) - SHOWN_IN_DRY_RUN
     if hidden > 0:
-        print(f"... and {hidden} more")
+        lines.append(f"... and {hidden} more")
     if args.search == "tpe":
-        print(f"{args.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
+        lines.append(f"{args.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
+    print("\n".join(lines), flush=True)
 
 
-def prepare_folder(log_dir: str) -> None:
-    """Make the folder and prove that it can be written; UserError if not."""
+def check_writable(flag: str, folder: str) -> None:
+    """Make the folder and prove that it can be written, before anything starts; UserError if not."""
     try:
-        os.makedirs(log_dir, exist_ok=True)
-        trial = os.path.join(log_dir, f".writable.{os.getpid()}")
+        os.makedirs(folder, exist_ok=True)
+        trial = os.path.join(folder, f".writable.{os.getpid()}")
         with open(trial, "w", encoding="utf-8"):
             pass
         os.remove(trial)
     except OSError as error:
-        raise UserError(f"log_dir is {log_dir!r}, which cannot be written: {error.strerror}") from None
+        raise UserError(f"{flag}: the folder {folder!r} cannot be written: {error.strerror}") from None
+
+
+def note_changed_code(script: Script, oldest_done: float | None) -> None:
+    """Say that finished jobs stay as they are if the code beside the script is younger than they."""
+    if oldest_done is None or script.is_module:
+        return
+    changed = [path.name for path in Path(script.name).parent.glob("*.py") if path.stat().st_mtime > oldest_done]
+    if changed:
+        since = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(oldest_done))
+        print(
+            f"note: {', '.join(sorted(changed)[:3])}{', ...' if len(changed) > 3 else ''} changed after {since}, when "
+            "the first of the finished jobs ended; those are not run again: for that choose a new --log_dir"
+        )
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
@@ -132,12 +162,10 @@ def add_pruner(args: argparse.Namespace, sweep: Sweep) -> None:
         Pruner(args.prune, args.metric, args.prune_after).attach(sweep)
 
 
-def run_with_view(args: argparse.Namespace, sweep: Sweep) -> Progress:
+def run_with_view(sweep: Sweep, best: Best) -> Progress:
     """Run the sweep under a live view of its state."""
     from toolkit.sweeps.live import make_view
 
-    best = Best(args, sweep)
-    sweep.on_finished.append(best.look)
     view = make_view(sweep.progress, best.describe)
     sweep.on_finished.append(view.job_ended)
     sweep.on_turn.append(view.update)
@@ -152,13 +180,16 @@ class Best:
 
     def __init__(self, args: argparse.Namespace, sweep: Sweep) -> None:
         self.wanted, self.sweep = args.metric, sweep
+        self.rows: dict[str, table.Row] = {}  # of all done jobs, for the report: 10,000 files need be read only once
         self.row: table.Row | None = None
         self.metric: str | None = None
+        self._shown: tuple[int, list[str]] = (0, [])  # number of jobs, flags that differ between them
+        sweep.on_finished.append(self.look)
 
     def look(self, job: Job, status: Any) -> None:
         if status.state != "done":
             return
-        row = table.read_row(self.sweep.log_dir, job.name, job.config)
+        row = self.rows[job.name] = table.read_row(self.sweep.log_dir, job.name, job.config, status)
         try:
             self.metric = self.metric or table.pick_metric([row], self.wanted)
         except UserError:
@@ -170,14 +201,18 @@ class Best:
     def describe(self) -> str:
         if self.row is None or self.metric is None:
             return ""
-        return f"{self.metric} {table.number(self.row, self.metric):.4g} by {self.row.name}"
+        known = self.sweep.jobs.values()
+        if self._shown[0] != len(known):  # a view asks four times a second
+            self._shown = (len(known), table.varying([table.Row(job.name, job.config, jobs.Status()) for job in known]))
+        flags = ", ".join(f"{flag}={show(self.row.config.get(flag))}" for flag in self._shown[1])
+        return f"{self.metric} {table.number(self.row, self.metric):.4g}" + (f" by {flags}" if flags else "")
 
 
-def finish(args: argparse.Namespace, progress: Progress) -> int:
+def finish(args: argparse.Namespace, progress: Progress, best: Best) -> int:
     """Write the reports, say where they are, choose the exit code."""
     if progress.gave_up:
         print(f"stopped early: {progress.gave_up}")
-    write_reports(args.log_dir, args.grid_search_results_path, args.metric)
+    write_reports(table.read_rows(args.log_dir, best.rows), args.log_dir, args.grid_search_results_path, args.metric)
     if progress.left_running:
         print(f"{progress.left_running} jobs are with Slurm; the same command collects them, with --watch it stays")
         return 0
@@ -187,11 +222,10 @@ def finish(args: argparse.Namespace, progress: Progress) -> int:
     return EXIT_SOME_FAILED if progress.failed or progress.gave_up else 0
 
 
-def write_reports(log_dir: str, csv_path: str, metric: str, top_k: int = 10) -> None:
+def write_reports(rows: list[table.Row], log_dir: str, csv_path: str, metric: str, top_k: int = 10) -> None:
     """grid_results.csv, report.html and the best configurations on the terminal."""
     from toolkit.sweeps.report import write_report
 
-    rows = table.read_rows(log_dir)
     table.write_csv(csv_path, rows)
     name = table.pick_metric(rows, metric)
     groups = table.group_by_seed(rows, name)
@@ -199,10 +233,10 @@ def write_reports(log_dir: str, csv_path: str, metric: str, top_k: int = 10) -> 
         print(f"best by {name}:")
         shown = table.varying(rows)
         for group in [group for group in groups if group.values][:top_k]:
-            values = ", ".join(f"{flag}={group.config.get(flag)}" for flag in shown if flag != "seed")
+            values = ", ".join(f"{flag}={show(group.config.get(flag))}" for flag in shown if flag != "seed")
             print(f"  {group.describe():28s} {values}")
     page = os.path.join(log_dir, "report.html")
-    write_report(page, log_dir, rows, name, top_k)
+    write_report(page, log_dir, rows, groups, name, top_k)
     print(f"table: {csv_path}   report: {page}", flush=True)
 
 
@@ -210,7 +244,7 @@ def report_command(argv: list[str]) -> int:
     """`python dispatcher.py report LOG_DIR`."""
     args = build_report_parser().parse_args(argv)
     csv_path = args.grid_search_results_path or os.path.join(args.log_dir, "grid_results.csv")
-    write_reports(args.log_dir, csv_path, args.metric, args.top_k)
+    write_reports(table.read_rows(args.log_dir), args.log_dir, csv_path, args.metric, args.top_k)
     if args.tensorboard:
         from toolkit.sweeps.tensorboard import write_runs
 

@@ -27,7 +27,7 @@ def load_config(path: str) -> Config | list[Config]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
-        config = json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant)
+        config = json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except UserError as error:
@@ -104,6 +104,10 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> Config:
     if twice:
         raise UserError(f"{', '.join(twice)} is given twice in one object; put all its values in one list")
     return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse_constant(text)
 
 
 def _refuse_constant(text: str) -> float:

@@ -30,7 +30,8 @@ def summary_line(progress: Progress, best: str) -> str:
     parts += [f"{progress.elsewhere} running elsewhere"] if progress.elsewhere else []
     parts += [f"{progress.failed} failed"] if progress.failed else []
     parts += [f"{progress.stopped} stopped"] if progress.stopped else []
-    left = f" · about {in_words(progress.time_left_s())} left" if progress.time_left_s() is not None else ""
+    ahead = progress.time_left_s() if progress.running or progress.waiting else None
+    left = f" · about {in_words(ahead)} left" if ahead is not None else ""
     return ", ".join(parts) + (f" · best {best}" if best else "") + left
 
 

@@ -14,16 +14,15 @@ from toolkit.sweeps import causes, charts, effects, jobs
 from toolkit.sweeps.charts import escape
 from toolkit.sweeps.effects import show
 from toolkit.sweeps.live import in_words
-from toolkit.sweeps.table import INDEX, Group, Row, group_by_seed, number, varying
+from toolkit.sweeps.table import INDEX, Group, Row, number, varying
 
 MOST_CURVES = 150  # runs that are drawn; the best ones are always among them
 MOST_CHARTS = 4
 LOG_TAIL = 2500
 
 
-def write_report(path: str, log_dir: str, rows: list[Row], metric: str | None, top_k: int) -> None:
-    """Write the page for `rows`; `metric` is a name in their results, or None if no job is done."""
-    groups = group_by_seed(rows, metric)
+def write_report(path: str, log_dir: str, rows: list[Row], groups: list[Group], metric: str | None, top_k: int) -> None:
+    """Write the page for `rows`, grouped by seed in `groups`; `metric` is a name in their results, or None."""
     script = (jobs.read_json(os.path.join(log_dir, INDEX)) or {}).get("script", "sweep")
     sections = [
         best_section(rows, groups, metric, top_k),

@@ -55,6 +55,7 @@ class Progress:
     failed: int = 0
     stopped: int = 0
     already_done: int = 0
+    oldest_done: float | None = None  # when the first of the already done ended, seconds since 1970
     running: dict[str, float] = field(default_factory=dict)  # name -> start time
     elsewhere: int = 0
     slots: int = 1
@@ -132,6 +133,8 @@ class Sweep:
         status = jobs.read_status(folder)
         if status.is_settled:
             self.progress.already_done += 1
+            if status.ended:
+                self.progress.oldest_done = min(status.ended, self.progress.oldest_done or status.ended)
             self._count(job, status)
             return
         newest = claims.newest_claim(folder)

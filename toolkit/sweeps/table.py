@@ -6,11 +6,12 @@ import csv
 import math
 import os
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.sweeps import jobs
+from toolkit.sweeps import causes, claims, jobs
 from toolkit.sweeps.jobs import Status
 
 INDEX = "sweep.json"  # script, metric and all jobs of the last start, also those that no engine has begun
@@ -56,11 +57,15 @@ class Group:
 def write_index(log_dir: str, script: str, metric: str, listed: list[jobs.Job]) -> None:
     """Remember what belongs to the sweep."""
     content = {"script": script, "metric": metric, "jobs": {job.name: job.config for job in listed}}
-    jobs.write_json(os.path.join(log_dir, INDEX), content)
+    jobs.write_json(os.path.join(log_dir, INDEX), content, indent=None)
 
 
-def read_rows(log_dir: str) -> list[Row]:
-    """Every job of the folder, those of the last start first; UserError if there is none."""
+def read_rows(log_dir: str, known: Mapping[str, Row] | None = None) -> list[Row]:
+    """Every job of the folder, those of the last start first; UserError if there is none.
+
+    `known` are rows of done jobs that were read before; they do not change any more.
+    """
+    known = known or {}
     if not os.path.isdir(log_dir):
         raise UserError(f"log_dir is {log_dir!r}, which is no folder")
     index = jobs.read_json(os.path.join(log_dir, INDEX)) or {}
@@ -72,12 +77,16 @@ def read_rows(log_dir: str) -> list[Row]:
                 listed[entry.name] = content["config"]
     if not listed:
         raise UserError(f"{log_dir} holds no jobs; the dispatcher's --log_dir does")
-    return [read_row(log_dir, name, config) for name, config in listed.items()]
+    return [known.get(name) or read_row(log_dir, name, config) for name, config in listed.items()]
 
 
-def read_row(log_dir: str, name: str, config: dict[str, Any]) -> Row:
+def read_row(log_dir: str, name: str, config: dict[str, Any], status: Status | None = None) -> Row:
+    """The row of one job; `status` if it is known already."""
     folder = os.path.join(log_dir, name)
-    row = Row(name, config, jobs.read_status(folder))
+    row = Row(name, config, status or jobs.read_status(folder))
+    if row.status.state == "running" and not claims.is_alive(folder, claims.newest_claim(folder)):
+        row.status.state, row.status.cause = "stopped", causes.LOST
+        row.status.detail = "it and what watched over it were killed; the next start runs it again"
     if row.status.state == "done":
         row.metrics = scalars(jobs.read_results(folder)[0] or {}, config)
     return row
