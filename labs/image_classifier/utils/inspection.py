@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,22 @@ class Facts:
 
 
 def read_in_threads(function: Callable[[Any], Any], items: Sequence[Any], description: str) -> Iterable[Any]:
-    """function(item) for all items, in order; Pillow decodes without holding the interpreter's lock."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        yield from tqdm(
-            pool.map(function, items), desc=description, total=len(items), unit="image", leave=False, disable=None
-        )
+    """function(item) for all items, in order; Pillow decodes without holding the interpreter's lock.
+
+    Only a few images are read ahead, so that a large set never waits in memory for a slower consumer.
+    """
+    workers = min(16, os.cpu_count() or 1)
+    bar = tqdm(desc=description, total=len(items), unit="image", leave=False, disable=None)
+    with ThreadPoolExecutor(workers) as pool, bar:
+        ahead: deque[Future] = deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 32 * workers:
+                yield ahead.popleft().result()
+                bar.update()
+        while ahead:
+            yield ahead.popleft().result()
+            bar.update()
 
 
 def inspect(paths: Sequence[Path], window: tuple[float, float] | None, max_pixels: int) -> dict[Path, Facts | str]:

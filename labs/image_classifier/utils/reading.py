@@ -146,7 +146,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> np.ndarray:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):  # 16 or 32 bits, grey
             pixels = np.asarray(image)
-            if pixels.dtype == np.int32 and 0 <= pixels.min() and pixels.max() < 65536:
+            if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 65536:
                 return pixels.astype(np.uint16)  # Pillow's mode I holds 16-bit PNG, too
             return pixels.astype(pixels.dtype.newbyteorder("="))
         if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

@@ -86,9 +86,9 @@ def with_groups(records: list[Record], pattern: str | None) -> list[Record]:
 
 
 def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple[list[Record], list[str], bool, str]:
-    """Write a 2D MedMNIST set as PNG files folder/SPLIT/NUMBER.png → records, class names, multi-label?, its name.
+    """Write a 2D MedMNIST set as PNG files folder/SPLIT/CLASS/NUMBER.png (no CLASS for several labels an image).
 
-    Its official splits are kept.
+    Its official splits are kept. Returns records, class names, whether it is multi-label, and its name.
     """
     from PIL import Image
 
@@ -97,19 +97,20 @@ def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple
     source = locate(flag, size=size, data_root=data_root)
     if source.layout.is_3d:
         raise UserError(f"{flag} has volumes; this lab reads two-dimensional sets (breastmnist, pathmnist, ...)")
+    # A name with the separator in it would be two labels.
+    classes = [name.replace(BETWEEN_LABELS, "/") for name in source.class_names]
     records = []
     for split in SPLITS:
         if not source.has(split):
             continue
         part = source.read(split)
-        (folder / split).mkdir(parents=True, exist_ok=True)
         pixels = part.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
         for number, (image, label) in enumerate(zip(pixels, part.labels, strict=True)):
-            path = folder / split / f"{number:06d}.png"
-            Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).save(path)
             numbers = label.nonzero().flatten().tolist() if source.multi_label else [int(label)]
-            # A name with the separator in it would be two labels.
-            names = [source.class_names[n].replace(BETWEEN_LABELS, "/") for n in numbers]
+            names = [classes[n] for n in numbers]
+            inside = folder / split if source.multi_label else folder / split / re.sub(r"[^\w]+", "-", names[0])
+            inside.mkdir(parents=True, exist_ok=True)
+            path = inside / f"{number:06d}.png"
+            Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).save(path)
             records.append(Record(path, BETWEEN_LABELS.join(names), split))
-    classes = [name.replace(BETWEEN_LABELS, "/") for name in source.class_names]
     return records, classes, source.multi_label, source.name

@@ -1,0 +1,131 @@
+"""torchvision's classifiers with the first layer, the stem and the head that these images and classes need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from labs.hw5_pneumonia import backbones
+from toolkit.errors import UserError, check_choice
+from toolkit.runs import load_checkpoint
+
+FAMILIES = {
+    "ResNet": ("resnet18", "resnet34", "resnet50", "resnet101"),
+    "DenseNet": ("densenet121", "densenet169", "densenet201"),
+    "EfficientNet": ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_v2_s"),
+    "MobileNet": ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
+}
+NAMES = tuple(name for names in FAMILIES.values() for name in names)
+SMALL_IMAGE = 64  # pixels; below, a first layer that halves the size leaves nothing for the last stages
+SAVED = Path(__file__).resolve().parent / "weights"  # state dicts called MODEL.pth are used before any download
+
+
+class ImageClassifier(nn.Module):
+    """A network with the normalisation that belongs to it: mean and sd of the training images are part of its state.
+
+    forward: float32 images (B, C, H, W) in [-1, 1] → logits (B, num_classes). For multi-label data each of the L labels
+    is a question of its own with two answers, so logits are (B * L, 2) = (0, z): cross-entropy on them is the binary
+    one, argmax is z > 0, and the one training loop serves without knowing.
+    """
+
+    def __init__(self, network: nn.Module, channels: int, multi_label: bool) -> None:
+        super().__init__()
+        self.network, self.multi_label = network, multi_label
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("sd", torch.ones(1, channels, 1, 1))
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) in [-1, 1] → one score a class, (B, num_classes)."""
+        return self.network((images - self.mean) / self.sd)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        scores = self.scores(images)  # (B, K)
+        if not self.multi_label:
+            return scores
+        return torch.stack([torch.zeros_like(scores), scores], dim=-1).flatten(0, 1)  # (B * L, 2)
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) → (B, num_classes): rows that sum to 1, or one probability a label."""
+        scores = self.scores(images).float()
+        return scores.sigmoid() if self.multi_label else scores.softmax(dim=1)
+
+    def set_normalization(self, mean: torch.Tensor, sd: torch.Tensor) -> None:
+        """Mean and sd (C,) of the training images on the [-1, 1] scale; a channel that is constant gets sd 1."""
+        self.mean.copy_(mean.view(1, -1, 1, 1))
+        self.sd.copy_(torch.where(sd > 1e-4, sd, 1.0).view(1, -1, 1, 1))
+
+
+def build(name: str, channels: int, num_classes: int, image_size: int, multi_label: bool = False) -> ImageClassifier:
+    """The network `name` with random weights. Raises UserError for an unknown name."""
+    check_choice("model", name, NAMES)
+    return _adapted(backbones.build(name), channels, num_classes, image_size, multi_label)
+
+
+def _adapted(
+    network: nn.Module, channels: int, num_classes: int, image_size: int, multi_label: bool
+) -> ImageClassifier:
+    """Fit first layer and head. The weights stay: a grey first layer is the sum over the three colours."""
+    first, old = backbones.first_convolution(network)
+    stride = (1, 1) if image_size < SMALL_IMAGE else old.stride
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, stride, old.padding, bias=old.bias is not None)
+    new.load_state_dict(old.state_dict() if channels == 3 else {**old.state_dict(), "weight": old.weight.sum(1, True)})
+    backbones.replace_module(network, first, new)
+    last, head = backbones.last_linear(network)
+    backbones.replace_module(network, last, nn.Linear(head.in_features, num_classes))
+    return ImageClassifier(network, channels, multi_label)
+
+
+def build_with_weights(
+    name: str, weights: str, channels: int, num_classes: int, image_size: int, multi_label: bool = False
+) -> ImageClassifier:
+    """weights: 'none', 'imagenet', or the path of a state dict of torchvision's layout or of a run of this lab.
+
+    The head is always new. Raises UserError for weights of another network, and where ImageNet's cannot be had.
+    """
+    check_choice("model", name, NAMES)
+    if weights == "none":
+        return build(name, channels, num_classes, image_size, multi_label)
+    state = _state_dict(name, weights)
+    if "network" in {key.partition(".")[0] for key in state}:
+        model = build(name, channels, num_classes, image_size, multi_label)
+        _load_own(model, state, name, weights)
+        return model
+    try:
+        network = backbones.build(name, state)
+    except UserError as error:
+        raise UserError(f"--weights {weights}: {error}") from None
+    return _adapted(network, channels, num_classes, image_size, multi_label)
+
+
+def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
+    path = SAVED / f"{name}.pth" if weights == "imagenet" else Path(weights)
+    if path.is_dir():
+        path = path / "best.pt"
+    if weights != "imagenet" or path.is_file():
+        content = load_checkpoint(path)
+        return content.get("state_dict", content)
+    said: list[str] = []
+    state = backbones.find_weights(name, None, said.append)
+    if state is None:
+        raise UserError(f"{said[0]}; put the file at {path}, or train with --weights none")
+    return state
+
+
+def _load_own(model: ImageClassifier, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
+    """Take everything but the head and the normalisation from a checkpoint of this lab."""
+    head = backbones.last_linear(model)[0]
+    own = {key: value for key, value in model.state_dict().items() if key.startswith("network.")}
+    own = {key: value for key, value in own.items() if not key.startswith(head + ".")}
+    odd = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
+    if odd:
+        raise UserError(f"--weights {weights} does not fit {name} with these images: {odd[0]} is missing or differs")
+    model.load_state_dict({key: state[key] for key in own}, strict=False)
+
+
+def last_spatial_layer(model: ImageClassifier) -> nn.Module:
+    """The layer before global pooling: where Grad-CAM looks."""
+    network = model.network
+    return network.features if hasattr(network, "features") else network.layer4

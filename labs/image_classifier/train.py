@@ -1,0 +1,98 @@
+"""Train a classifier on a prepared data folder, once or by cross-validation.
+
+python -m labs.image_classifier.train --data data/breast --model resnet18 --epochs 15
+python -m labs.image_classifier.train --data data/breast --model densenet121 --folds 5
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.cli import OneLineParser, add_machine_and_output_flags, in_range, parse, run_script
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def build_parser() -> OneLineParser:
+    """The flags; nothing heavy is imported for --help."""
+    parser = OneLineParser(prog="python -m labs.image_classifier.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="made by labs.image_classifier.prepare")
+    parser.add_argument("--image_size", type=in_range(int, 28, 1024), default=224, help="side in pixels")
+    parser.add_argument("--fit", choices=("pad", "stretch", "crop"), default="pad", help="how an image becomes square")
+    parser.add_argument(
+        "--cache", choices=("auto", "memory", "disk"), default="auto", help="decoded images; auto: disk above 2 GiB"
+    )
+    add_model_flags(parser)
+    add_machine_and_output_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: OneLineParser) -> None:
+    """What is trained, and how. Second names are those of the course's other mains."""
+    group = parser.add_argument_group("model and training")
+    group.add_argument("--model", "--model_name", dest="model_name", default="resnet18", help="see models/networks.py")
+    group.add_argument("--weights", default="none", help="none, imagenet, or a state dict or run to start from")
+    group.add_argument(
+        "--epochs", "--num_epochs", dest="num_epochs", type=in_range(int, 1), default=20, help="passes over the images"
+    )
+    group.add_argument("--batch_size", type=in_range(int, 2), default=32, help="images a step")
+    group.add_argument("--max_steps_per_epoch", type=in_range(int, 0), default=0, help="0: all batches")
+    group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
+    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="highest one")
+    group.add_argument("--weight_decay", type=in_range(float, 0), default=0.01, help="of the optimizer")
+    group.add_argument(
+        "--scheduler",
+        "--schedule",
+        dest="schedule",
+        choices=("constant", "cosine", "onecycle"),
+        default="onecycle",
+        help="learning rate over all epochs",
+    )
+    group.add_argument("--ema_decay", type=in_range(float, 0, 0.99999), default=0.0, help="averaged weights; 0: none")
+    group.add_argument("--patience", type=in_range(int, 1), help="stop after so many epochs without a better one")
+    group.add_argument(
+        "--augment",
+        choices=("none", "shift", "mirror", "symmetries", "strong"),
+        default="shift",
+        help="shift: X-rays; mirror: also flips; symmetries: also quarter turns (microscopy); strong: also colour",
+    )
+    balance = group.add_mutually_exclusive_group()
+    balance.add_argument("--class_weights", action="store_true", help="weigh rare classes more in the loss")
+    balance.add_argument("--oversample", action="store_true", help="draw every class equally often")
+    group.add_argument("--folds", type=in_range(int, 0, 100), default=0, help="cross-validate on training + validation")
+    group.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of weights, order and augmentation")
+
+
+def main() -> None:
+    """Parse, read the data, decode, train once or for each fold, report."""
+    args = parse(build_parser())
+
+    from labs.image_classifier.utils import datafolder, fitting
+
+    check(args)
+    data = datafolder.read(args.data)
+    setup = fitting.prepare(args, data)
+    images = fitting.decode(args, data, data.of("train", "val"))
+    if args.folds:
+        fitting.cross_validate(args, setup, data, images)
+        return
+    fitting.train_once(args, setup, data, images)
+
+
+def check(args: Namespace) -> None:
+    """Combinations that argparse cannot refuse."""
+    from labs.image_classifier.models.networks import NAMES
+    from toolkit.errors import UserError, check_choice
+
+    check_choice("model", args.model_name, NAMES)
+    if args.folds == 1:
+        raise UserError("folds is 1; allowed: 0 (the splits of the data folder), or 2 and more")
+    if args.folds and args.evaluate_test:
+        raise UserError(
+            "--folds and --evaluate_test exclude each other: a fold is no final model; train one, test that"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,140 @@
+"""Loaders over decoded images: the course's dataset, labels as this lab's loss wants them, balanced drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
+
+from classification_dataset import ImageDataset
+from toolkit.augment import Augmentation, normalize
+from toolkit.batches import WholeBatch, make_loader, unstack
+from toolkit.errors import UserError, check_choice
+from toolkit.medmnist_data import Split
+
+AUGMENTATIONS = ("none", "shift", "mirror", "symmetries", "strong")
+
+
+def augmentation(name: str, image_size: int) -> Augmentation:
+    """What happens to training images.
+
+    'shift': a random crop after padding by a fourteenth of the side, the only one that leaves up, down, left and right
+    alone (X-rays: the heart is on one side). 'mirror': also flips in both directions (ultrasound, skin). 'symmetries':
+    also quarter turns (microscopy). 'strong': also colour and brightness.
+    """
+    check_choice("augment", name, AUGMENTATIONS)
+    padding = max(1, image_size // 14)
+    if name == "none":
+        return Augmentation(flips=False)
+    if name == "shift":
+        return Augmentation(flips=False, crop_padding=padding)
+    if name == "mirror":
+        return Augmentation(crop_padding=padding)
+    if name == "symmetries":
+        return Augmentation(turns=True, crop_padding=padding)
+    return Augmentation(turns=True, crop_padding=padding, stain_jitter=0.2, brightness_jitter=0.1)
+
+
+class LabelledImages(ImageDataset):
+    """Some rows of decoded images uint8 (N, H, W, C), with labels (N,), or (N, L) of 0 and 1, delivered as (B * L,).
+
+    rows: which images belong to the set; they are not copied, so that folds share one array and a mapped file stays
+    on the disk. Two sets may share pixels, each has its own augmentation.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, C, H, W), channels last in memory
+        device = "cpu" if isinstance(pixels, np.memmap) else device
+        split = Split(images, torch.from_numpy(labels))
+        super().__init__(split, augmentation=augmentation, seed=seed, device=device)
+        self.rows = torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+        """Images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,) or, for multi-label data, (B * L,)."""
+        images, labels = super().__getitems__(self.rows[torch.as_tensor(indices)]).stacked
+        return WholeBatch((images, labels.flatten()), len(images), lambda i: (images[i], labels[i]))
+
+    def own_labels(self) -> np.ndarray:
+        """The labels of the rows of this set."""
+        return self.labels.cpu()[self.rows].numpy()
+
+
+def training_loader(dataset: LabelledImages, batch_size: int, seed: int, oversample: bool = False) -> DataLoader:
+    """Shuffled batches; `oversample` draws every class equally often, with replacement.
+
+    A last batch of one image is dropped: BatchNorm has no variance to divide by. Raises UserError for batches of one.
+    """
+    if batch_size < 2:
+        raise UserError(f"batch_size is {batch_size}; allowed: 2 or more, because BatchNorm compares images")
+    if batch_size > len(dataset):
+        raise UserError(
+            f"batch_size is {batch_size}, but the set has {len(dataset)} images; allowed: 2 .. {len(dataset)}"
+        )
+    count = len(dataset) - (len(dataset) % batch_size == 1)
+    generator = torch.Generator().manual_seed(seed)
+    if oversample:
+        labels = dataset.own_labels()
+        if labels.ndim == 2:
+            raise UserError("--oversample needs one label an image; for multi-label data use --class_weights")
+        weights = class_weights(labels, int(labels.max()) + 1)[labels]
+        sampler = WeightedRandomSampler(weights.tolist(), count, generator=generator)
+    else:
+        sampler = RandomSampler(dataset, num_samples=count, generator=generator)
+    return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=unstack, generator=generator)
+
+
+def evaluation_loader(dataset: LabelledImages, batch_size: int = 64) -> DataLoader:
+    """All images once, in order."""
+    return make_loader(dataset, batch_size, shuffle=False)
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    """Weights float32 (K,) inversely proportional to class counts, mean 1 over images (scikit-learn: 'balanced')."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
+
+
+class WeightedLabels(torch.nn.Module):
+    """Cross-entropy of logits (B * L, 2) with a weight for each label and each of its two answers."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)  # (L, 2)
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits (B * L, 2), labels int64 (B * L,) → mean loss in nats."""
+        weights = self.weights.to(logits.device).repeat(len(labels) // len(self.weights), 1)  # (B * L, 2)
+        chosen = weights.gather(1, labels[:, None]).squeeze(1)
+        return (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * chosen).mean()
+
+
+def label_weights(labels: np.ndarray) -> torch.Tensor:
+    """For multi-label data (N, L): weights float32 (L, 2) of absent and present, so that both weigh the same in sum."""
+    present = labels.mean(axis=0).clip(1 / len(labels), 1 - 1 / len(labels))
+    return torch.from_numpy(np.stack([0.5 / (1 - present), 0.5 / present], axis=1)).float()
+
+
+def statistics(pixels: np.ndarray, rows: np.ndarray, chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and sd float32 (C,) of these rows of uint8 images (N, H, W, C) on the [-1, 1] scale, in float64 sums."""
+    total, squares = np.zeros(pixels.shape[3]), np.zeros(pixels.shape[3])
+    for start in range(0, len(rows), chunk):
+        values = normalize(torch.from_numpy(pixels[rows[start : start + chunk]])).double().numpy()
+        total += values.sum(axis=(0, 1, 2))
+        squares += (values**2).sum(axis=(0, 1, 2))
+    mean = total / (len(rows) * pixels.shape[1] * pixels.shape[2])
+    deviation = np.sqrt(np.maximum(squares / (len(rows) * pixels.shape[1] * pixels.shape[2]) - mean**2, 0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
