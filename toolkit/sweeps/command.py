@@ -246,7 +246,8 @@ def report_command(argv: list[str]) -> int:
     csv_path = args.grid_search_results_path or os.path.join(args.log_dir, "grid_results.csv")
     write_reports(table.read_rows(args.log_dir), args.log_dir, csv_path, args.metric, args.top_k)
     if args.tensorboard:
-        from toolkit.sweeps.tensorboard import write_runs
+        from toolkit.tensorboard_logs import Logbook
 
-        write_runs(args.log_dir, args.tensorboard)
+        known = Logbook([args.log_dir], args.tensorboard).look()
+        print(f"{known} runs for TensorBoard: tensorboard --logdir {args.tensorboard}")
     return 0
