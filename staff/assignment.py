@@ -85,6 +85,8 @@ class Assignment:
     gates: dict[str, dict[str, Gate]]  # by data kind, then by name
     request_s: float
     submission_s: float
+    hidden_data: bool = True  # False: all checks draw their own data
+    history: dict | None = None  # how the repository's history is judged, see handed_in.judge_history
 
     @property
     def points(self) -> float:
@@ -117,7 +119,7 @@ def load(name: str) -> Assignment:
         content = tomllib.load(file)
     todos = [_todo(entry) for entry in content["todo"]]
     gates: dict[str, dict[str, Gate]] = {"full": {}, "sample": {}}
-    for gate_name, entry in content["gate"].items():
+    for gate_name, entry in content.get("gate", {}).items():
         for kind in gates:
             if kind in entry:
                 settings = {key: entry[key] for key in ("grey", "tries", "timeout_s", "above") if key in entry}
@@ -133,8 +135,10 @@ def load(name: str) -> Assignment:
         gates=gates,
         request_s=limits["request_s"],
         submission_s=limits["submission_s"],
+        hidden_data=content.get("hidden_data", True),
+        history=content.get("history"),
     )
-    _check(assignment, content["points"], content["extra_points"])
+    _check(assignment, content["points"], content.get("extra_points", 0))
     return assignment
 
 

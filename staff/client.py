@@ -158,8 +158,8 @@ class StudentProcess:
             raise Incident(self.dead_modules[module])
         if module in self.failed_imports:
             raise self.failed_imports[module]
-        if not (self.place.tree / f"{module}.py").exists():
-            raise CheckFailed(f"{module}.py was not handed in")
+        if not (self.place.tree / f"{module.replace('.', '/')}.py").exists():
+            raise CheckFailed(f"{module.replace('.', '/')}.py was not handed in")
         try:
             reply = self.request("import", {"module": module}, timeout_s=min(15.0, self.budget.request_s))
         except CheckFailed as error:

@@ -66,7 +66,9 @@ def assemble(place, assignment, submission) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     for name, content in submission.files.items():
-        (place.tree / name).write_bytes(content)
+        target = place.tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
     for path in place.tree.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -87,7 +89,7 @@ def run_checks(plugin, tests: Path) -> None:
 def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
     from staff import assignment as assignments
-    from staff import processes, sandbox, scoring
+    from staff import handed_in, processes, sandbox
     from staff.client import Budget, StudentProcess
     from staff.grading_plugin import GradingPlugin
     from staff.hidden import HiddenData
@@ -98,9 +100,10 @@ def grade(arguments: argparse.Namespace) -> dict:
     assignment = assignments.load(arguments.assignment)
     submission = read_submission(arguments.submission, assignment.files)
     seed, notes = read_seed(arguments.seed_file), []
-    hidden = HiddenData.find(arguments.data_root, announce=notes.append)
+    hidden = HiddenData.find(arguments.data_root, announce=notes.append) if assignment.hidden_data else None
     layer, weaker = sandbox.choose_layer(arguments.require)
-    secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()] + [str(hidden.source.path)]
+    secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()]
+    secret_paths += [str(hidden.source.path)] if hidden else []
     with sandbox.temporary_place() as place:
         assemble(place, assignment, submission)
         limits = sandbox.Limits(threads=arguments.threads)
@@ -112,6 +115,20 @@ def grade(arguments: argparse.Namespace) -> dict:
             run_checks(plugin, assignment.tests)
         finally:
             process.end()  # nothing of the student's runs any more when results are written
+    results = collect(assignment, submission, plugin, seed)
+    results["data"]["notes"] = notes
+    results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
+    results["seconds"] = round(time.monotonic() - started, 1)
+    if assignment.history:
+        handed_in.judge(results, arguments.submission, submission.files, assignment.history)
+    return results
+
+
+def collect(assignment, submission, plugin, seed: int) -> dict:
+    """The results of the checks, and of what they were the checks."""
+    from staff import scoring
+
+    hidden, process = plugin.hidden_data, plugin.process
     errors = [f"{o.check.test}: {o.message}" for o in plugin.outcomes.values() if o.status == "grader_error"]
     return {
         "assignment": assignment.name,
@@ -123,9 +140,10 @@ def grade(arguments: argparse.Namespace) -> dict:
             "ignored": submission.ignored,
             "notes": submission.notes,
         },
-        "data": {"name": hidden.source.name, "kind": hidden.kind, "notes": notes},
-        "sandbox": {"layer": layer, "in_force": process.in_force, "not_available": weaker},
-        "seconds": round(time.monotonic() - started, 1),
+        "data": {
+            "name": hidden.source.name if hidden else "data drawn for this submission",
+            "kind": hidden.kind if hidden else "drawn",
+        },
         "staff_only": {"seed": seed, "restarts": process.restarts, "printed": process.printed, "grader_errors": errors},
     }
 

@@ -29,7 +29,15 @@ from staff.protocol import Channel, Frame, PeerClosed, PeerTimeout, ProtocolErro
 from toolkit.errors import check_choice
 
 LAYERS = ("bwrap", "user", "limits")
-WORKER_FILES = ("__init__.py", "worker.py", "worker_ops.py", "protocol.py", "lockdown.py", "plain_models.py")
+WORKER_FILES = (
+    "__init__.py",
+    "worker.py",
+    "worker_ops.py",
+    "worker_ops_hw5.py",
+    "protocol.py",
+    "lockdown.py",
+    "plain_models.py",
+)
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 SYSTEM_FILES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/proc/cpuinfo", "/sys/devices/system/cpu")
 START = (

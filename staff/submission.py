@@ -181,6 +181,12 @@ def _git(git_folder: Path, *arguments: str, limit: int | None = None) -> bytes:
     return output
 
 
+def read_git(git_folder: Path, *arguments: str) -> bytes:
+    """Output of a git command that reads objects of a submission's repository. UserError if that is odd."""
+    _check_git_folder(git_folder)
+    return _git(git_folder, *arguments)
+
+
 def _check_git_folder(git_folder: Path) -> None:
     """Refuse repositories that borrow objects from elsewhere: HEAD could name a commit of ours, with the solution."""
     borrowed = [git_folder / "objects/info/alternates", git_folder / "objects/info/http-alternates"]
