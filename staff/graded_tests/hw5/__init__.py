@@ -1,0 +1,1 @@
+"""Checks of Homework 5: mechanisms on drawn data, figures, written answers."""
