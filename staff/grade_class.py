@@ -35,7 +35,6 @@ class Entry:
     digest: str = ""
     job: str = ""
     problem: str = ""
-    ignored: int = 0
 
 
 class GradeScript:
@@ -115,7 +114,7 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
         except (UserError, OSError) as error:
             entry.problem = str(error)
         else:
-            entry.digest, entry.ignored = submission.digest(), len(submission.ignored)
+            entry.digest = submission.digest()
             entry.job = hashlib.sha256(f"{grader} {entry.digest}".encode()).hexdigest()[:20]
         entries.append(entry)
     return entries
