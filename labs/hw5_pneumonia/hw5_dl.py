@@ -271,16 +271,16 @@ def plot_training(history: Mapping[str, Sequence[float]], title: str, path: Path
     # Hint: toolkit.plots.learning_curves, or draw them yourself.
     # BEGIN SOLUTION 2.3: curves and verdict
     learning_curves(history, "acc", title, path)
-    train_loss, val_loss = history["train_loss"], history["val_loss"]
+    training, validation = history["train_loss"], history["val_loss"]
     # ANSWER 2.3: Overfitting shows where training loss goes on falling while validation loss rises again (loss_rise
     # above 0 by more than its jitter) and the gap between them grows. Dropout and augmentation make the training
     # figures look worse than they are: they are measured on harder images with half of the units missing, so a
     # validation loss below the training loss is no error. Early stopping keeps the weights from before the rise. But
     # validation images come from the same hospital as the training images: the test split shows what the curves cannot.
     return {
-        "best_epoch": 1 + int(np.argmin(val_loss)),
-        "loss_gap": val_loss[-1] - train_loss[-1],
-        "loss_rise": val_loss[-1] - min(val_loss),
+        "best_epoch": 1 + int(np.argmin(validation)),
+        "loss_gap": validation[-1] - training[-1],
+        "loss_rise": validation[-1] - min(validation),
     }
     # END SOLUTION 2.3
 

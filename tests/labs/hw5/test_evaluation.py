@@ -124,7 +124,8 @@ def closed_form(model: Pooled, images: torch.Tensor, targets: torch.Tensor) -> t
     """The gradient of the target logit at a place is w / (h * w) where the ReLU lets it pass."""
     maps = model.convolution(images)  # (B, C, h, w)
     gradient = model.head.weight[targets][:, :, None, None] * (maps > 0) / maps[0, 0].numel()
-    summed = (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True).relu()
+    slopes = gradient.flatten(2).mean(2)  # (B, C)
+    summed = torch.einsum("bc,bchw->bhw", slopes, maps).relu().unsqueeze(1)
     summed = nn.functional.interpolate(summed, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return (summed / summed.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)).detach()
 
