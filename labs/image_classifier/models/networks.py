@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from labs.hw5_pneumonia import backbones
+from toolkit.devices import evaluating
 from toolkit.errors import UserError, check_choice
 from toolkit.runs import load_checkpoint
 
@@ -19,6 +20,7 @@ FAMILIES = {
 }
 NAMES = tuple(name for names in FAMILIES.values() for name in names)
 SMALL_IMAGE = 64  # pixels; below, a first layer that halves the size leaves nothing for the last stages
+MAP_SIZE = 4  # places along a side that make a map of attention worth looking at
 SAVED = Path(__file__).resolve().parent / "weights"  # state dicts called MODEL.pth are used before any download
 
 
@@ -125,7 +127,22 @@ def _load_own(model: ImageClassifier, state: dict[str, torch.Tensor], name: str,
     model.load_state_dict({key: state[key] for key in own}, strict=False)
 
 
-def last_spatial_layer(model: ImageClassifier) -> nn.Module:
-    """The layer before global pooling: where Grad-CAM looks."""
+def attention_layer(model: ImageClassifier, image_size: int) -> nn.Module:
+    """Where Grad-CAM looks: the last stage with at least MAP_SIZE x MAP_SIZE places; of small images the first stage.
+
+    On 28 x 28 pixels the very last stage of some networks has a single place, and its map would be one colour.
+    """
     network = model.network
-    return network.features if hasattr(network, "features") else network.layer4
+    stages = (
+        list(network.features) if hasattr(network, "features") else [getattr(network, f"layer{n}") for n in range(1, 5)]
+    )
+    sizes: dict[nn.Module, int] = {}
+    hooks = [stage.register_forward_hook(lambda s, _, out: sizes.update({s: min(out.shape[2:])})) for stage in stages]
+    try:
+        with evaluating(model):
+            model.scores(torch.zeros(1, model.mean.shape[1], image_size, image_size, device=model.mean.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    large = [stage for stage in stages if sizes[stage] >= MAP_SIZE]
+    return large[-1] if large else stages[0]

@@ -104,6 +104,6 @@ def test_other_checkpoints_are_refused_in_one_line(run: Run, tmp_path: Path, pre
     done = run("predict", other, prepared.parent / "images")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is a checkpoint of something else" in done.stderr
+    (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match="is not a checkpoint"):
-        (tmp_path / "text.pt").write_text("hello")
         trained.load(tmp_path / "text.pt", torch.device("cpu"))
