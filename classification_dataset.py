@@ -50,6 +50,7 @@ class ImageDataset(SeededDataset):
         images = self.raw(where)
         labels = self.labels.index_select(0, where)
         images = normalize(images) if self.augmentation is None else self.augmentation(images, self.generator)
+        images = images.contiguous()  # 24 us for 32 images, so that a model may say images.view(B, -1)
         return WholeBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
 
     def raw(self, indices: torch.Tensor) -> torch.Tensor:

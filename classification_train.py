@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolkit.devices import autocast, pick_device, place_model
+from toolkit.devices import autocast, pick_device
 from toolkit.errors import UserError
 from toolkit.runs import RunFolder
 from toolkit.training import TrainingSession, check_loss, limited
@@ -49,7 +49,7 @@ def train_model(
     """
     check_schedule(epochs, learning_rate, weight_decay)
     device = pick_device("auto") if device is None else torch.device(device)
-    place_model(model, device)
+    model.to(device)
 
     if criterion is None:
         # Hint: the models return logits, and the labels are class numbers.

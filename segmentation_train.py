@@ -14,7 +14,7 @@ from torch import nn
 
 from classification_train import check_schedule
 from segmentation_models import CombinedLoss, calculate_iou, iou_per_image
-from toolkit.devices import autocast, evaluating, pick_device, place_model
+from toolkit.devices import autocast, evaluating, pick_device
 from toolkit.runs import RunFolder
 from toolkit.training import TrainingSession, check_loss, limited
 
@@ -48,7 +48,7 @@ def train_segmentation_model(
     """
     check_schedule(epochs, learning_rate, weight_decay)
     device = pick_device("auto") if device is None else torch.device(device)
-    place_model(model, device)
+    model.to(device)
     criterion = CombinedLoss() if criterion is None else criterion
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)

@@ -154,7 +154,7 @@ class PathMNISTBoxDataset(SeededDataset):
         else:
             images = torch.stack([self.transform(image) for image in images])
         batch = {
-            "image": images,
+            "image": images.contiguous(),  # so that a model may say images.view(B, -1)
             "mask": masks,
             "pathmnist_label": self._labels.index_select(0, chosen.to(self.device)),
             "has_box": torch.full((len(images),), self.add_boxes),

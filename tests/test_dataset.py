@@ -26,6 +26,7 @@ def test_batches_are_as_the_contract_says(source):
         images, labels = next(iter(loader))
         assert images.shape == (32, 3, 28, 28)
         assert images.dtype == torch.float32
+        assert images.is_contiguous(), "images.view(B, -1), which most models say, must work"
         assert -1 <= images.min() < -0.2 < 0.2 < images.max() <= 1
         assert labels.shape == (32,)
         assert labels.dtype == torch.int64

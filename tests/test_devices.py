@@ -70,6 +70,34 @@ def test_models_are_placed_with_channels_last():
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+class FlattensWithView(nn.Module):
+    """What most tutorials write; it works on the usual layout only."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 2)
+
+    def forward(self, x):
+        return self.head(self.features(x).view(x.size(0), -1))
+
+
+def test_a_model_that_flattens_with_view_keeps_the_usual_layout_and_trains(capsys):
+    images = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(RuntimeError, match="view size"):
+        devices.place_model(FlattensWithView(), CPU)(images)
+    assert capsys.readouterr().out == ""
+    model = devices.place_model(FlattensWithView().train(), CPU, (3, 8, 8))
+    model(images).sum().backward()
+    assert model.training
+    assert "note: the model uses .view" in capsys.readouterr().out
+
+
+def test_a_model_whose_forward_fails_is_left_to_fail_where_it_is_trained(capsys):
+    model = devices.place_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(1, 1)), CPU, (3, 8, 8))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_seed_settles_all_random_numbers():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 -- the global state is meant

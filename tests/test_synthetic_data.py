@@ -139,6 +139,7 @@ def test_loaders_are_as_the_contract_says(source):
     for loader in (train_loader, val_loader):
         batch = next(iter(loader))
         assert batch["image"].shape == (16, 3, 28, 28)
+        assert batch["image"].is_contiguous(), "images.view(B, -1), which most models say, must work"
         assert batch["mask"].shape == (16, 1, 28, 28)
         assert batch["has_box"].shape == batch["pathmnist_label"].shape == (16,)
     assert len(test_loader.dataset) == source.count("test", unlabelled=True)

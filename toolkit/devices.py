@@ -81,10 +81,35 @@ def uses_channels_last(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
-def place_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Move `model` to `device`, its 4-D weights in channels_last layout where that is faster."""
-    layout = torch.channels_last if uses_channels_last(device) else torch.contiguous_format
-    return model.to(device, memory_format=layout)
+def place_model(
+    model: torch.nn.Module, device: torch.device, image_shape: tuple[int, int, int] | None = None
+) -> torch.nn.Module:
+    """Move `model` to `device`, its 4-D weights in channels_last layout where that is faster.
+
+    image_shape: (C, H, W) of its images. If it is given, a model that cannot work in that layout, because it calls
+    `.view` behind a convolution, keeps the usual one, and a line says so.
+    """
+    if not uses_channels_last(device):
+        return model.to(device)
+    model.to(device, memory_format=torch.channels_last)
+    if image_shape is not None and not _takes_channels_last(model, device, image_shape):
+        print("note: the model uses .view behind a convolution; with .reshape or flatten it could train faster")
+        model.to(memory_format=torch.contiguous_format)
+    return model
+
+
+def _takes_channels_last(model: torch.nn.Module, device: torch.device, image_shape: tuple[int, int, int]) -> bool:
+    """False if a forward pass stumbles over the layout. Other errors are not this function's business."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(2, *image_shape, device=device))
+    except Exception as error:
+        return "view size is not compatible" not in str(error)
+    finally:
+        model.train(was_training)
+    return True
 
 
 def seed_everything(seed: int) -> None:

@@ -140,7 +140,7 @@ def train(
     A function with the base signature alone (a submission of an earlier term) gets that; what it cannot do is said.
     Ctrl-C says how to go on and raises KeyboardInterrupt again.
     """
-    place_model(model, setup.device)
+    place_model(model, setup.device, (setup.source.channels, setup.source.size, setup.source.size))
     optimizer = make_optimizer(model, args)
     setup.clock.watch(optimizer)
     extras, missing = supported_arguments(
