@@ -333,7 +333,7 @@ def main() -> int:
             f"Python ended with code {process.returncode} ({last_words})",
             f"python -m pip install --force-reinstall {name}",
         )
-    print(f"{mend} to mend, see FAIL above" if mend else "ready; next: make train")
+    print(f"{mend} to mend, see FAIL above" if mend else "ready; next: python -m tests")
     return 1 if mend else 0
 
 

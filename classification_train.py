@@ -115,6 +115,7 @@ def train_epoch(
     device = torch.device(device)
     # Hint: training mode; for each batch zero the gradients, forward, loss, backward, step; sum up loss and hits.
     # limited(train_loader, max_steps) yields (step, batch) for the batches of this epoch, with a progress bar.
+    # When it works: `with autocast(device, precision):` around forward and loss is faster, check_loss() stops at NaN.
     # BEGIN SOLUTION 1.4: train for one epoch
     model.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")

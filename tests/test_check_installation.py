@@ -82,7 +82,7 @@ def test_this_machine_is_ready(tmp_path):
     assert lines["training step"][0].startswith("ok       training step: forward and backward on ")
     assert "no connection to 127.0.0.1" in lines["data"][0]
     assert lines["data"][1].startswith("ok       data: pathmnist-sample is bundled")
-    assert lines["end"] == ["ready; next: make train"]
+    assert lines["end"] == ["ready; next: python -m tests"]
 
 
 def test_the_mismatched_pair_is_recognised(tmp_path, broken):

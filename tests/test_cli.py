@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,11 @@ def test_a_bug_keeps_its_traceback_and_a_full_disk_does_not():
     assert one_line(TypeError("bug")) is None
     assert "free some space" in one_line(OSError(28, "No space left on device"))
     assert one_line(PermissionError(13, "Permission denied", "out/x")) == "out/x: Permission denied"
+
+
+def test_a_stub_is_one_line_with_its_place():
+    with pytest.raises(NotImplementedError) as caught:
+        raise NotImplementedError("TODO 1.2: define the layers")
+    line = one_line(caught.value)
+    assert re.fullmatch(r"TODO 1\.2: define the layers \(test_cli\.py, line \d+\); `python -m tests` lists .*", line)
+    assert one_line(NotImplementedError("another of torch's")) is None

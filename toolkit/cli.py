@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -198,6 +199,10 @@ def one_line(error: BaseException) -> str | None:
     """What to tell the user, or None if the error is a bug (or the student's) and needs its traceback."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, NotImplementedError) and str(error).startswith("TODO "):  # a stub of the starter
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in place)
+        return f"{error}{where}; `python -m tests` lists what is still to do"
     disk_full = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no EDQUOT
     if isinstance(error, OSError) and error.errno in disk_full:
         return f"{error.strerror}: free some space and continue with --resume"

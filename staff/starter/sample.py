@@ -82,8 +82,8 @@ def _what(path: Path, kept: list[str]) -> str:
     counts = {name: headers[name].shape[0] for name in kept if name.endswith("images")}
     labelled = " / ".join(str(count) for name, count in counts.items() if not name.startswith("unlabelled"))
     others = " / ".join(str(count) for name, count in counts.items() if name.startswith("unlabelled"))
-    unlabelled = f", and {others} without labels" if others else ""
-    return f"{labelled} labelled images for training and validation{unlabelled}"
+    unlabelled = f" and {others} unlabelled" if others else ""
+    return f"{labelled} labelled{unlabelled} images for training / validation"
 
 
 def _npy(array: np.ndarray) -> bytes:
