@@ -69,8 +69,23 @@ def op_augment(worker: Worker, args: dict, arrays: Arrays) -> Answer:
 
 
 def op_layers(worker: Worker, args: dict, arrays: Arrays) -> Answer:
-    """Names of a model's layers."""
-    return {"names": [type(module).__name__ for module in worker.objects[args["object"]].modules()][:500]}, {}
+    """Names of a model's layers, and of torch's functions that run in its forward."""
+    model = worker.objects[args["object"]].eval()
+    with torch.no_grad(), _Calls() as calls:
+        model(torch.from_numpy(arrays["images"]))
+    return {"names": [type(module).__name__ for module in model.modules()][:500], "calls": calls.names[:2000]}, {}
+
+
+class _Calls(torch.overrides.TorchFunctionMode):
+    """Notes the functions that run, whether modules call them or the student's forward does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(getattr(function, "__name__", "").rstrip("_")[:40])
+        return function(*args, **(kwargs or {}))
 
 
 def op_plot_training(worker: Worker, args: dict, arrays: Arrays) -> Answer:

@@ -40,11 +40,16 @@ def test_cnn_learns(student, rng):
 
 def test_cnn_layers(student, rng):
     model = student_model(student, MODULE, "PneumoniaCNN")
-    names = student.ask("hw5.layers", {"object": model.number}).result.get("names")
-    names = names if isinstance(names, list) else []
+    found = student.ask("hw5.layers", {"object": model.number}, {"images": drawn.noise(rng, 2, channels=1)}).result
+    names, calls = (found[key] if isinstance(found.get(key), list) else [] for key in ("names", "calls"))
     convolutions, dense = names.count("Conv2d"), names.count("Linear")
     expect(convolutions in (2, 3), f"{convolutions} convolutions, expected two or three")
     expect(dense in (1, 2), f"{dense} dense layers, expected one or two")
+    pooled, activations = calls.count("max_pool2d"), calls.count("relu")
+    expect(pooled == convolutions, f"{pooled} max poolings for {convolutions} convolutions, expected one behind each")
+    expect(
+        activations >= convolutions, f"{activations} ReLUs for {convolutions} convolutions, expected one behind each"
+    )
 
 
 def test_cnn_gradients(student, rng):
