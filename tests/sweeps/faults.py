@@ -1,9 +1,10 @@
-"""Kill jobs, the guard and the dispatcher at random moments, and see that every job is done once.
+"""Kill jobs, what watches over them, and the dispatcher at random moments; see that every job is done once.
 
-    python -m tests.sweeps.faults --kills 50 --jobs 60
+    python -m tests.sweeps.faults --kills 50 --jobs 60             the local engine
+    python -m tests.sweeps.faults --kills 50 --jobs 60 --slurm     a Slurm cluster on this machine (needs root)
 
 Prints what was killed and ends with an error if a job was lost, was run by two processes at a time, was started again
-after it was done, or if any process of a job outlived its dispatcher.
+after it was done, or if any process of a job outlived its dispatcher (on Slurm: its task).
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from tests.sweeps import tools
 
+Family = dict[str, list[psutil.Process]]
 
-def family(dispatcher: subprocess.Popen) -> dict[str, list[psutil.Process]]:
-    """The processes of a running sweep by their part: dispatcher, guard, watcher, job."""
-    found: dict[str, list[psutil.Process]] = {"dispatcher": [], "guard": [], "job": []}
+
+def family(dispatcher: subprocess.Popen) -> Family:
+    """The processes of a running local sweep by their part: dispatcher, guard, job."""
+    found: Family = {"dispatcher": [], "guard": [], "job": []}
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(dispatcher.pid)
         found["dispatcher"].append(root)
@@ -36,10 +40,22 @@ def family(dispatcher: subprocess.Popen) -> dict[str, list[psutil.Process]]:
     return found
 
 
-def kill_one(dispatcher: subprocess.Popen, chance: random.Random) -> str | None:
+def slurm_family(dispatcher: subprocess.Popen, folder: Path) -> Family:
+    """The same on Slurm: dispatcher, job, and instead of the guard the array tasks that each watch over a job."""
+    found: Family = {"dispatcher": [], "task": [], "job": tools.jobs_alive(folder)}
+    with contextlib.suppress(psutil.Error):
+        found["dispatcher"].append(psutil.Process(dispatcher.pid))
+    for job in found["job"]:
+        with contextlib.suppress(psutil.Error):
+            found["task"] += [one for one in [job.parent()] if one and "submitit" in " ".join(one.cmdline())]
+    return found
+
+
+def kill_one(members: Family, chance: random.Random) -> str | None:
     """SIGKILL a random process of the sweep; the name of its part, None if that part is not there just now."""
-    part = chance.choices(("job", "guard", "dispatcher"), (5, 2, 3))[0]
-    victims = family(dispatcher)[part]
+    weights = {"job": 5, "guard": 2, "task": 3, "dispatcher": 3}
+    part = chance.choices(list(members), [weights[part] for part in members])[0]
+    victims = members[part]
     if not victims:
         return None
     with contextlib.suppress(psutil.Error):
@@ -48,24 +64,29 @@ def kill_one(dispatcher: subprocess.Popen, chance: random.Random) -> str | None:
     return None
 
 
-def torment(folder: Path, kills: int, jobs: int, seed: int) -> Counter:
-    """Run a sweep of `jobs` jobs through `kills` kills to its end; how often each part was killed."""
+def torment(folder: Path, kills: int, jobs: int, seed: int, environment: dict[str, str] | None = None) -> Counter:
+    """Run a sweep of `jobs` jobs through `kills` kills to its end; how often each part was killed.
+
+    `environment` is that of a Slurm cluster; without it the local engine is tormented.
+    """
     chance = random.Random(seed)
-    grid = {"key": list(range(jobs)), "sleep_s": 0.3, "ledger": str(folder / "ledger")}
-    flags = ("--num_workers", "3", "--retries", "1000", "--stop_after", "0", "--grace_s", "0.5")
+    grid = {"key": list(range(jobs)), "sleep_s": 1.0 if environment else 0.3, "ledger": str(folder / "ledger")}
+    flags = ["--retries", "1000", "--stop_after", "0", "--grace_s", "0.5"]
+    flags += ["--engine", "slurm", "--watch", "--slurm_gres", "gpu:1"] if environment else ["--num_workers", "3"]
+    look: Callable[[], Family] = lambda: slurm_family(dispatcher, folder) if environment else family(dispatcher)  # noqa: E731
     killed: Counter = Counter()
-    dispatcher = tools.start(folder, grid, *flags)
+    dispatcher = tools.start(folder, grid, *flags, env=environment)
     while sum(killed.values()) < kills and dispatcher.poll() != 0:
         time.sleep(chance.uniform(0.02, 0.5))
-        part = kill_one(dispatcher, chance)
+        part = kill_one(look(), chance)
         killed.update([part] if part else [])
         if part == "dispatcher":
             dispatcher.wait()
-            if chance.random() < 0.5:  # else the next start meets the jobs that are just being ended
+            if not environment and chance.random() < 0.5:  # else the next start meets jobs that are just being ended
                 tools.wait_until(lambda: not tools.jobs_alive(folder), "no job outlives its dispatcher", 10)
         if dispatcher.poll() is not None:
-            dispatcher = tools.start(folder, grid, *flags)
-    assert dispatcher.wait(300) == 0, (folder / "dispatcher.out").read_text()[-2000:]
+            dispatcher = tools.start(folder, grid, *flags, env=environment)
+    assert dispatcher.wait(600) == 0, (folder / "dispatcher.out").read_text()[-2000:]
     return killed
 
 
@@ -94,12 +115,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--slurm", action="store_true", help="start a Slurm cluster here and torment that")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        environment = None
+        if args.slurm:
+            from tests.sweeps.cluster.slurm_cluster import SlurmCluster
+
+            environment = stack.enter_context(SlurmCluster(folder / "cluster")).environment
         began = time.monotonic()
-        killed = torment(Path(name), args.kills, args.jobs, args.seed)
-        counts = check(Path(name), args.jobs)
+        killed = torment(folder, args.kills, args.jobs, args.seed, environment)
+        counts = check(folder, args.jobs)
         print(f"{sum(killed.values())} kills {dict(killed)} in {time.monotonic() - began:.0f} s: {counts}")
 
 

@@ -74,12 +74,11 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -
     raise AssertionError(f"after {timeout_s} s still not: {what}")
 
 
-def start(folder: Path, config: Any, *flags: str, script: str = TOY) -> subprocess.Popen:
+def start(folder: Path, config: Any, *flags: str, script: str = TOY, env: dict | None = None) -> subprocess.Popen:
     """Start a sweep and leave it running."""
+    words = command(folder, config, *flags, script=script)
     with open(folder / "dispatcher.out", "ab") as out:
-        return subprocess.Popen(
-            command(folder, config, *flags, script=script), stdout=out, stderr=subprocess.STDOUT, cwd=ROOT
-        )
+        return subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=env)
 
 
 def clean_environment() -> dict[str, str]:

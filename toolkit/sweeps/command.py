@@ -13,10 +13,11 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.sweeps import grid, jobs, table
 from toolkit.sweeps.effects import show
+from toolkit.sweeps.engine import Engine
 from toolkit.sweeps.jobs import Job
 from toolkit.sweeps.options import build_parser, build_report_parser
 from toolkit.sweeps.script import Probe, Script, check_points, find_script, probe
-from toolkit.sweeps.sweep import Engine, Progress, Rules, Sweep
+from toolkit.sweeps.sweep import Progress, Rules, Sweep
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY_READS = 1, 130, 141
 SHOWN_IN_DRY_RUN = 1000
@@ -219,7 +220,8 @@ def finish(args: argparse.Namespace, progress: Progress, best: Best) -> int:
     if progress.interrupted:
         print("interrupted; the same command goes on from here")
         return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if progress.failed or progress.gave_up else 0
+    cancelled = any(status.state == "stopped" and not status.is_settled for _, status in progress.finished)
+    return EXIT_SOME_FAILED if progress.failed or progress.gave_up or cancelled else 0
 
 
 def write_reports(rows: list[table.Row], log_dir: str, csv_path: str, metric: str, top_k: int = 10) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 
 from toolkit.sweeps.devices import Device, job_environment
+from toolkit.sweeps.engine import Engine
 from toolkit.sweeps.run_job import Task
 from toolkit.sweeps.spawn import make_spawner
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs tasks on `devices`. The sweep asks `has_room`, calls `start`, and learns of ends from `wait`."""
 
     name = "local"
@@ -23,12 +24,10 @@ class LocalEngine:
 
     @property
     def slots(self) -> int:
-        """How many jobs run at a time when all is busy."""
         return sum(device.capacity for device in self.devices)
 
     @property
     def shares_devices(self) -> bool:
-        """True if a job may have run out of memory because of its neighbours."""
         return any(device.capacity > 1 for device in self.devices)
 
     def has_room(self, alone: bool = False) -> bool:
@@ -66,11 +65,9 @@ class LocalEngine:
         return ended
 
     def owns(self, pid: int | None) -> bool:
-        """True if the owner of a claim is our own helper, so that its being alive does not mean that the job is."""
         return pid is not None and self._spawner.owns(pid)
 
     def wake(self) -> None:
-        """End a `wait` early; may be called in a signal handler."""
         self._ended.put("")
 
     def stop_all(self, now: bool) -> None:

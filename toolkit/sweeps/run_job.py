@@ -127,7 +127,7 @@ class JobRun:
         self.hurry |= cause == STOP_NOW
         if self.phase in (RUNNING, DOUBTFUL) and self.stop is None:
             is_pair = isinstance(cause, tuple)
-            self.stop = cause if is_pair else ("interrupted", "the dispatcher was stopped")
+            self.stop = cause if is_pair else ("interrupted", "it was asked to stop")
             # Who has written the results is about to end: let it, and lose no work.
             finishing = os.path.exists(os.path.join(self.task.folder, "results.json"))
             self.phase = FINISHING if finishing else ENDING

@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.sweeps import claims, jobs, slurm_queue
+from toolkit.sweeps import causes, claims, jobs, slurm_queue
+from toolkit.sweeps.engine import Engine
 from toolkit.sweeps.run_job import Task, listen_to_signals, run_one_job
 from toolkit.sweeps.spawn import ROOT
 
@@ -39,11 +40,10 @@ def run_task(task: Task) -> None:
     run_one_job(task, inbox)
 
 
-class SlurmEngine:
+class SlurmEngine(Engine):
     """Submits in arrays of at most MaxArraySize tasks, `slurm_throttle` of each array at a time."""
 
     name = "slurm"
-    shares_devices = False
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._submitit = _import_submitit()
@@ -86,10 +86,24 @@ class SlurmEngine:
         """A grid goes to the queue as a whole, in chunks; a search that learns waits for its answers."""
         return not self._waits_for_each or len(self._in_flight) + len(self._buffer) < self.slots
 
-    def has_queued(self, name: str, status: jobs.Status) -> bool:
-        """True if the last submission of job `name` still waits or runs, as squeue tells."""
+    def has_queued(self, name: str) -> bool:
         known = self._ids.get(name)
         return known is not None and known in (slurm_queue.active_ids() or ())
+
+    def in_queue(self) -> set[str]:
+        active = slurm_queue.active_ids(max_age_s=5 * POLL_S) or {}
+        return {name for name in self._in_flight if active.get(self._ids[name], "PENDING") != "RUNNING"}
+
+    def fate(self, name: str) -> jobs.Status | None:
+        """What Slurm says of a task that could not write its own status."""
+        state = slurm_queue.last_state(self._ids.get(name, ""))
+        if state == "CANCELLED":  # by somebody's scancel: not to be tried again now
+            return jobs.Status("stopped", cause="interrupted", detail="cancelled in Slurm's queue")
+        if state == "OUT_OF_MEMORY":
+            detail = "Slurm ended it for using more memory than it asked for (--slurm_extra mem=...)"
+            return jobs.Status("failed", cause=causes.OUT_OF_MEMORY, detail=detail)
+        detail = f"the task was killed; Slurm calls it {state}"
+        return jobs.Status("failed", cause=causes.LOST, detail=detail) if state else None
 
     def start(self, tasks: list[tuple[str, Task, bool]]) -> None:
         for name, task, _ in tasks:
@@ -158,9 +172,6 @@ class SlurmEngine:
             del self._in_flight[name]
             self._missing.pop(name, None)
         return ended
-
-    def owns(self, pid: int | None) -> bool:
-        return False  # each task has a watcher of its own
 
     def wake(self) -> None:
         self._woken = True

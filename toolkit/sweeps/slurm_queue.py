@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,11 +12,13 @@ import time
 from toolkit.errors import UserError
 
 COMMAND_TIMEOUT_S = 60
-_cache: dict[str, tuple[float, set[str] | None]] = {}
+_cache: dict[str, tuple[float, dict[str, str] | None]] = {}
 
 
-def active_ids(max_age_s: float = 2.0) -> set[str] | None:
-    """Ids ('12' or '12_3') of this user's jobs that wait or run; None if squeue is missing or does not answer.
+def active_ids(max_age_s: float = 2.0) -> dict[str, str] | None:
+    """Id ('12' or '12_3') -> state (PENDING, RUNNING, ...) of this user's jobs that have not ended.
+
+    None if squeue is missing or does not answer.
 
     An answer is used for `max_age_s` seconds, because squeue asks the one controller that all users share.
     """
@@ -31,17 +34,35 @@ def forget() -> None:
     _cache.clear()
 
 
-def _ask_squeue() -> set[str] | None:
+def _ask_squeue() -> dict[str, str] | None:
     if shutil.which("squeue") is None:
         return None
     try:
         # -r: one line for each task of an array; only states in which a task can still run or is running.
         states = "PENDING,RUNNING,CONFIGURING,SUSPENDED,REQUEUED,REQUEUE_HOLD,RESIZING,SIGNALING,STOPPED"
-        command = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i", "-t", states]
+        command = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i %T", "-t", states]
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return set(done.stdout.split()) if done.returncode == 0 else None
+    return dict(line.split() for line in done.stdout.splitlines()) if done.returncode == 0 else None
+
+
+def last_state(slurm_id: str) -> str | None:
+    """How Slurm says that a job ended: COMPLETED, FAILED, CANCELLED, OUT_OF_MEMORY, NODE_FAIL, ...; None if it forgot.
+
+    scontrol knows it for some minutes (MinJobAge) on every cluster, sacct for long where there is accounting.
+    """
+    questions = (
+        (["scontrol", "-o", "show", "job", slurm_id], r"\bJobState=([A-Z_]+)"),
+        (["sacct", "-X", "-n", "-P", "-j", slurm_id, "-o", "State"], r"^([A-Z_]+)"),
+    )
+    for command, pattern in questions:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+            found = re.search(pattern, done.stdout, re.MULTILINE) if done.returncode == 0 else None
+            if found:
+                return found.group(1)
+    return None
 
 
 def cancel(ids: list[str], now: bool) -> None:

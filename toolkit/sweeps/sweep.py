@@ -10,30 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from toolkit.sweeps import causes, claims, jobs
+from toolkit.sweeps.engine import Engine
 from toolkit.sweeps.jobs import Job, Status
 from toolkit.sweeps.run_job import Task
 from toolkit.sweeps.script import Script
 
 ELSEWHERE_CHECK_S = 1.0
-
-
-class Engine(Protocol):
-    """What runs tasks: LocalEngine or SlurmEngine."""
-
-    name: str
-    slots: int
-    shares_devices: bool
-
-    def has_room(self, alone: bool = False) -> bool: ...
-    def start(self, tasks: list[tuple[str, Task, bool]]) -> None: ...
-    def wait(self, timeout_s: float) -> list[str]: ...
-    def owns(self, pid: int | None) -> bool: ...
-    def wake(self) -> None: ...
-    def stop_all(self, now: bool) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -139,15 +123,10 @@ class Sweep:
             return
         newest = claims.newest_claim(folder)
         status = jobs.read_status(folder)
-        if is_running(folder, newest, status) or self._is_queued_elsewhere(job, status):
+        if is_running(folder, newest, status) or self.engine.has_queued(job.name):
             self._elsewhere[job.name] = job
             return
         self._pending.append((job, max(newest, status.attempt) + 1, False))
-
-    def _is_queued_elsewhere(self, job: Job, status: Status) -> bool:
-        """True if the engine knows that it has this job in a queue (Slurm, from an earlier start)."""
-        knows = getattr(self.engine, "has_queued", None)
-        return bool(knows and knows(job.name, status))
 
     def run(self) -> Progress:
         """Work until every job has ended, the sweep gives up, or a signal arrives. The engine is closed in any case."""
@@ -163,7 +142,8 @@ class Sweep:
                         self._ended(name)
                     self._obey_interrupts()
                     self._check_elsewhere()
-                    if getattr(self.engine, "leaves", False) and not self._is_ending:
+                    self._note_running()
+                    if self.engine.leaves and not self._is_ending:
                         self.progress.left_running = len(self._running) + len(self._elsewhere)
                         break
                     for turn in self.on_turn:
@@ -194,8 +174,16 @@ class Sweep:
                 self.add(new)
             job, attempt, alone = self._pending.popleft()
             self._running[job.name] = (job, attempt, alone)
-            self.progress.running[job.name] = time.time()
             self.engine.start([(job.name, self.make_task(job, attempt), alone)])
+
+    def _note_running(self) -> None:
+        """Which of the started jobs really run, and since when, for views and pruning."""
+        queued = self.engine.in_queue()
+        for name in self._running:
+            if name in queued:
+                self.progress.running.pop(name, None)
+            else:
+                self.progress.running.setdefault(name, time.time())
 
     def make_task(self, job: Job, attempt: int) -> Task:
         """The task for one attempt of a job."""
@@ -236,6 +224,9 @@ class Sweep:
             status.attempt = attempt
         status.state, status.cause, status.ended = "failed", causes.LOST, time.time()
         status.detail = "the process that watched over the job was killed"
+        fate = self.engine.fate(job.name)
+        if fate is not None:
+            status.state, status.cause, status.detail = fate.state, fate.cause, fate.detail
         os.makedirs(self.folder(job), exist_ok=True)
         jobs.write_status(self.folder(job), status)
         return status
@@ -288,7 +279,7 @@ class Sweep:
             for job in list(self._elsewhere.values()):
                 newest = claims.newest_claim(self.folder(job))
                 status = jobs.read_status(self.folder(job))
-                if is_running(self.folder(job), newest, status) or self._is_queued_elsewhere(job, status):
+                if is_running(self.folder(job), newest, status) or self.engine.has_queued(job.name):
                     continue
                 del self._elsewhere[job.name]
                 if status.is_settled or (status.state == "failed" and status.attempt == newest):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.sweeps import tools
+from tests.sweeps import faults, tools
 from tests.sweeps.cluster.needs import IN_CI, need_module
 from tests.sweeps.cluster.slurm_cluster import SlurmCluster
 
@@ -51,15 +48,22 @@ def test_arrays_use_every_gpu_once_and_write_the_same_files(cluster, tmp_path):
     assert sorted(key for word, key, *_ in tools.ledger(book) if word == "start") == list(range(10))
 
 
-def test_begun_on_slurm_finished_here_with_the_same_names(cluster, tmp_path):
-    grid = {"key": [1, 2]}
-    assert tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment).returncode == 0
-    before = tools.statuses(tmp_path)
-    run = tools.sweep(tmp_path, {"key": [1, 2, 3]})
-    assert run.returncode == 0
+def test_begun_here_continued_on_slurm_finished_here_with_the_same_names(cluster, tmp_path):
+    grid = [{"key": 1}, {"key": 2, "behave": "crash once"}]
+    assert tools.sweep(tmp_path, grid, "--retries", "0").returncode == 1  # the second one died here
+    here = tools.statuses(tmp_path)
+    grid.append({"key": 3})
+    on_slurm = tools.sweep(tmp_path, grid, *SLURM, "--watch", env=cluster.environment)
+    assert on_slurm.returncode == 0, on_slurm.stdout
+    assert "3 done (1 before)" in on_slurm.stdout
+    there = tools.statuses(tmp_path)
+    assert set(here) < set(there)
+    second = next(status for name, status in there.items() if name.startswith("behave"))
+    assert (second["engine"], second["attempt"], second["earlier"][0]["engine"]) == ("slurm", 2, "local")
+    assert tools.sweep(tmp_path, [*grid, {"key": 4}]).returncode == 0
     after = tools.statuses(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert sorted(status["engine"] for status in after.values()) == ["local", "slurm", "slurm"]
+    assert {name: after[name] for name in there} == there
+    assert sorted(status["engine"] for status in after.values()) == ["local", "local", "slurm", "slurm"]
 
 
 def test_submit_leave_and_collect(cluster, tmp_path):
@@ -100,9 +104,7 @@ def test_a_short_limit_is_kept_and_called_a_timeout(cluster, tmp_path):
 
 def test_ctrl_c_takes_everything_out_of_the_queue(cluster, tmp_path):
     grid = {"key": list(range(8)), "sleep_s": 300, "behave": "family"}
-    with open(tmp_path / "out", "w") as out:
-        command = tools.command(tmp_path, grid, *SLURM, "--watch", "--grace_s", "1")
-        process = subprocess.Popen(command, env=cluster.environment, cwd=tools.ROOT, stdout=out, stderr=out)
+    process = tools.start(tmp_path, grid, *SLURM, "--watch", "--grace_s", "1", env=cluster.environment)
     tools.wait_until(lambda: sum(s["state"] == "running" for s in tools.statuses(tmp_path).values()) == 4, "4 run")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
@@ -138,36 +140,29 @@ def test_refused_submissions_are_one_line(cluster, tmp_path):
     assert "partition" in last
 
 
-@pytest.mark.slow
+def test_hopeless_jobs_are_stopped_on_the_cluster_too(cluster, tmp_path):
+    need_module("optuna")
+    grid = {"learning_rate": [0.9, 0.8, 0.7, 0.6, 0.01, 0.02], "epochs": 10}
+    flags = (*SLURM, "--watch", "--prune", "median", "--metric", "val_acc")
+    run = tools.sweep(tmp_path, grid, *flags, env=cluster.environment)
+    assert run.returncode == 0, run.stdout
+    state = {row["learning_rate"]: (row["status"], row["cause"].split(":")[0]) for row in tools.table(tmp_path)}
+    assert state["0.9"] == ("done", "")
+    assert state["0.01"] == state["0.02"] == ("stopped", "pruned")
+
+
+def test_what_somebody_cancels_in_the_queue_is_not_tried_again(cluster, tmp_path):
+    process = tools.start(tmp_path, {"key": list(range(5)), "sleep_s": 4}, *SLURM, "--watch", env=cluster.environment)
+    tools.wait_until(lambda: sum(s["state"] == "running" for s in tools.statuses(tmp_path).values()) == 4, "4 run")
+    (waiting,) = cluster.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i").split()
+    cluster.run("scancel", waiting)
+    assert process.wait(60) == 1  # not everything that was asked for is done
+    states = sorted((s["state"], s.get("detail")) for s in tools.statuses(tmp_path).values())
+    assert states == [("done", None)] * 4 + [("stopped", "cancelled in Slurm's queue")]
+
+
 def test_jobs_killed_at_random_are_each_done_once(cluster, tmp_path):
-    """SIGKILL of jobs, of their watchers (the array tasks) and of the dispatcher; no accounting tells Slurm's side."""
-    chance = random.Random(3)
-    book = tmp_path / "ledger"
-    grid = {"key": list(range(16)), "sleep_s": 1.5, "ledger": str(book)}
-    flags = (*SLURM, "--watch", "--retries", "50", "--stop_after", "0")
-    command = tools.command(tmp_path, grid, *flags)
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(command, env=cluster.environment, cwd=tools.ROOT, stdout=subprocess.DEVNULL)
-
-    dispatcher, kills = start(), 0
-    while kills < 12 and dispatcher.poll() is None:
-        time.sleep(chance.uniform(0.3, 1.2))
-        jobs = tools.jobs_alive(tmp_path)
-        if kills % 4 == 3:
-            dispatcher.kill()
-            dispatcher.wait()
-            dispatcher = start()
-        elif jobs:
-            victim = chance.choice(jobs)
-            (victim if chance.random() < 0.5 else victim.parent()).kill()
-        else:
-            continue
-        kills += 1
-    assert dispatcher.wait(240) == 0
-    assert kills == 12
-    found = tools.statuses(tmp_path)
-    assert [status["state"] for status in found.values()] == ["done"] * 16
-    assert not any(e["state"] == "done" for status in found.values() for e in status.get("earlier", []))
-    assert not [event for event in tools.ledger(book) if event[0] == "overlap"]
-    assert max(status["attempt"] for status in found.values()) > 1
+    """SIGKILL of jobs, array tasks and dispatcher; more kills: python -m tests.sweeps.faults --slurm --kills 50."""
+    killed = faults.torment(tmp_path, kills=8, jobs=12, seed=3, environment=cluster.environment)
+    assert sum(killed.values()) >= 6
+    faults.check(tmp_path, jobs=12)
