@@ -8,6 +8,7 @@ Exit code: 0 graded, 2 a mistake in the call or the submission's packing, 3 the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ from toolkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 GRADER_FAILED = 3
+FAILED = "The grader failed, which is no fault of the submission. The staff will grade it again."
 # What the submission must not be able to open. The probe runs inside the sandbox, before any of its lines.
 SECRET_PATHS = ("staff", "staff/worker.py", "staff/assignments", "data/bundled", "classification_models.py", ".git")
 
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
     how.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
-    how.add_argument("--seed-file", type=Path, help="file with the secret seed (default: a fresh one)")
+    how.add_argument("--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
     how.add_argument(
@@ -48,9 +50,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_seed(path: Path | None) -> int:
-    """The secret seed: from a file, never from arguments or environment, where other processes could read it."""
+    """The secret seed: from a file, never from arguments or environment, where other processes could read it.
+
+    An earlier results.json gives the seed that it was made with.
+    """
     if path is None:
         return int.from_bytes(os.urandom(8), "big")
+    if path.suffix == ".json":
+        from toolkit.runs import read_json
+
+        found = read_json(path)
+        if not isinstance(found, dict) or type(found.get("staff_only", {}).get("seed")) is not int:
+            raise UserError(f"--seed-file {path} is no results.json of this grader")
+        return found["staff_only"]["seed"]
     text = path.read_bytes()
     if not text.strip():
         raise UserError(f"--seed-file {path} is empty")
@@ -172,6 +184,16 @@ def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
         write_bytes(arguments.html, page.render(results).encode())
 
 
+def report_failure(arguments: argparse.Namespace, message: str) -> None:
+    """Tell a student on Gradescope that there is no grade, and why."""
+    from staff.reports import gradescope
+    from toolkit.runs import write_json
+
+    if arguments.gradescope:
+        with contextlib.suppress(OSError):
+            write_json(arguments.gradescope, gradescope.failure(message))
+
+
 def summary(results: dict, quiet: bool) -> str:
     """The table for the terminal."""
     lines = []
@@ -196,8 +218,10 @@ def main(argv: list[str] | None = None) -> int:
         write_outputs(results, arguments)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        report_failure(arguments, str(error) if isinstance(error, UserError) else FAILED)
         return 2
     except Exception as error:
+        report_failure(arguments, FAILED)
         if type(error).__name__ not in ("SandboxError", "RuntimeError"):
             raise
         print(f"error: nothing was graded: {error}", file=sys.stderr)

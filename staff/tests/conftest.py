@@ -7,6 +7,7 @@ import os
 import pytest
 
 from staff import sandbox
+from staff.tests import grading_tools
 
 # Each layer as it is used, and bubblewrap without the two that work from inside, so that it is tried by itself.
 LAYERS = {"bwrap": (), "bwrap alone": ("landlock", "seccomp"), "user": (), "limits": ()}
@@ -29,3 +30,22 @@ def require_layer(name: str) -> tuple[str, tuple[str, ...]]:
 @pytest.fixture(params=LAYERS)
 def layer(request):
     return require_layer(request.param)
+
+
+@pytest.fixture(scope="session")
+def starter_folder(tmp_path_factory):
+    """The unfilled starter as students get it."""
+    return grading_tools.starter(tmp_path_factory.mktemp("starter"))
+
+
+@pytest.fixture(scope="session")
+def starter_graded(tmp_path_factory, starter_folder):
+    """The unfilled starter, graded with all outputs."""
+    return grading_tools.grade(starter_folder, tmp_path_factory.mktemp("starter-graded"))
+
+
+@pytest.fixture(scope="session")
+def reference_graded(tmp_path_factory):
+    """The reference solution with its checkpoints, graded with all outputs; about a minute."""
+    folder = tmp_path_factory.mktemp("reference")
+    return grading_tools.grade(grading_tools.reference(folder / "submission"), folder)
