@@ -102,18 +102,23 @@ def label_of(config: dict[str, Any], flags: Sequence[str]) -> str:
     return ", ".join(f"{flag}={show(config.get(flag))}" for flag in flags) or "the one configuration"
 
 
+def flag_cells(config: dict[str, Any], flags: Sequence[str]) -> list[Any]:
+    """The values of a configuration for a table: numbers stay numbers, so that they are sorted as such."""
+    return [config.get(flag) if _is_number(config.get(flag)) else show(config.get(flag)) for flag in flags]
+
+
 def best_section(rows: list[Row], groups: list[Group], metric: str | None, top_k: int) -> str:
     """The best configurations, mean and spread over their seeds."""
     kept = [group for group in groups if group.values][:top_k]
     if not kept or metric is None:
         return "<h2>Best configurations</h2><p>No job is done yet.</p>"
     flags = flags_without_seed(rows)
+    some_miss = any(group.missing for group in kept)
     table = []
     for rank, group in enumerate(kept, start=1):
-        values = [show(group.config.get(flag)) for flag in flags]
-        missing = ", ".join(map(str, group.missing))
-        table.append([rank, *values, group.mean, group.sd, len(group.values), missing])
-    heads = ["rank", *flags, f"mean {metric}", "sd", "n seeds", "missing seeds"]
+        missing = [", ".join(map(str, group.missing))] if some_miss else []
+        table.append([rank, group.mean, group.sd, len(group.values), *missing, *flag_cells(group.config, flags)])
+    heads = ["rank", f"mean {metric}", "sd", "n seeds", *(["missing seeds"] if some_miss else []), *flags]
     note = "Mean and sample standard deviation over seeds; chosen on validation data, so report the test figure apart."
     return f'<h2>Best configurations</h2><p class="soft">{note}</p>{html_table(heads, table, name="best")}'
 
@@ -217,12 +222,17 @@ def jobs_section(rows: list[Row], metric: str | None) -> str:
     ][:8]
     table = []
     for row in rows:
-        values = [
-            row.config.get(flag) if _is_number(row.config.get(flag)) else show(row.config.get(flag)) for flag in flags
-        ]
         figures = [number(row, name) for name in metrics]
         table.append(
-            [*values, *figures, row.status.state, row.status.seconds, row.status.attempt, row.status.cause, row.name]
+            [
+                *flag_cells(row.config, flags),
+                *figures,
+                row.status.state,
+                row.status.seconds,
+                row.status.attempt,
+                row.status.cause,
+                row.name,
+            ]
         )
     heads = [*flags, *metrics, "status", "run time, s", "attempts", "cause", "job"]
     states = [row.status.state for row in rows]

@@ -74,6 +74,16 @@ def test_tables_sort_by_number_and_keep_empty_cells_last(browser, page):
     assert names == sorted(names)
 
 
+def test_the_best_configurations_are_sorted_by_any_column(browser, page):
+    browser.get(page.as_uri())
+    means = [float(x) for x in column(browser, "best", "mean best_val_acc")]
+    assert means == sorted(means, reverse=True)
+    click_head(browser, "best", "learning_rate")
+    rates = [float(x) for x in column(browser, "best", "learning_rate")]
+    assert rates == sorted(rates)
+    assert len(set(rates)) == 3
+
+
 def test_the_filter_keeps_the_rows_with_all_words(browser, page):
     browser.get(page.as_uri())
     browser.find_element("id", "filter").send_keys("cnn done")
