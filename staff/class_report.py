@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 STYLE = """
 :root { color-scheme: light dark; --soft: #8883; --good: #2a8a4a; --some: #b8860b; --bad: #c0392b; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 85rem; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--soft); text-align: left; white-space: nowrap; }
 td.number, th.number { text-align: right; }
-td.note { white-space: normal; min-width: 16rem; }
+td.note { white-space: normal; min-width: 22rem; }
 td.todo { text-align: center; } .passed { color: var(--good); } .partly { color: var(--some); }
 .failed { color: var(--bad); } .skipped, .not-started { opacity: .55; }
 .bar { display: inline-block; height: .7rem; background: var(--good); vertical-align: middle; }
@@ -120,8 +120,9 @@ def _histogram(scores: list[float], top: float) -> str:
         bars.append(f'<rect x="{x}" y="{110 - height:.0f}" width="42" height="{height:.0f}" fill="var(--good)"/>')
         bars.append(f'<text x="{x + 21}" y="{104 - height:.0f}" text-anchor="middle">{count or ""}</text>')
         bars.append(f'<text x="{x}" y="126">{top * place / 10:g}</text>')
+    bars.append(f'<text x="510" y="126">{top:g}</text>')
     label = f'<text x="10" y="146">points (bars: number of submissions; n = {len(scores)})</text>'
-    return f'<svg viewBox="0 0 520 152" style="max-width:40rem" role="img">{"".join(bars)}{label}</svg>'
+    return f'<svg viewBox="0 0 530 152" style="max-width:40rem" role="img">{"".join(bars)}{label}</svg>'
 
 
 def _todo_rows(rows: list[dict], assignment: Assignment) -> str:

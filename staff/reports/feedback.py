@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 
+def shown_message(check: dict) -> str:
+    """What is said about a check; errors of the grader's own are for the staff."""
+    failed_here = check["status"] == "grader_error"
+    return "the grader failed here; the staff has been told" if failed_here else check["message"]
+
+
 def lines_of(check: dict) -> list[str]:
     """The text of one check, line by line."""
     marks = {"passed": "✓", "failed": "✗", "not_started": "–", "skipped": "–", "grader_error": "!"}
     lines = [f"{marks[check['status']]} {check['title']}"]
-    if check["status"] == "grader_error":
-        lines.append("    the grader failed here; the staff has been told")
-    elif check["status"] != "passed" and check["message"]:
-        lines += [f"    {line}" for line in check["message"].splitlines()[:6]]
+    if check["status"] != "passed":
+        lines += [f"    {line}" for line in shown_message(check).splitlines()[:6]]
     lines += [f"    at {frame}" for frame in check["frames"]]
     for measured in check["measured"]:
         values = ", ".join(f"{value:.3f}" for value in measured["values"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from staff.reports.feedback import lines_of
+from staff.reports.feedback import lines_of, shown_message
 
 
 def render(results: dict) -> bytes:
@@ -23,7 +23,7 @@ def render(results: dict) -> bytes:
             case.set("time", f"{check['seconds']:.2f}")
             kind = {"failed": "failure", "not_started": "failure", "skipped": "skipped", "grader_error": "error"}
             if check["status"] in kind:
-                element = ElementTree.SubElement(case, kind[check["status"]], message=_text(check["message"][:300]))
+                element = ElementTree.SubElement(case, kind[check["status"]], message=_text(shown_message(check)[:300]))
                 element.text = _text("\n".join(lines_of(check)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -14,11 +14,17 @@ h1 { font-size: 1.3rem; }
 .bar { height: .6rem; background: var(--soft); border-radius: .3rem; overflow: hidden; }
 .bar div { height: 100%; background: var(--good); }
 details { border-bottom: 1px solid var(--soft); }
-summary { display: flex; gap: 1rem; padding: .45rem 0; cursor: pointer; }
-summary .id { width: 3rem; }
-summary .title { flex: 1; }
-summary .points { width: 5rem; text-align: right; font-variant-numeric: tabular-nums; }
-summary .status { width: 6.5rem; }
+summary { display: grid; grid-template-columns: 3rem 1fr 7rem 5rem; gap: .1rem 1rem; padding: .45rem 0; }
+summary { cursor: pointer; }
+summary .title { overflow-wrap: anywhere; }
+summary .title::after { content: " \\25b8"; opacity: .5; }
+details[open] .title::after { content: " \\25be"; }
+summary .points { text-align: right; font-variant-numeric: tabular-nums; }
+@media (max-width: 34rem) {
+  summary { grid-template-columns: 3rem 1fr auto; }
+  summary .status { grid-area: 2 / 2; font-size: .85rem; }
+  summary .points { grid-area: 1 / 3; }
+}
 .passed { color: var(--good); }
 .failed { color: var(--bad); }
 .partly { color: var(--some); }
