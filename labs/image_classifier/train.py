@@ -64,9 +64,9 @@ def add_model_flags(parser: OneLineParser) -> None:
     group.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of weights, order and augmentation")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse, read the data, decode, train once or for each fold, report."""
-    args = parse(build_parser())
+    args = parse(build_parser(), argv)
 
     from labs.image_classifier.utils import datafolder, fitting
 

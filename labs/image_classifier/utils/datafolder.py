@@ -37,11 +37,15 @@ class Record:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A prepared folder. It answers the questions that toolkit.experiment asks of a data source."""
+    """A prepared folder. It answers the questions that toolkit.experiment asks of a data source.
+
+    size: side in pixels that images are given, once train.py knows it.
+    """
 
     path: Path
     records: tuple[Record, ...]
     facts: dict[str, Any]
+    size: int = 0
 
     @property
     def name(self) -> str:
@@ -52,6 +56,11 @@ class DataFolder:
     def classes(self) -> list[str]:
         """Class names in the order of the network's outputs."""
         return self.facts["classes"]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.facts["channels"]
 
     @property
     def multi_label(self) -> bool:

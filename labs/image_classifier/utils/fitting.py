@@ -43,6 +43,7 @@ class Decoded:
 
 def prepare(args: Namespace, data: DataFolder) -> experiment.Setup:
     """Device, precision, seed and run folder; a cross-validation is resumed fold by fold."""
+    data = replace(data, size=args.image_size)
     if not (args.folds and args.resume):
         return experiment.prepare(args, TASK, lambda: data)  # type: ignore[arg-type,return-value]
     device = pick_device(args.device)

@@ -60,4 +60,15 @@ def trained_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-QUICK = ("--model", "mobilenet_v3_small", "--image_size", 28, "--batch_size", 8, "--device", "cpu")
+QUICK = (
+    "--model",
+    "mobilenet_v3_small",
+    "--image_size",
+    28,
+    "--batch_size",
+    8,
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+)
