@@ -45,7 +45,7 @@ def launch_experiment(args: argparse.Namespace, experiment_config: dict[str, Any
     status = jobs.read_status(folder)
     outcome = {"status": status.state, "seconds": status.seconds, "log_dir": folder}
     if status.cause:
-        outcome["cause"] = f"{status.cause}: {status.detail}"
+        outcome["cause"] = status.reason
     metrics = table.scalars(jobs.read_results(folder)[0] or {}, experiment_config) if status.state == "done" else {}
     return {**experiment_config, **metrics, **outcome}
 

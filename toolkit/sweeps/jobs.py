@@ -67,6 +67,12 @@ class Status:
     def has_ended(self) -> bool:
         return self.state in ("done", "failed", "stopped")
 
+    @property
+    def reason(self) -> str:
+        """Cause and detail as one text: 'timeout: ran longer than 60 s', 'exit code 7: the last words'."""
+        detail = self.detail or ""
+        return detail if self.cause and detail.startswith(self.cause) else f"{self.cause}: {detail}"
+
 
 def write_json(path: str, value: Any, indent: int | None = 1) -> None:
     """Write JSON by atomic rename, so that no reader ever sees half of it. Without indent it is 10 times as fast."""

@@ -44,7 +44,7 @@ class PlainView:
 
     def job_ended(self, job: Job, status: Status) -> None:
         if status.state != "done" and self.progress.finished:
-            print(f"{status.state}: {job.name}: {status.cause}: {status.detail}", flush=True)
+            print(f"{status.state}: {job.name}: {status.reason}", flush=True)
 
     def update(self) -> None:
         if time.monotonic() - self._last >= PLAIN_EVERY_S:
@@ -68,9 +68,7 @@ class TableView(PlainView):
 
     def job_ended(self, job: Job, status: Status) -> None:
         if status.state != "done" and self.progress.finished:
-            self._live.console.print(
-                f"{status.state}: {job.name}: {status.cause}: {status.detail}", markup=False, highlight=False
-            )
+            self._live.console.print(f"{status.state}: {job.name}: {status.reason}", markup=False, highlight=False)
 
     def update(self) -> None:
         if time.monotonic() - self._last >= 0.25:

@@ -196,7 +196,7 @@ def failures_section(log_dir: str, rows: list[Row]) -> str:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.status.state == "failed":
-            groups.setdefault(f"{row.status.cause}: {row.status.detail}", []).append(row)
+            groups.setdefault(row.status.reason, []).append(row)
     if not groups:
         return ""
     parts = []

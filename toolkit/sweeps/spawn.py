@@ -95,6 +95,7 @@ class ProcessSpawner:
 
     def _wait(self, key: str, watcher: subprocess.Popen) -> None:
         watcher.wait()
+        self.stop(key, now=False)  # closes our end of its pipe
         del self._watchers[key]
         self.ended.put(key)
 

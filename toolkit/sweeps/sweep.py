@@ -264,12 +264,10 @@ class Sweep:
             self._first_deaths = [""]  # from now on failures are news about single configurations
         elif status.state == "failed" and self._first_deaths != [""]:
             # Numbers differ between jobs (addresses, sizes, times); the cause is the rest.
-            self._first_deaths.append(f"{status.cause}: {re.sub(r'0x[0-9a-f]+|[0-9.]+', '#', status.detail or '')}")
+            self._first_deaths.append(re.sub(r"0x[0-9a-f]+|[0-9.]+", "#", status.reason))
             if len(self._first_deaths) == self.rules.stop_after and len(set(self._first_deaths)) == 1:
                 count = len(self._first_deaths)
-                self.progress.gave_up = (
-                    f"the first {count} jobs died of the same cause ({status.cause}: {status.detail})"
-                )
+                self.progress.gave_up = f"the first {count} jobs died of the same cause ({status.reason})"
                 self.engine.stop_all(now=False)
 
     def _check_elsewhere(self) -> None:
