@@ -34,15 +34,16 @@ class GradingPlugin:
     """Runs the checks of an assignment in its order and collects outcomes by test name."""
 
     def __init__(
-        self, assignment: Assignment, process: StudentProcess, hidden_data: HiddenData, seed: int, only: str | None
+        self,
+        assignment: Assignment,
+        process: StudentProcess,
+        hidden_data: HiddenData,
+        seed: int,
+        only: list[str] | None,
+        with_gates: bool = True,
     ) -> None:
-        self.assignment, self.process, self.hidden_data, self.seed, self.only = (
-            assignment,
-            process,
-            hidden_data,
-            seed,
-            only,
-        )
+        self.assignment, self.process, self.hidden_data, self.seed = assignment, process, hidden_data, seed
+        self.only, self.with_gates = only, with_gates
         self.outcomes: dict[str, Outcome] = {}
         self.measured: list[dict] = []
         self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
@@ -89,6 +90,8 @@ class GradingPlugin:
         if missing or extra:
             raise pytest.UsageError(f"checks without a test: {missing}; tests without a check: {extra}")
         items[:] = [by_name[check.test] for todo, check in wanted if self.only is None or todo.id in self.only]
+        if not self.with_gates:
+            items[:] = [item for item in items if "gates" not in item.fixturenames]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -1,0 +1,152 @@
+"""How often is the grader wrong? `python -m staff.measure` grades right solutions and typical mistakes, and counts.
+
+A false failure: a right solution loses points of a TODO. A false pass: a mistake keeps all points of a TODO that it
+should cost. Collateral: a mistake costs a TODO that it does not touch. Every grading is kept in --out, so that a run
+that was stopped goes on, and nothing is graded twice with the same grader, code and seed.
+--quick leaves out the training gates and grades of each mistake only the files that it changes. Exit code: 0 if the
+bars are met (no false failure, 95% of the mistakes caught, no collateral), 1 if not, 2 mistake in the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import sys
+import tempfile
+from pathlib import Path
+
+from staff.bank import Variant, load_bank
+from staff.confusion import Graded, report, shortfalls
+from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+ALTERNATE_SEEDS = 5
+# A TODO's checks may use these TODOs of another file: a mistake there is looked for here too.
+TODOS_OF_FILE = {
+    "classification_models.py": ("1.0", "1.1", "1.2"),
+    "classification_train.py": ("1.3", "1.4", "1.5", "1.6"),
+    "segmentation_models.py": ("2.0", "2.1", "2.2", "2.3", "2.4", "2.5"),
+    "segmentation_train.py": ("2.6", "2.7", "2.8"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One grading. `todos`: only these, or all."""
+
+    variant: Variant
+    seed: int
+    todos: tuple[str, ...] | None
+    gates: bool
+
+    def digest(self, grader: str) -> str:
+        """Changes whenever the outcome could."""
+        parts = [grader, self.variant.digest(), str(self.seed), repr(self.todos), str(self.gates)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def build_parser() -> OneLineParser:
+    """Flags of the command line."""
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="entries of the bank (default: all)")
+    parser.add_argument("--quick", action="store_true", help="no training gates, one seed, changed files only")
+    parser.add_argument("--seeds", type=in_range(int, 1), help=f"seeds for right solutions (default {ALTERNATE_SEEDS})")
+    parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="gradings at the same time")
+    parser.add_argument("--out", type=Path, default=Path("build/measure"), help="where gradings are kept")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the report to this Markdown file too")
+    parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or nothing")
+    return parser
+
+
+def plan(bank: list[Variant], quick: bool, seeds: int) -> list[Task]:
+    """Right solutions with several seeds, mistakes once."""
+    tasks = []
+    for variant in bank:
+        todos = None
+        if quick and variant.changed:
+            todos = tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name])
+        for seed in range(seeds if variant.is_right else 1):
+            tasks.append(Task(variant, seed, todos, gates=not quick))
+    return tasks
+
+
+def grade_task(job: tuple[Task, str | None]) -> list[dict]:
+    """Grade one task in this process, which is used once; the TODOs of its results."""
+    from staff import grade
+
+    task, require = job
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
+        submission = Path(folder, "submission")
+        submission.mkdir()
+        for name, text in task.variant.files.items():
+            (submission / name).write_text(text, encoding="utf-8")
+        seed_file = Path(folder, "seed")
+        seed_file.write_text(f"measure {task.seed}", encoding="utf-8")
+        argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file)]
+        argv += ["--require", require] if require else []
+        argv += ["--todo", *task.todos] if task.todos else []
+        argv += [] if task.gates else ["--no-gates"]
+        results = grade.grade(grade.build_parser().parse_args(argv))
+    if results["staff_only"]["grader_errors"]:
+        raise RuntimeError(f"{task.variant.name}: {results['staff_only']['grader_errors'][0]}")
+    wanted = task.todos or tuple(todo["id"] for todo in results["todos"])
+    return [todo for todo in results["todos"] if todo["id"] in wanted]
+
+
+def run(tasks: list[Task], folder: Path, grader: str, arguments: argparse.Namespace) -> list[Graded]:
+    """Grade what is not graded yet, `jobs` at a time, and read what is."""
+    from tqdm import tqdm
+
+    from toolkit.runs import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {task: folder / f"{task.variant.name}-{task.digest(grader)}.json" for task in tasks}
+    waiting = [task for task in tasks if not paths[task].exists()]
+    print(f"{len(tasks)} gradings, {len(tasks) - len(waiting)} of them kept from earlier")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["staff.grade", "staff.grading_plugin", "staff.oracle", "staff.hidden"])
+    # A process grades once: pytest keeps the graded tests' modules, and the grader guards its own process.
+    with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        jobs = [pool.apply_async(grade_task, [(task, arguments.require)]) for task in waiting]
+        for task, job in zip(waiting, tqdm(jobs, unit="grading", disable=None), strict=True):
+            write_json(paths[task], {"variant": task.variant.name, "seed": task.seed, "todos": job.get()})
+    return [Graded(task.variant, task.seed, json.loads(paths[task].read_text("utf-8"))["todos"]) for task in tasks]
+
+
+def select(bank: list[Variant], names: list[str]) -> list[Variant]:
+    """The entries called `names`, or all. UserError for a name that is not there."""
+    known = {variant.name: variant for variant in bank}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name!r} is not in the bank; allowed: {', '.join(sorted(known))}")
+    return [known[name] for name in names] or bank
+
+
+def main() -> int:
+    """Grade the bank and print the report; returns the exit code."""
+    from staff import assignment as assignments
+    from staff.grade_class import grader_digest
+    from staff.hidden import HiddenData
+
+    arguments = build_parser().parse_args()
+    bank = select(load_bank(), arguments.names)
+    data = HiddenData.find(str(ROOT / "data"), announce=print).source.path
+    grader = grader_digest(assignments.load("project2"), data, arguments.require)
+    seeds = arguments.seeds or (1 if arguments.quick else ALTERNATE_SEEDS)
+    graded = run(plan(bank, arguments.quick, seeds), arguments.out, grader, arguments)
+    text = report(graded, arguments.quick)
+    print(text)
+    if arguments.table:
+        arguments.table.write_text(text + "\n", encoding="utf-8")
+    problems = shortfalls(graded)
+    for line in problems:
+        print(f"bar missed: {line}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,96 @@
+"""The bank of right and wrong solutions, and the rates that come from grading it."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from staff import bank, confusion, measure
+from staff.assignment import load
+from staff.bank import load_bank
+from staff.confusion import Graded
+from staff.tests.grading_tools import command
+from toolkit.errors import UserError
+
+BANK = load_bank()
+TODOS = [todo.id for todo in load("project2").todos if not todo.extra]
+
+
+def results(statuses: dict[str, str]) -> list[dict]:
+    return [{"id": todo, "checks": [{"test": f"t{todo}", "status": status}]} for todo, status in statuses.items()]
+
+
+def test_bank_is_large_and_every_entry_parses_and_differs():
+    right = [variant for variant in BANK if variant.is_right]
+    assert len(right) - 1 >= 12, "without the reference"
+    assert len(BANK) - len(right) >= 60
+    for variant in BANK:
+        for text in variant.files.values():
+            ast.parse(text)
+        assert variant.changed or variant.name == "reference"
+    assert len({variant.digest() for variant in BANK}) == len(BANK)
+
+
+def test_every_todo_has_mistakes_and_every_mistake_is_explained():
+    for todo in TODOS:
+        assert sum(todo in variant.todos for variant in BANK) >= 3, todo
+    for variant in BANK:
+        if not variant.is_right:
+            assert set(variant.todos + variant.may_cost) <= set(TODOS), variant.name
+            assert variant.title.endswith("."), variant.name
+            assert variant.hint.endswith((".", "?")), variant.name
+
+
+def test_an_entry_that_no_longer_fits_is_named(tmp_path, monkeypatch):
+    entry = '[[mutant]]\nname = "old"\nmisconception = "x."\ntodos = ["1.0"]\nhint = "x?"\n'
+    (tmp_path / "part.toml").write_text(entry + 'file = "classification_models.py"\nold = "no such line"\nnew = ""\n')
+    monkeypatch.setattr(bank, "MUTANTS", tmp_path)
+    with pytest.raises(UserError, match=r"part\.toml: old: the text to replace stands 0 times"):
+        load_bank()
+
+
+def test_unknown_name_is_refused():
+    run = command("staff.measure", "no-such-entry")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "'no-such-entry' is not in the bank" in run.stderr
+
+
+def test_rates_count_what_they_say():
+    by_name = {variant.name: variant for variant in BANK}
+    right, mistake = by_name["functional"], by_name["dice-one-plus"]
+    assert (mistake.todos, mistake.may_cost) == (("2.4",), ("2.5",))
+    fine = {"2.3": "passed", "2.4": "passed", "2.5": "skipped"}
+    good = [Graded(right, 0, results(fine)), Graded(mistake, 0, results({**fine, "2.4": "failed", "2.5": "failed"}))]
+    assert confusion.shortfalls(good) == []
+    assert confusion.survivors([Graded(mistake, 0, results(fine))])[0][1] == "2.4"
+    assert confusion.collateral([Graded(mistake, 0, results({**fine, "2.3": "failed"}))])[0][1] == "2.3"
+    assert confusion.false_failures([Graded(right, 3, results({**fine, "2.3": "not_started"}))])[0][1] == "2.3"
+    # 1 of 2 with Wilson's interval, by hand: (0.5 + 0.960) / 2.921 -+ 1.96 sqrt(0.125 + 0.240) / 2.921
+    assert confusion.interval(1, 2) == "1 of 2 (9.5% to 90.5%)"
+    assert "| 2.4 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in confusion.report(
+        good, True
+    )
+
+
+def test_quick_leaves_out_gates_and_other_files():
+    tasks = measure.plan(BANK, quick=True, seeds=2)
+    by_name = {task.variant.name: task for task in tasks}
+    assert by_name["validate-sums"].todos == ("1.3", "1.4", "1.5", "1.6")
+    assert not any(task.gates for task in tasks)
+    assert sum(task.variant.name == "functional" for task in tasks) == 2
+    assert sum(task.variant.name == "validate-sums" for task in tasks) == 1
+    everything = measure.plan(BANK, quick=False, seeds=5)
+    assert all(task.gates and task.todos is None for task in everything)
+
+
+@pytest.mark.timeout(400)
+def test_real_gradings_are_counted_and_kept(tmp_path):
+    words = ["staff.measure", "validate-sums", "plain_loops", "--quick", "--seeds", "1", "--out", tmp_path]
+    run = command(*words)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 gradings, 0 of them kept" in run.stdout
+    assert "| 1.5 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in run.stdout
+    again = command(*words)
+    assert "2 gradings, 2 of them kept" in again.stdout
+    assert again.stdout.split("kept from earlier")[1] == run.stdout.split("kept from earlier")[1]
