@@ -45,7 +45,7 @@ def build_parser() -> OneLineParser:
 
 def main() -> None:
     """Parse, seed, build, train, evaluate, report."""
-    args = parse(build_parser())
+    args = parse(build_parser(), task=TASK)
 
     import torch
 
@@ -59,6 +59,7 @@ def main() -> None:
         args,
         TASK,
         lambda: locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror),
+        begin=False,
     )
     train_loader, val_loader, num_classes = create_pathmnist_dataloaders(
         args.batch_size,

@@ -14,6 +14,7 @@ from toolkit.cli import (
     parse,
     run_script,
 )
+from toolkit.errors import UserError
 
 TASK = "segmentation"
 
@@ -34,7 +35,9 @@ def build_parser() -> OneLineParser:
 
 def main() -> None:
     """Parse, seed, build, train, evaluate, report."""
-    args = parse(build_parser())
+    args = parse(build_parser(), task=TASK)
+    if not args.bce_weight + args.dice_weight:
+        raise UserError("--bce_weight and --dice_weight are both 0, so there is no loss; allowed: one of them above 0")
 
     from segmentation_models import CombinedLoss, count_parameters, get_segmentation_model
     from segmentation_train import evaluate_segmentation_model, train_segmentation_model, visualize_predictions
@@ -46,6 +49,7 @@ def main() -> None:
         args,
         TASK,
         lambda: locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror),
+        begin=False,
     )
     train_loader, val_loader, test_loader, _num_classes = create_box_dataloaders(
         args.batch_size,

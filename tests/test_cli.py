@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def test_defaults_are_those_of_the_course():
         (["--ema_decay", "1"], "at least 0"),
         (["--lr", "0.1"], "--learning_rate"),
         (["--model", "cnn"], "--model_name"),
+        (["--num_workers", "5000"], "up to 64"),
+        (["--resume", ""], "leave the flag out"),
+        (["--output_dir="], "leave the flag out"),
     ],
 )
 def test_a_bad_flag_is_one_line_that_says_what_is_allowed(parser, capsys, argv, named):
@@ -79,6 +83,9 @@ def test_command_line_wins_over_the_configuration(parser, tmp_path):
         ('{"overwrite": 1}', "allowed: true, false"),
         ('["cnn"]', "one JSON object"),
         ('{"model_name": "cnn",}', "line 1, column"),
+        ('{"resume": "runs/a"}', "unknown key 'resume'"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"seed": ' + "1" * 5000 + "}", "not valid JSON"),
     ],
 )
 def test_a_bad_configuration_is_refused(parser, tmp_path, content, named):
@@ -88,6 +95,19 @@ def test_a_bad_configuration_is_refused(parser, tmp_path, content, named):
         parse(parser, ["--config", str(path)])
     assert named in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_configuration_may_begin_with_the_mark_that_some_editors_write(parser, tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"model_name": "cnn"}', encoding="utf-8-sig")
+    assert parse(parser, ["--config", str(path)]).model_name == "cnn"
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"run"'])
+def test_a_folder_with_another_config_json_is_no_run(parser, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="not a run folder"):
+        parse(parser, ["--resume", str(tmp_path)])
 
 
 def test_a_value_of_the_configuration_is_checked_like_a_flag(parser, tmp_path, capsys):
@@ -124,6 +144,8 @@ def test_help_imports_no_torch(script):
 def test_a_bug_keeps_its_traceback_and_a_full_disk_does_not():
     assert one_line(TypeError("bug")) is None
     assert "free some space" in one_line(OSError(28, "No space left on device"))
+    assert "activate .venv" in one_line(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert one_line(ModuleNotFoundError("No module named 'my_layers'", name="my_layers")) is None  # the student's own
     assert one_line(PermissionError(13, "Permission denied", "out/x")) == "out/x: Permission denied"
 
 
@@ -133,3 +155,15 @@ def test_a_stub_is_one_line_with_its_place():
     line = one_line(caught.value)
     assert re.fullmatch(r"TODO 1\.2: define the layers \(test_cli\.py, line \d+\); `python -m tests` lists .*", line)
     assert one_line(NotImplementedError("another of torch's")) is None
+
+
+def test_output_that_the_terminal_cannot_show_or_nobody_reads_is_no_traceback():
+    code = "from toolkit.cli import run_script; run_script(lambda: print('0.98 ± 0.01', flush=True))"
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ascii_only, capture_output=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"0.98 ? 0.01", b"")
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (closed.returncode, closed.stderr) == (1, b"")

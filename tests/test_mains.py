@@ -150,6 +150,7 @@ def test_divergence_stops_with_step_rate_and_cures(run):
         (["--batch_size", "601"], "1 .. 600"),
         (["--device", "cuda:99"], "CUDA devices"),
         (["--device", "tpu"], "allowed: auto, cpu, cuda, mps"),
+        (["--device", "cpu:1"], "there is only one"),
         (["--precision", "float16"], "allowed on cpu: float32, bfloat16"),
         (["--resume", "nowhere"], "no config.json"),
         (["--output_dir", "file/run"], "cannot write to the output folder"),
@@ -162,8 +163,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(run, tmp_path, flags, n
     code, error = run("classification", *flags)
     assert code == 2
     assert_one_line(error, named)
-    left = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".pt", ".png", ".csv")]
-    assert [path.name for path in left if path.name != "config.json"] == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
 def test_an_existing_run_is_not_overwritten(run):
@@ -175,6 +175,51 @@ def test_an_existing_run_is_not_overwritten(run):
     assert Path("out/results.json").read_bytes() == before
     assert run("classification", "--output_dir", "out", "--overwrite", "--seed", 1)[0] == 0
     assert read_json("out/results.json")["seed"] == 1
+
+
+@pytest.mark.parametrize("flags", [["--batch_size", 601], ["--results_path", "file/r.json"], ["--num_workers", 65]])
+def test_a_mistake_beside_overwrite_costs_nothing(run, tmp_path, flags):
+    (tmp_path / "file").write_text("not a folder")
+    assert run("classification", "--output_dir", "out")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert run("classification", "--output_dir", "out", "--overwrite", *flags)[0] == 2
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_a_weight_of_zero_for_both_losses_is_refused(run, tmp_path):
+    code, error = run("segmentation", "--bce_weight", 0, "--dice_weight", 0)
+    assert code == 2
+    assert_one_line(error, "--bce_weight and --dice_weight are both 0")
+
+
+def test_a_run_with_a_configuration_can_be_resumed_again_and_again(run):
+    """Each resume takes the number of epochs from the last one, and the seconds of all starts are added up."""
+    Path("c.json").write_text(json.dumps({"model_name": "linear", "num_epochs": 1}))
+    assert run("classification", "--config", "c.json", "--output_dir", "out")[0] == 0
+    assert run("classification", "--resume", "out", "--num_epochs", 3)[0] == 0
+    seconds = read_json("out/results.json")["seconds"]
+    code, error = run("classification", "--resume", "out")
+    assert code == 0, error
+    results = read_json("out/results.json")
+    assert results["config"]["num_epochs"] == 3
+    assert len(results["history"]["val_acc"]) == 3
+    assert results["seconds"] == pytest.approx(seconds, abs=0.05 + seconds / 2)
+
+
+def test_a_run_of_the_other_task_is_not_resumed(run):
+    assert run("segmentation", "--model_name", "linear", "--output_dir", "out")[0] == 0
+    code, error = run("classification", "--resume", "out")
+    assert code == 2
+    assert_one_line(error, "a run of segmentation", "is for classification")
+
+
+def test_patience_that_ran_out_ends_a_resumed_run_too(run):
+    flags = ["--patience", 1, "--num_epochs", 9, "--max_steps_per_epoch", 1, "--output_dir", "out"]
+    assert run("classification", *flags)[0] == 0
+    history = read_json("out/results.json")["history"]
+    assert len(history["val_acc"]) < 9  # or this test says nothing
+    assert run("classification", "--resume", "out", "--max_steps_per_epoch", 1)[0] == 0
+    assert read_json("out/results.json")["history"] == history
 
 
 def test_resume_keeps_the_settings(run):
@@ -192,14 +237,23 @@ def test_resume_names_a_broken_checkpoint(run):
     assert_one_line(error, "last.pt is not a checkpoint")
 
 
-def test_out_of_gpu_memory_is_one_line(run, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "mps", "cpu"],
+)
+def test_out_of_memory_is_one_line(run, monkeypatch, error):
     def fill_memory(*_args, **_options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr("classification_models.MLPModel.forward", fill_memory)
-    code, error = run("classification")
+    code, line = run("classification")
     assert code == 2
-    assert_one_line(error, "--batch_size")
+    assert_one_line(line, "out of", "memory", "--batch_size")
 
 
 def test_a_submission_with_base_signatures_runs(run, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -84,11 +85,45 @@ def test_history_rows_are_appended_and_rewritten_alike(tmp_path):
     assert run.file("history.csv").read_bytes() == appended
 
 
-def test_free_run_path_counts_up(tmp_path):
-    assert free_run_path(tmp_path, "a").name == "a"
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a-2").mkdir()
-    assert free_run_path(tmp_path, "a").name == "a-3"
+def test_no_two_runs_get_the_same_folder(tmp_path):
+    """The folder is made at once: between choosing a name and making it another process could choose it too."""
+    names = [free_run_path(tmp_path, "a").name for _ in range(3)]
+    assert names == ["a", "a-2", "a-3"]
+    assert all((tmp_path / name).is_dir() for name in names)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        free_run_path(tmp_path / "file", "a")
+
+
+def test_of_two_runs_that_start_in_one_folder_one_gets_it(tmp_path):
+    def start(number: int) -> bool:
+        try:
+            RunFolder.create(tmp_path / "run", {"number": number})
+        except UserError as error:
+            assert "holds a run already" in str(error)  # noqa: PT017 -- the other outcome is allowed
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(start, range(16))) == 1
+    assert isinstance(read_json(tmp_path / "run" / "config.json")["number"], int)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "results.json", "predictions.png"])
+def test_files_of_something_else_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name} of something else"):
+        RunFolder.create(tmp_path, {})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_overwriting_leaves_no_picture_of_the_old_run(tmp_path):
+    run = RunFolder.create(tmp_path, {"old": 1})
+    for name in ("best.pt", "confusion.png", "notes.txt"):
+        run.file(name).write_text("old")
+    RunFolder.create(tmp_path, {"new": 1}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+    assert read_json(run.file("config.json")) == {"new": 1}
 
 
 def test_supported_arguments_are_split_by_signature():

@@ -6,7 +6,9 @@ Imports nothing heavy: `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +22,9 @@ EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 COMMENT_KEYS = ("name", "description", "measured", "tuned")  # for people; everything else in a configuration is a flag
 # A resumed run keeps its settings; these may differ, because they do not change what is learned.
 FREE_ON_RESUME = ("num_epochs", "device", "data_root", "mirror", "results_path", "evaluate_test", "resume", "overwrite")
+NOT_IN_CONFIG = ("help", "config", "resume")  # flags of one command, not settings of a run
+MOST_WORKERS = 64  # loader processes; a slip of the finger must not start thousands
+PACKAGES = ("torch", "torchvision", "numpy", "medmnist", "matplotlib", "sklearn", "tqdm", "filelock")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -60,6 +65,13 @@ def in_range(kind: type, low: float, high: float = float("inf"), *, open_low: bo
     return parse
 
 
+def not_empty(text: str) -> str:
+    """An argparse type: a path or name. `--resume "$RUN"` with RUN unset is a mistake and no flag left out."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a path, or leave the flag out")
+    return text
+
+
 def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name: str, augment: str) -> None:
     """The flags that both mains have."""
     group = parser.add_argument_group("model and training")
@@ -91,7 +103,9 @@ def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name:
 def add_data_flags(parser: OneLineParser) -> None:
     """Where images come from."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data_root", default="./data", help="folder with pathmnist.npz, or to download it to")
+    group.add_argument(
+        "--data_root", type=not_empty, default="./data", help="folder with pathmnist.npz, or to download it to"
+    )
     group.add_argument(
         "--dataset",
         choices=("auto", "full", "sample"),
@@ -99,7 +113,9 @@ def add_data_flags(parser: OneLineParser) -> None:
         help="auto: the full set if it is there or can be downloaded, else the bundled sample",
     )
     group.add_argument("--mirror", help="base address to download from (also: environment variable MEDMNIST_MIRROR)")
-    group.add_argument("--num_workers", type=in_range(int, 0), default=0, help="loader processes; 0 is fastest here")
+    group.add_argument(
+        "--num_workers", type=in_range(int, 0, MOST_WORKERS), default=0, help="loader processes; 0 is fastest here"
+    )
 
 
 def add_machine_and_output_flags(parser: OneLineParser) -> None:
@@ -113,16 +129,18 @@ def add_machine_and_output_flags(parser: OneLineParser) -> None:
         help="auto: bfloat16 where the hardware has it",
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", help="run folder (default: runs/TASK-MODEL-seedN, numbered if taken)")
+    group.add_argument(
+        "--output_dir", type=not_empty, help="run folder (default: runs/TASK-MODEL-seedN, numbered if taken)"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace a run that is in --output_dir")
-    group.add_argument("--results_path", help="also write results.json here")
+    group.add_argument("--results_path", type=not_empty, help="also write results.json here")
     group.add_argument("--evaluate_test", action="store_true", help="read the test split, once, for the final figure")
-    group.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its settings")
-    group.add_argument("--config", metavar="FILE", help="JSON of flags; flags on the command line win")
+    group.add_argument("--resume", type=not_empty, metavar="RUN_DIR", help="go on with a run, with its settings")
+    group.add_argument("--config", type=not_empty, metavar="FILE", help="JSON of flags; flags on the command line win")
 
 
-def parse(parser: OneLineParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line over --config or, for --resume, over the settings of that run."""
+def parse(parser: OneLineParser, argv: Sequence[str] | None = None, task: str | None = None) -> argparse.Namespace:
+    """Parse the command line over --config or, for --resume, over the settings of that run (of `task`, if given)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     if args.resume and args.config:
@@ -130,7 +148,7 @@ def parse(parser: OneLineParser, argv: Sequence[str] | None = None) -> argparse.
     if args.config:
         return parser.parse_args(config_to_argv(parser, read_json(args.config), args.config) + argv)
     if args.resume:
-        return _resumed(parser, argv, args.resume)
+        return _resumed(parser, argv, args.resume, task)
     return args
 
 
@@ -138,7 +156,7 @@ def config_to_argv(parser: OneLineParser, config: Any, origin: str) -> list[str]
     """Turn a JSON object of flags into command-line words. Raises UserError naming keys that are no flags."""
     if not isinstance(config, dict):
         raise UserError(f"{origin} must hold one JSON object of flags, not a {type(config).__name__}")
-    flags = {flag[2:]: action for flag, action in parser.flags().items() if flag not in ("--help", "--config")}
+    flags = {flag[2:]: action for flag, action in parser.flags().items() if flag[2:] not in NOT_IN_CONFIG}
     words: list[str] = []
     for key, value in config.items():
         if key in COMMENT_KEYS or value is None:
@@ -156,19 +174,25 @@ def config_to_argv(parser: OneLineParser, config: Any, origin: str) -> list[str]
     return words
 
 
-def _resumed(parser: OneLineParser, argv: list[str], run_dir: str) -> argparse.Namespace:
+def _resumed(parser: OneLineParser, argv: list[str], run_dir: str, task: str | None) -> argparse.Namespace:
     """The settings of the run in `run_dir`, with what may be changed taken from `argv`."""
     path = Path(run_dir) / "config.json"
     if not path.is_file():
         raise UserError(f"--resume {run_dir}: not a run folder, it has no config.json")
-    saved = {key: value for key, value in read_json(path).items() if f"--{key}" in parser.flags()}
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"--resume {run_dir}: not a run folder, its config.json holds no settings")
+    if task is not None and config.get("task", task) != task:
+        raise UserError(f"--resume {run_dir}: that is a run of {config['task']}, and this script is for {task}")
+    flags = parser.flags()
+    saved = {key: value for key, value in config.items() if f"--{key}" in flags and key not in NOT_IN_CONFIG}
     before = parser.parse_args(config_to_argv(parser, saved, str(path)))
     after = parser.parse_args(config_to_argv(parser, saved, str(path)) + argv)
     changed = [key for key, value in vars(after).items() if value != getattr(before, key) and key not in FREE_ON_RESUME]
     if changed:
         raise UserError(
             f"--resume keeps the settings of the run; these differ: {', '.join(changed)}; "
-            f"allowed: {', '.join('--' + name for name in FREE_ON_RESUME if name != 'overwrite')}"
+            f"allowed: {', '.join('--' + name for name in FREE_ON_RESUME[:-2])}"
         )
     if after.num_epochs != before.num_epochs and after.schedule != "constant":
         raise UserError(
@@ -181,8 +205,15 @@ def _resumed(parser: OneLineParser, argv: list[str], run_dir: str) -> argparse.N
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main and exit: 0, or 2 with one line for a mistake of the user's, or 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a terminal without "±" gets "?", not an error after the training
+            stream.reconfigure(errors="replace")
     try:
         code = main() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough: python classification_main.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = EXIT_INTERRUPTED
@@ -208,6 +239,17 @@ def one_line(error: BaseException) -> str | None:
         return f"{error.strerror}: free some space and continue with --resume"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
-        return "out of GPU memory; use a smaller --batch_size, another --device, or end what else runs on it"
+    if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
+        return f"the package {error.name} is missing; activate .venv, or see: python check_installation.py"
+    return _out_of_memory(error)
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """The line for memory that ran out, whichever way torch says so (torch itself is not imported here)."""
+    cure = "use a smaller --batch_size, or end what else runs there"
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text:
+        return f"out of GPU memory; {cure}, or take another --device"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return f"out of memory; {cure}"
     return None

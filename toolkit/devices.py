@@ -31,6 +31,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ..., mps") from None
+    if kind in ("cpu", "mps") and name != kind:
+        raise UserError(f"device is {name!r}; allowed: {kind} (there is only one)")
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices; try cpu or auto")
     if kind == "mps" and not torch.backends.mps.is_available():

@@ -51,37 +51,56 @@ class StepClock:
         return {"steps": len(self.ends), "step_ms": round(1000 * statistics.median(gaps), 3)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setup:
-    """What is settled before the model is built."""
+    """What is settled before the model is built. `run` is None until `begin` if it was not begun at once."""
 
-    run: RunFolder
+    run: RunFolder | None
     device: torch.device
     precision: str
     source: Source
     clock: StepClock = field(default_factory=StepClock)
+    make_run: Callable[[], RunFolder] | None = None
+
+    def begin(self) -> RunFolder:
+        """The run folder, made at the first call: only then are files of an older run replaced (--overwrite)."""
+        if self.run is None:
+            self.run = self.make_run()
+            print(f"run folder: {self.run.path}")
+        return self.run
 
 
-def prepare(args: argparse.Namespace, task: str, source: Callable[[], Source]) -> Setup:
-    """Choose device and precision, seed, locate the data, and make or open the run folder."""
+def prepare(args: argparse.Namespace, task: str, source: Callable[[], Source], *, begin: bool = True) -> Setup:
+    """Choose device and precision, seed, locate the data, and make or open the run folder.
+
+    With `begin` false the folder is made by `train`, so that a mistake that shows while loaders and model are built
+    leaves nothing behind and takes nothing away.
+    """
     device = pick_device(args.device)
     precision = resolve_precision(args.precision, device)
     seed_everything(args.seed)
     found = source()
     if args.evaluate_test and not found.has("test"):
         raise UserError(f"--evaluate_test: {found.path} has no test images; the course holds them back for grading")
-    if args.resume:
-        run = RunFolder.open(args.resume)
-        _check_can_resume(run, found)
-    else:
-        path = args.output_dir or free_run_path("runs", f"{task}-{args.model_name}-seed{args.seed}")
-        config = {"task": task, "dataset_name": found.name, **vars(args)}
-        run = RunFolder.create(path, config, overwrite=args.overwrite)
     if args.results_path:
         check_writable(args.results_path)
     sizes = f"{found.count('train')} training and {found.count('val')} validation images with labels"
-    print(f"data: {found.name} ({sizes})\ndevice: {describe(device)}, {precision}\nrun folder: {run.path}")
-    return Setup(run, device, precision, found)
+    print(f"data: {found.name} ({sizes})\ndevice: {describe(device)}, {precision}")
+
+    def make_run() -> RunFolder:
+        if args.resume:
+            run = RunFolder.open(args.resume)
+            _check_can_resume(run, found)
+            run.prolong(args.num_epochs)
+            return run
+        path = args.output_dir or free_run_path("runs", f"{task}-{args.model_name}-seed{args.seed}")
+        config = {"task": task, "dataset_name": found.name, **vars(args)}
+        return RunFolder.create(path, config, overwrite=args.overwrite)
+
+    setup = Setup(None, device, precision, found, make_run=make_run)
+    if begin:
+        setup.begin()
+    return setup
 
 
 def _check_can_resume(run: RunFolder, source: Source) -> None:
@@ -99,9 +118,10 @@ def check_writable(path: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise UserError(f"--results_path {path} is a folder; name a file")
+        was_there = target.exists()
         with open(target, "ab"):
             pass
-        if target.stat().st_size == 0:
+        if not was_there:
             target.unlink()
     except OSError as error:
         raise UserError(f"cannot write --results_path {path}: {error.strerror}") from None
@@ -135,11 +155,13 @@ def train(
     best_extra: Mapping[str, Any],
     **more: Any,
 ) -> tuple[dict[str, list[float]], float]:
-    """Call the training function with the flags' settings; return its history and the seconds that it took.
+    """Call the training function with the flags' settings; return its history and its seconds, earlier starts included.
 
     A function with the base signature alone (a submission of an earlier term) gets that; what it cannot do is said.
     Ctrl-C says how to go on and raises KeyboardInterrupt again.
     """
+    run = setup.begin()
+    seconds_before = run.seconds_so_far()
     place_model(model, setup.device, (setup.source.channels, setup.source.size, setup.source.size))
     optimizer = make_optimizer(model, args)
     setup.clock.watch(optimizer)
@@ -151,7 +173,7 @@ def train(
         precision=setup.precision,
         ema_decay=args.ema_decay,
         patience=args.patience,
-        run=setup.run,
+        run=run,
         best_extra=dict(best_extra),
         **more,
     )
@@ -169,13 +191,13 @@ def train(
             **extras,
         )
     except KeyboardInterrupt:
-        _say_how_to_resume(setup.run)
+        _say_how_to_resume(run)
         raise
-    seconds = time.perf_counter() - started
+    seconds = seconds_before + time.perf_counter() - started
     if "run" in missing:
-        setup.run.write_history(history)
-    elif setup.run.file("best.pt").exists():
-        model.load_state_dict(load_checkpoint(setup.run.file("best.pt"), setup.device)["state_dict"])
+        run.write_history(history)
+    elif run.file("best.pt").exists():
+        model.load_state_dict(load_checkpoint(run.file("best.pt"), setup.device)["state_dict"])
     return history, seconds
 
 

@@ -7,6 +7,7 @@ and checkpoint is written under a temporary name and renamed, so a file that is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -44,11 +45,13 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file. Raises UserError naming the file, and line and column where it does not parse."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8") from None
+    except (RecursionError, ValueError) as error:  # nested a thousand deep, a number of a thousand digits
+        raise UserError(f"{path} is not valid JSON: {str(error).partition(';')[0]}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
@@ -71,11 +74,16 @@ def load_checkpoint(path: Path | str, device: Any = "cpu") -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a checkpoint of this course ({reason}); train again to make one") from None
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a checkpoint of this course, or damaged ({reason}); train again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint of this course: it holds a {type(content).__name__}")
     return content
+
+
+# What a run writes. A folder with one of these belongs to a run, or to someone who would miss it.
+RUN_FILES = ("config.json", "history.csv", "results.json", "best.pt", "last.pt")
+PICTURES = ("curves.png", "confusion.png", "samples.png", "predictions.png")
 
 
 class RunFolder:
@@ -88,23 +96,43 @@ class RunFolder:
     def create(cls, path: Path | str, config: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
         """Make the folder and write config.json.
 
-        Raises UserError if a run is there already (unless `overwrite`, which removes its files) or if the folder
+        Raises UserError if files of a run are there already (unless `overwrite`, which removes them) or if the folder
         cannot be written.
         """
         run = cls(path)
-        if run.file("config.json").exists() and not overwrite:
-            raise UserError(
-                f"{path} holds a run already; continue it with --resume {path}, replace it with --overwrite, "
-                "or choose another --output_dir"
-            )
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            for name in ("results.json", "history.csv", "last.pt", "best.pt"):
-                run.file(name).unlink(missing_ok=True)
+            if overwrite:
+                for name in (*RUN_FILES, *PICTURES):
+                    run.file(name).unlink(missing_ok=True)
+            run._claim()
             write_json(run.file("config.json"), dict(config))
         except OSError as error:
+            run._unclaim()
             raise UserError(f"cannot write to the output folder {path}: {error.strerror}") from None
         return run
+
+    def _claim(self) -> None:
+        """Of two runs that start in one folder at the same moment the second gets the error, not half of the files."""
+        there = [name for name in (*RUN_FILES, *PICTURES) if self.file(name).exists()]
+        if not there:
+            with contextlib.suppress(FileExistsError), open(self.file("config.json"), "x"):
+                return
+        if self.file("config.json").exists():
+            raise UserError(
+                f"{self.path} holds a run already; continue it with --resume {self.path}, replace it with --overwrite, "
+                "or choose another --output_dir"
+            )
+        raise UserError(
+            f"{self.path} holds {', '.join(there)} of something else; choose another --output_dir, or replace "
+            "them with --overwrite"
+        )
+
+    def _unclaim(self) -> None:
+        """Take back the empty config.json of a run that could not begin."""
+        with contextlib.suppress(OSError):
+            if self.file("config.json").stat().st_size == 0:
+                self.file("config.json").unlink()
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -122,6 +150,19 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The settings that the run was started with."""
         return read_json(self.file("config.json"))
+
+    def prolong(self, num_epochs: int) -> None:
+        """Note in config.json that a resumed run goes on to `num_epochs`, so that the next resume does so too."""
+        config = self.config
+        if num_epochs > config.get("num_epochs", num_epochs):
+            write_json(self.file("config.json"), {**config, "num_epochs": num_epochs})
+
+    def seconds_so_far(self) -> float:
+        """Seconds that the finished epochs took, from history.csv; 0 before the first."""
+        if not self.file("history.csv").exists():
+            return 0.0
+        with open(self.file("history.csv"), encoding="utf-8", newline="") as file:
+            return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
 
     def write_history(self, history: Mapping[str, list[float]]) -> None:
         """Write history.csv anew: a column for each list and one row an epoch, counted from 1."""
@@ -142,12 +183,19 @@ class RunFolder:
 
 
 def free_run_path(parent: Path | str, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, ... if a run is there already."""
+    """Make parent/name, or parent/name-2, -3, ... if that is taken: no two callers get the same. Raises UserError."""
     path, number = Path(parent) / name, 1
-    while path.exists():
-        number += 1
-        path = Path(parent) / f"{name}-{number}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.exists():  # `parent` itself is a file
+                raise UserError(f"cannot make a folder in {parent}: it is a file") from None
+            number += 1
+            path = Path(parent) / f"{name}-{number}"
+        except OSError as error:
+            raise UserError(f"cannot make the output folder {path}: {error.strerror}") from None
 
 
 def environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ The loops themselves are in classification_train.py and segmentation_train.py, w
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -41,7 +42,7 @@ def limited(loader: Iterable, max_steps: int | None, description: str = "train")
     """
     if max_steps is not None and max_steps < 0:
         raise UserError(f"max_steps is {max_steps}; allowed: 0 or None (the whole epoch), or 1 and more")
-    batches = islice(loader, max_steps) if max_steps else loader
+    batches = islice(loader, min(max_steps, sys.maxsize)) if max_steps else loader
     total = len(loader) if hasattr(loader, "__len__") else None
     if max_steps:
         total = min(total, max_steps) if total is not None else max_steps
@@ -125,7 +126,10 @@ class TrainingSession:
         """
         if last_epoch < 1:
             raise UserError(f"epochs is {last_epoch}; allowed: 1 or more")
-        for epoch in range(len(self.history[self.monitor]) + 1, last_epoch + 1):
+        done = len(self.history[self.monitor])
+        if done < last_epoch and self._is_out_of_patience():  # a resumed run ends where it would have ended
+            return
+        for epoch in range(done + 1, last_epoch + 1):
             started = time.perf_counter()
             rate = self.optimizer.param_groups[0]["lr"]
             yield epoch
@@ -136,9 +140,16 @@ class TrainingSession:
             self._report(epoch, last_epoch)
             if self.run is not None:
                 self._save(epoch, best_weights)
-            if self.patience is not None and epoch - self.best_epoch >= self.patience:
-                tqdm.write(f"stopped early: no better {self.monitor} for {self.patience} epochs")
+            if self._is_out_of_patience():
                 return
+
+    def _is_out_of_patience(self) -> bool:
+        """True, and a line that says so, if the last `patience` epochs brought nothing better."""
+        done = len(self.history[self.monitor])
+        if self.patience is None or not done or done - self.best_epoch < self.patience:
+            return False
+        tqdm.write(f"stopped early: no better {self.monitor} for {self.patience} epochs")
+        return True
 
     def after_step(self) -> None:
         """Call after every optimizer step: the schedule goes on and the average takes the new weights in."""
@@ -226,7 +237,9 @@ class TrainingSession:
             for generator, saved in zip(self._generators, state["generators"], strict=True):
                 generator.set_state(saved)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot resume from {self.run.file('last.pt')}: {reason}") from None
+            reason = str(error).splitlines()[0].rstrip(":")
+            raise UserError(
+                f"cannot resume from {self.run.file('last.pt')}: {reason}; was the model changed since? then start anew"
+            ) from None
         # A run that was stopped between its two files may have a row more than its checkpoint.
         self.run.write_history({**self.history, **self._timing})
