@@ -43,7 +43,7 @@ def build(name: str, weights: dict[str, torch.Tensor] | None = None) -> nn.Modul
     """
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise UserError(f"--backbone is {name!r}; allowed: torchvision's classifiers, such as {', '.join(names[:5])}")
+        raise UserError(f"--backbone is {name!r}; allowed: resnet18, mobilenet_v2 and torchvision's other classifiers")
     network = torchvision.models.get_model(name, weights=None)
     if weights is not None:
         _check_keys(name, network.state_dict(), weights)
@@ -77,8 +77,7 @@ def find_weights(name: str, path: str | None, say: Callable[[str], None] = print
     Raises UserError for a file that is no state dict.
     """
     if path is not None:
-        content = load_checkpoint(Path(path))
-        return content.get("state_dict", content)
+        return _read_weights(path)
     try:
         with _socket_timeout(CONNECT_TIMEOUT_S):
             weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -87,6 +86,19 @@ def find_weights(name: str, path: str | None, say: Callable[[str], None] = print
         reason = getattr(error, "reason", None) or error
         say(f"no ImageNet weights for {name}: the download failed ({reason}); --weights PATH takes a file")
         return None
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    """The state dict in a file; UserError for anything else. No code of the file is run."""
+    try:
+        content = load_checkpoint(Path(path))
+    except UserError as error:
+        reason = "no such file" if not Path(path).exists() else "torch cannot read it as tensors alone"
+        raise UserError(f"--weights {path}: {reason}; give a state dict that torch.save wrote") from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise UserError(f"--weights {path} holds a {type(content).__name__}; give a state dict (name to tensor)")
+    return weights
 
 
 @contextmanager

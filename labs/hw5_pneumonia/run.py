@@ -46,6 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.quick:
         args.seeds, args.epochs, args.resnet_epochs, args.head_epochs = 1, 2, 1, 1
         args.train_images = args.train_images or QUICK_IMAGES
+    if 0 < args.train_images < args.batch_size:
+        raise UserError(
+            f"--train_images is {args.train_images}; allowed: 0 (all) or at least one batch, {args.batch_size}"
+        )
     folder = writable_folder(args.output_dir)
 
     from labs.hw5_pneumonia import backbones, choices, parts
