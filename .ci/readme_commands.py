@@ -34,6 +34,11 @@ RULES = (
     (r"python -m bench\.dispatch.*", "--quick"),
     (r"make starter|python -m staff\.(make_starter|check_starter) .*", ""),
     (r"python -m staff\.grade .*", ""),
+    (r"python -m labs\.hw5_pneumonia\.hw5_dl --quick", "--output_dir build/ci-hw5"),
+    (
+        r"python -m labs\.hw5_pneumonia\.hw5_dl.*",
+        "--quick --train_images 256 --models cnn --output_dir build/ci-hw5",
+    ),
     (r"python -m staff\.attacks", None),
     (r"python -m tests", None),
     (r"python -m toolkit\.compare .*", ""),
