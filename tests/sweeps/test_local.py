@@ -245,3 +245,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     run = subprocess.run(f"{command} | head -n 1", shell=True, capture_output=True, text=True, cwd=tools.ROOT)
     assert len(run.stdout.splitlines()) == 1
     assert run.stderr == ""
+
+
+def test_a_result_that_is_no_number_is_never_the_best(tmp_path):
+    grid = {"learning_rate": ["nan", 0.1, 0.2]}
+    run = tools.sweep(tmp_path, grid)
+    assert run.returncode == 0, run.stderr
+    assert "best best_val_acc 0.2 by learning_rate=0.2" in run.stdout
+    assert [line.split()[0] for line in run.stdout.splitlines()[-3:-1]] == ["0.2", "0.1"]

@@ -71,7 +71,7 @@ def test_bad_spaces_are_one_line(tmp_path, space, message, search):
 
 @pytest.mark.parametrize("kind", ["median", "asha"])
 def test_hopeless_jobs_are_stopped_and_stay_stopped(tmp_path, kind):
-    grid = {"learning_rate": [0.9, 0.8, 0.7, 0.01, 0.02], "epochs": 12}
+    grid = {"learning_rate": [0.9, 0.8, 0.7, 0.01, 0.02], "epochs": 8}
     flags = ("--prune", kind, "--metric", "val_acc", "--num_workers", "2")
     run = tools.sweep(tmp_path, grid, *flags)
     assert run.returncode == 0, run.stdout

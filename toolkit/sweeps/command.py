@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -196,7 +197,8 @@ class Best:
         except UserError:
             return  # the report at the end will say that there is no such metric
         sign = -1 if self.metric and table.is_better_when_low(self.metric) else 1
-        if self.row is None or sign * table.number(row, self.metric) > sign * table.number(self.row, self.metric):
+        value = table.number(row, self.metric)
+        if not math.isnan(value) and (self.row is None or sign * value > sign * table.number(self.row, self.metric)):
             self.row = row
 
     def describe(self) -> str:

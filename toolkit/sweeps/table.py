@@ -109,7 +109,9 @@ def pick_metric(rows: list[Row], wanted: str = "auto") -> str | None:
     done = [row.metrics for row in rows if row.status.state == "done"]
     if not done:
         return None
-    names = [name for name, value in done[0].items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    several = ((name, value) for metrics in done for name, value in metrics.items())
+    names = [name for name, value in several if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    names = list(dict.fromkeys(names))
     if wanted != "auto":
         found = find_metric(names, wanted)
         if found is None:

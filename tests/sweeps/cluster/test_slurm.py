@@ -142,7 +142,7 @@ def test_refused_submissions_are_one_line(cluster, tmp_path):
 
 def test_hopeless_jobs_are_stopped_on_the_cluster_too(cluster, tmp_path):
     need_module("optuna")
-    grid = {"learning_rate": [0.9, 0.8, 0.7, 0.6, 0.01, 0.02], "epochs": 10}
+    grid = {"learning_rate": [0.9, 0.8, 0.7, 0.6, 0.01, 0.02], "epochs": 8}
     flags = (*SLURM, "--watch", "--prune", "median", "--metric", "val_acc")
     run = tools.sweep(tmp_path, grid, *flags, env=cluster.environment)
     assert run.returncode == 0, run.stdout
