@@ -83,9 +83,11 @@ def main(argv: list[str] | None = None) -> None:
         "source": args.source,
         "seed": args.seed,
     }
-    datafolder.write(out, readable, settings)
+    data = datafolder.DataFolder(out, tuple(readable), settings)
     write_problems(out / "problems.csv", problems)
-    report(datafolder.read(out), facts, problems, moved)
+    datafolder.check(data)
+    datafolder.write(data)
+    report(data, facts, problems, moved)
 
 
 def collect(args: Namespace, out: Path) -> tuple[list[Record], list[str] | None, bool, str]:

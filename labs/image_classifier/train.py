@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def build_parser() -> OneLineParser:
     """The flags; nothing heavy is imported for --help."""
     parser = OneLineParser(prog="python -m labs.image_classifier.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="made by labs.image_classifier.prepare")
+    parser.add_argument("--data", metavar="FOLDER", help="made by labs.image_classifier.prepare; not with --resume")
     parser.add_argument("--image_size", type=in_range(int, 28, 1024), default=224, help="side in pixels")
     parser.add_argument("--fit", choices=("pad", "stretch", "crop"), default="pad", help="how an image becomes square")
     parser.add_argument(
@@ -85,6 +85,8 @@ def check(args: Namespace) -> None:
     from labs.image_classifier.models.networks import NAMES
     from toolkit.errors import UserError, check_choice
 
+    if not args.data:
+        raise UserError("--data is missing: name a folder that labs.image_classifier.prepare has made")
     check_choice("model", args.model_name, NAMES)
     if args.folds == 1:
         raise UserError("folds is 1; allowed: 0 (the splits of the data folder), or 2 and more")

@@ -109,18 +109,18 @@ def one_hot(records: Sequence[Record], classes: Sequence[str]) -> np.ndarray:
     return table
 
 
-def write(folder: Path, records: Iterable[Record], facts: dict[str, Any]) -> None:
+def write(data: DataFolder) -> None:
     """Write metadata.csv, with paths relative to the folder where they lie inside it, and dataset.json."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    base = folder.resolve()
-    for record in records:
+    base = data.path.resolve()
+    for record in data.records:
         path = record.path.resolve()
         shown = path.relative_to(base) if path.is_relative_to(base) else path
         writer.writerow([shown.as_posix(), record.label, record.split, record.group, record.content])
-    write_bytes(folder / METADATA, text.getvalue().encode("utf-8"))
-    write_json(folder / FACTS, facts)
+    write_bytes(data.path / METADATA, text.getvalue().encode("utf-8"))
+    write_json(data.path / FACTS, data.facts)
 
 
 def read(path: Path | str) -> DataFolder:
@@ -137,7 +137,7 @@ def read(path: Path | str) -> DataFolder:
     if missing:
         raise UserError(f"{folder / FACTS} lacks {', '.join(missing)}; make it anew with prepare")
     data = DataFolder(folder, tuple(_read_rows(folder / METADATA, facts)), facts)
-    _check(data)
+    check(data)
     return data
 
 
@@ -178,15 +178,15 @@ def _read_rows(path: Path, facts: dict[str, Any]) -> Iterable[Record]:
         yield record
 
 
-def _check(data: DataFolder) -> None:
-    """Everything that makes a training or its figures worthless."""
+def check(data: DataFolder) -> None:
+    """Raise UserError for everything that makes a training or its figures worthless."""
     where = data.path / METADATA
     if len(data.classes) < (1 if data.multi_label else 2):
         raise UserError(f"{where}: only one class ({', '.join(data.classes)}); a classifier needs at least two")
     seen = {split: _labels_in(data.of(split)) for split in SPLITS}
     for split in ("train", "val"):
         if not data.has(split):
-            raise UserError(f"{where}: no image in split {split}; prepare it anew with a share for each split")
+            raise UserError(f"{where}: no image in split {split}; add some, or let prepare draw the splits")
     for split in ("val", "test"):
         new = sorted(set(seen[split]) - set(seen["train"]))
         if new:
@@ -200,8 +200,8 @@ def _check(data: DataFolder) -> None:
         if splits_of.setdefault(unit, record.split) != record.split:
             what = f"of group {record.group}" if record.group else "with the same content"
             raise UserError(
-                f"{where}: images {what} are in {splits_of[unit]} and {record.split} (one of them: {record.path}); "
-                "the figures would be too good, prepare it anew"
+                f"{where}: images {what} are in {splits_of[unit]} and {record.split} (one of them: {record.path}), so "
+                "the figures would be too good; correct that, or let prepare draw the splits"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics as summary
 from argparse import Namespace
 from collections.abc import Sequence
@@ -46,9 +45,13 @@ def prepare(args: Namespace, data: DataFolder) -> experiment.Setup:
     data = replace(data, size=args.image_size)
     if not (args.folds and args.resume):
         return experiment.prepare(args, TASK, lambda: data)  # type: ignore[arg-type,return-value]
+    run = RunFolder.open(args.resume)
+    trained_on = run.config.get("dataset_name", data.name)
+    if trained_on != data.name:
+        raise UserError(f"--resume {run.path}: it was trained on {trained_on}, but --data is {data.name}")
     device = pick_device(args.device)
     seed_everything(args.seed)
-    return experiment.Setup(RunFolder.open(args.resume), device, resolve_precision(args.precision, device), data)
+    return experiment.Setup(run, device, resolve_precision(args.precision, device), data)
 
 
 def decode(args: Namespace, data: DataFolder, records: Sequence[Record]) -> Decoded:
@@ -152,7 +155,7 @@ def show(figures: dict[str, Any]) -> str:
 def cross_validate(args: Namespace, setup: experiment.Setup, data: DataFolder, images: Decoded) -> None:
     """Train --folds times on training + validation images; test images take no part. Finished folds are not repeated.
 
-    Every unit (patient, copies) is in one fold. results.json has mean and sample standard deviation over the folds.
+    Every unit (patient, copies) is in one fold.
     """
     fold_of = splitting.assign(
         data.units(images.records),
@@ -168,6 +171,11 @@ def cross_validate(args: Namespace, setup: experiment.Setup, data: DataFolder, i
         check_fold(data, images, outside, fold)
         rows.append(run_fold(args, setup, data, images, (outside, inside), fold))
         print(f"fold {fold} of {args.folds}: {show(rows[-1]['val_metrics'])}")
+    report_folds(args, setup, data, rows)
+
+
+def report_folds(args: Namespace, setup: experiment.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
+    """results.json (also to --results_path) and a table on the terminal: mean ± sample sd over the folds."""
     mean, spread = {}, {}
     for name in rows[0]["val_metrics"]:
         values = [row["val_metrics"][name] for row in rows if row["val_metrics"][name] is not None]
@@ -224,6 +232,6 @@ def check_fold(data: DataFolder, images: Decoded, train_rows: np.ndarray, fold: 
     if not present.all():
         name = data.classes[int(np.flatnonzero(~present)[0])]
         raise UserError(
-            f"class {name!r} has no training image in fold {fold}: all its images belong together; use fewer folds, "
-            f"or add images of other groups (counts: {json.dumps(int(present.sum()))} of {len(data.classes)} classes)"
+            f"class {name!r} has no training image in fold {fold}, because all its images belong together; "
+            "add images of other groups, or prepare without this class"
         )

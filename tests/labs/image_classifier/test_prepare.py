@@ -84,6 +84,15 @@ def test_a_given_test_set_stays_and_its_copies_leave_the_training(tmp_path: Path
     assert [record.path.name for record in data.of("left_out")] == ["leak.png"]
 
 
+def test_a_patient_in_two_given_splits_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    for split, seed in (("train", 1), ("val", 2), ("test", 3)):
+        make_images(tmp_path / "images" / split, 4, seed)
+    words = [str(tmp_path / "images"), "--out", str(tmp_path / "data"), "--group_pattern", "^p[0-9]+"]
+    with pytest.raises(UserError, match=r"images of group p0\d are in \w+ and \w+ .*let prepare draw the splits"):
+        prepare.main(words)
+    assert not (tmp_path / "data" / "metadata.csv").exists()
+
+
 def test_unreadable_files_and_contradicting_copies_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_images(tmp_path / "images", 12)
     (tmp_path / "images" / "left" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")

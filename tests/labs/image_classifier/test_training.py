@@ -139,7 +139,7 @@ def test_folds_keep_patients_together_resume_and_report_mean_and_sd(prepared: Pa
     (run / "fold-3" / "results.json").unlink()
     (run / "results.json").unlink()
     capsys.readouterr()
-    train.main(["--data", str(prepared), "--resume", str(run)])
+    train.main(["--resume", str(run)])
     assert results_of(run)["mean"] == results["mean"]
     assert (run / "fold-1" / "best.pt").stat().st_mtime_ns == first, "a finished fold was trained again"
 
@@ -148,7 +148,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepared: Path, tmp_
     arguments = ("--data", prepared, "--scheduler", "constant", "--patience", 5)
     run_training(*arguments, "--epochs", 2, "--output_dir", tmp_path / "whole")
     run_training(*arguments, "--epochs", 1, "--output_dir", tmp_path / "parts")
-    train.main(["--data", str(prepared), "--resume", str(tmp_path / "parts"), "--epochs", "2"])
+    train.main(["--resume", str(tmp_path / "parts"), "--epochs", "2"])
     assert results_of(tmp_path / "parts")["history"] == results_of(tmp_path / "whole")["history"]
 
 
@@ -211,6 +211,7 @@ def test_weights_that_cannot_be_downloaded_name_the_cure(monkeypatch, tmp_path: 
         (["--folds", "2", "--evaluate_test"], "exclude each other"),
         (["--folds", "30"], "folds is 30, but there are only|has no training image in fold"),
         (["--batch_size", "500"], "batch_size is 500, but the set has"),
+        (["--data", ""], "--data is missing"),
         (["--data", "nowhere"], "nowhere has no metadata.csv; make it with"),
     ],
 )
