@@ -97,7 +97,7 @@ def class_predictions(
         _show(axes, images[index])
         color = TRUE_COLOR if predicted[index] == labels[index] else PREDICTED_COLOR
         text = f"{_short(class_names[predicted[index]])} ({confidence[index]:.0%})\ntrue: "
-        axes.set_title(text + _short(class_names[labels[index]]), fontsize=9, color=color)
+        axes.set_title(text + _short(class_names[labels[index]]), fontsize=8, color=color)
     return save_figure(figure, path)
 
 
@@ -109,21 +109,21 @@ def mask_predictions(
     title: str,
     path: str | os.PathLike | None = None,
 ) -> Figure:
-    """One row an image: image, true mask, predicted probabilities, and both outlines over the image, with the IoU."""
+    """One row an image: image, true mask, predicted probabilities, and both masks' outlines with their IoU."""
     count = len(images)
     figure = new_figure(8.4, 0.5 + 2.1 * count)
     figure.suptitle(title)
     for number, row in enumerate(figure.subplots(count, 4, squeeze=False)):
         for axes in row:
-            axes.axis("off")
+            axes.set(xticks=[], yticks=[])  # with its frame: a mask may be white all over
         _show(row[0], images[number])
         row[1].imshow(masks[number, 0].numpy(), cmap="gray", vmin=0, vmax=1)
         row[2].imshow(predicted[number, 0].float().numpy(), cmap="gray", vmin=0, vmax=1)
         _show(row[3], images[number])
         for mask, color in ((masks, TRUE_COLOR), (predicted, PREDICTED_COLOR)):
-            if mask[number].min() < 0.5 < mask[number].max():
-                row[3].contour(mask[number, 0].float().numpy(), levels=[0.5], colors=color, linewidths=2)
-        for axes, name in zip(row, ("image", "true mask", "predicted", f"IoU {iou[number]:.3f}"), strict=True):
+            _outline(row[3], (mask[number, 0] > 0.5).numpy(), color)
+        names = ("image", "true mask", "predicted probability", f"IoU {iou[number]:.3f}")
+        for axes, name in zip(row, names, strict=True):
             axes.set_title(name, fontsize=10)
     return save_figure(figure, path)
 
@@ -146,5 +146,17 @@ def _show(axes: Any, image: torch.Tensor) -> None:
     axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
 
 
-def _short(name: str, length: int = 26) -> str:
+def _outline(axes: Any, mask: np.ndarray, color: str) -> None:
+    """Draw the edges of a mask (H, W) of bool along its pixels, at the border of the image too."""
+    from matplotlib.collections import LineCollection
+
+    padded = np.pad(mask, 1)
+    rows = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])  # edges between two rows: (y, x) of the lower pixel
+    columns = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])  # between two columns: of the right one
+    edges = [((x - 0.5, y - 0.5), (x + 0.5, y - 0.5)) for y, x in rows]
+    edges += [((x - 0.5, y - 0.5), (x - 0.5, y + 0.5)) for y, x in columns]
+    axes.add_collection(LineCollection(edges, colors=color, linewidths=2, capstyle="projecting", clip_on=False))
+
+
+def _short(name: str, length: int = 36) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
