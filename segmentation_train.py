@@ -105,7 +105,7 @@ def train_segmentation_epoch(
     """
     device = torch.device(device)
     # Hint: as train_epoch in Part 1, with masks instead of labels and calculate_iou instead of hits.
-    # The losses take float32 probabilities, outside autocast: bfloat16 cannot tell 0.999 from 1.
+    # The losses stand outside autocast and take float32: sums over pixels need it, and CUDA refuses BCE in float16.
     # BEGIN SOLUTION 2.6: train for one epoch
     model.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
