@@ -59,7 +59,9 @@ def test_classes_are_counted_and_drawn(tmp_path):
     source = helpers.SmallSource()
     splits = {name: source.read(name) for name in source.counts}
     counts = hw5_dl.explore(splits, helpers.CLASS_NAMES, tmp_path)
-    assert {name: list(value) for name, value in counts.items()} == {n: list(c) for n, c in source.counts.items()}
+    found = {name: list(value) for name, value in counts.items()}
+    wanted = {name: list(value) for name, value in source.counts.items()}
+    assert found == wanted, f"expected images a class {wanted}, got {found}"
     helpers.check_picture(tmp_path / "1_samples.png")
     helpers.check_picture(tmp_path / "1_distribution.png")
 

@@ -101,7 +101,7 @@ def test_filters_of_the_first_layer(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.Conv2d(10, 4, 3))
     weights = hw5_evaluate.plot_filters(model, tmp_path / "filters.png")
-    assert torch.equal(weights, model[0].weight.detach())
+    assert torch.equal(weights, model[0].weight.detach()), "these are not the weights of the first convolution"
     assert not weights.requires_grad
     helpers.check_picture(tmp_path / "filters.png")
 

@@ -8,7 +8,7 @@ DATA, TRAINING, EVALUATION = (f"tests/labs/hw5/test_{name}.py" for name in ("dat
 
 TODOS = (
     Todo("1.1", "data loaders", 5, DATA, "hw5"),
-    Todo("1.2", "classes and their distribution", 5, DATA, "hw5"),
+    Todo("1.2", "classes, distribution", 5, DATA, "hw5"),
     Todo("1.3", "augmentation", 5, DATA, "hw5"),
     Todo("2.1", "CNN", 10, TRAINING, "hw5"),
     Todo("2.2", "training with early stopping", 10, TRAINING, "hw5"),
