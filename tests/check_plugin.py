@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import re
@@ -29,6 +31,13 @@ def _todo_of(item: pytest.Item) -> str | None:
 
 def _file_of(collector: pytest.Collector) -> str:
     return collector.path.relative_to(ROOT).as_posix()
+
+
+def pytest_sessionstart() -> None:
+    """Import torch, which takes seconds, before the clock of the first test file starts."""
+    if (ROOT / "toolkit").is_dir():
+        with contextlib.suppress(Exception):  # a test file that needs it says what is wrong
+            importlib.import_module("torch")
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

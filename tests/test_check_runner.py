@@ -140,12 +140,15 @@ def test_crashes_and_endless_loops_hide_no_other_todo(course):
         todo_1_5="def test():\n    import sys\n    sys.exit(0)",
         todo_2_0="def test(): raise KeyboardInterrupt",
         todo_2_3="def test():\n    import os\n    os.abort()",
-    ).check("--timeout", "3")
+        todo_2_6="def test():\n    import time\n    time.sleep(4)",  # no processor time: a quarter counts
+        todo_2_7="def test():\n    import time\n    time.sleep(1000)",
+    ).check("--timeout", "2")
     assert code == 1
-    assert_others_pass(rows, "1.0", "1.1", "1.4", "1.5", "2.0", "2.3")
+    assert_others_pass(rows, "1.0", "1.1", "1.4", "1.5", "2.0", "2.3", "2.7")
+    assert rows["2.7"][2] == "in test_todo_2_7: no answer within 2 s; an endless loop?"
     assert rows["1.0"][0] == "not started"
     assert rows["1.1"][2].startswith("in test_todo_1_1: Python ended with exit code 0")
-    assert rows["1.4"][2] == "in test_todo_1_4: no answer within 3 s; an endless loop?"
+    assert rows["1.4"][2] == "in test_todo_1_4: no answer within 2 s; an endless loop?"
     assert rows["1.5"][2].startswith("SystemExit: 0")
     assert rows["2.0"][2].startswith("in test_todo_2_0: Python ended")
     assert re.match(r"in test_todo_2_3: Python (ended with exit|was ended by signal)", rows["2.3"][2])
