@@ -110,7 +110,11 @@ def check_gate(student, rng, part: Part, hidden, gate, kind: str, record) -> Non
 
 
 def score(model: Model, part: Part, hidden, rng, split: str = "test", limit: int = 1000) -> float:
-    """Accuracy or mean IoU on moved hidden images; their labels and masks never leave this process."""
+    """Accuracy or mean IoU on moved hidden images; their labels and masks never leave this process.
+
+    A generator of their own: what the student's process was sent before tells nothing about the order of the images.
+    """
+    rng = rng.spawn(1)[0]
     if part.metric == "acc":
         images, labels = hidden.evaluation(rng, split, limit)
         return float((model(images, 9).argmax(axis=1) == labels).mean())

@@ -29,7 +29,7 @@ from toolkit.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("bwrap", "user", "limits")
 TIME_LIMIT_S = 400.0
-QUICK_S = 6.0  # for one question to the student's process in the quick form
+QUICK_S = 10.0  # for one question to the student's process in the quick form
 WATCHED = (
     "/tmp",
     "/var/tmp",

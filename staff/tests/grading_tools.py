@@ -15,7 +15,7 @@ MODULES = ("classification_models.py", "classification_train.py", "segmentation_
 LEGACY = Path(__file__).parent / "legacy_submission"
 
 
-def command(*arguments: object, timeout_s: float = 400, **options) -> subprocess.CompletedProcess:
+def command(*arguments: object, timeout_s: float = 1000, **options) -> subprocess.CompletedProcess:
     """Run `python -m ...` from the root of the repository."""
     words = [sys.executable, "-m", *map(str, arguments)]
     options = {"cwd": ROOT, "timeout": timeout_s, **options}

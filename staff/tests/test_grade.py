@@ -11,6 +11,7 @@ import pytest
 
 from staff.tests.grading_tools import LEGACY, MODULES, ROOT, command, grade, reference
 
+pytestmark = pytest.mark.timeout(1200)  # a whole submission is a minute on an idle machine
 ALL = ["1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"]
 
 

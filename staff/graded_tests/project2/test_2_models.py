@@ -73,7 +73,7 @@ def test_linear_learns(student, rng):
 
 def test_mlp_learns(student, rng):
     reached = learned(student, rng, "MLPSegmentation", drawn.FieldTask(rng, linear=False), 100, 64, 1e-3, 1024)
-    expect(reached >= 0.60, f"100 steps on a nonlinear problem reach IoU {reached:.2f}, expected at least 0.60")
+    expect(reached >= 0.65, f"100 steps on a nonlinear problem reach IoU {reached:.2f}, expected at least 0.65")
 
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
