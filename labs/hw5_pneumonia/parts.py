@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from argparse import Namespace
@@ -97,7 +98,7 @@ def train_all(
 
 
 def _file_name(name: str) -> str:
-    return name.lower().replace("-", "").replace(" ", "_")
+    return re.sub(r"\W+", "_", name.lower().replace("-", ""))
 
 
 def choose_and_open_test(
