@@ -26,7 +26,7 @@ from torchvision.datasets import ImageFolder
 
 from bench.table import show_ratio, show_setting
 from labs.image_classifier import predict
-from labs.image_classifier.models import networks
+from labs.image_classifier.models import NAMES, networks
 from labs.image_classifier.utils import cache, loaders
 from labs.image_classifier.utils.reading import Preprocessing
 from labs.image_classifier.utils.trained import Trained
@@ -43,7 +43,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--images", type=in_range(int, 64), default=2_000, help="files")
     parser.add_argument("--file_size", type=in_range(int, 28), default=256, help="side of the files in pixels")
     parser.add_argument("--image_size", type=in_range(int, 28), default=64, help="side after resizing")
-    parser.add_argument("--model", choices=networks.NAMES, default="resnet18", help="for the prediction")
+    parser.add_argument("--model", choices=NAMES, default="resnet18", help="for the prediction")
     parser.add_argument("--batch_size", type=in_range(int, 2), default=32)
     parser.add_argument("--repeats", type=in_range(int, 1), default=3, help="passes; the median counts")
     parser.add_argument("--quick", action="store_true", help="200 files, one pass")

@@ -40,16 +40,19 @@ def main(argv: list[str] | None = None) -> None:
     """Load, predict, measure, draw, report."""
     args = build_parser().parse_args(argv)
 
-    from labs.image_classifier.utils import cache, datafolder, scores, trained
+    from labs.image_classifier.utils import datafolder
+
+    data = datafolder.read(args.data)
+    records = data.of(args.split)
+    if not records:
+        raise UserError(f"{data.path} has no image in split {args.split}")
+
+    from labs.image_classifier.utils import cache, scores, trained
     from toolkit.devices import describe, pick_device
     from toolkit.runs import environment, write_json
 
     model = trained.load(args.model, pick_device(args.device))
-    data = datafolder.read(args.data)
     check_same_labels(model, data)
-    records = data.of(args.split)
-    if not records:
-        raise UserError(f"{data.path} has no image in split {args.split}")
     run = Path(args.model) if Path(args.model).is_dir() else Path(args.model).parent
     folder = Path(args.output_dir) if args.output_dir else run / f"evaluation-{args.split}"
     folder.mkdir(parents=True, exist_ok=True)

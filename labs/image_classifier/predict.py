@@ -48,11 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     """Load, read and predict batch by batch, write; returns the exit code."""
     args = build_parser().parse_args(argv)
 
+    if not Path(args.model).exists():
+        raise UserError(f"no model at {args.model}; give the run folder of a training")
+    files = list(expand(args.paths))
+
     from labs.image_classifier.utils import trained
     from toolkit.devices import pick_device
 
     model = trained.load(args.model, pick_device(args.device))
-    files = list(expand(args.paths))
     painter = None
     if args.gradcam:
         from labs.image_classifier.utils.attention import Painter

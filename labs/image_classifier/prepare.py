@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out)
     if (out / datafolder.METADATA).exists() and not args.overwrite:
         raise UserError(f"{out} holds a {datafolder.METADATA} already; choose another --out, or give --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
     records, classes, multi_label, name = collect(args, out)
+    out.mkdir(parents=True, exist_ok=True)
     window = tuple(args.window) if args.window else None
     facts = inspection.inspect([record.path for record in records], window, args.max_pixels)
     readable, problems = keep_readable(records, facts)

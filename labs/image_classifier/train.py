@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labs.image_classifier.models import NAMES
 from toolkit.cli import OneLineParser, add_machine_and_output_flags, in_range, parse, run_script
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def build_parser() -> OneLineParser:
 def add_model_flags(parser: OneLineParser) -> None:
     """What is trained, and how. Second names are those of the course's other mains."""
     group = parser.add_argument_group("model and training")
-    group.add_argument("--model", "--model_name", dest="model_name", default="resnet18", help="see models/networks.py")
+    group.add_argument(
+        "--model", "--model_name", dest="model_name", choices=NAMES, default="resnet18", help="of torchvision"
+    )
     group.add_argument("--weights", default="none", help="none, imagenet, or a state dict or run to start from")
     group.add_argument(
         "--epochs", "--num_epochs", dest="num_epochs", type=in_range(int, 1), default=20, help="passes over the images"
@@ -68,10 +71,13 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, read the data, decode, train once or for each fold, report."""
     args = parse(build_parser(), argv)
 
-    from labs.image_classifier.utils import datafolder, fitting
+    from labs.image_classifier.utils import datafolder
 
     check(args)
-    data = datafolder.read(args.data)
+    data = datafolder.read(args.data)  # a mistake in the data is told before torch is imported, which takes seconds
+
+    from labs.image_classifier.utils import fitting
+
     setup = fitting.prepare(args, data)
     images = fitting.decode(args, data, data.of("train", "val"))
     if args.folds:
@@ -82,12 +88,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def check(args: Namespace) -> None:
     """Combinations that argparse cannot refuse."""
-    from labs.image_classifier.models.networks import NAMES
-    from toolkit.errors import UserError, check_choice
+    from toolkit.errors import UserError
 
     if not args.data:
         raise UserError("--data is missing: name a folder that labs.image_classifier.prepare has made")
-    check_choice("model", args.model_name, NAMES)
     if args.folds == 1:
         raise UserError("folds is 1; allowed: 0 (the splits of the data folder), or 2 and more")
     if args.folds and args.evaluate_test:

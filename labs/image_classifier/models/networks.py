@@ -8,17 +8,11 @@ import torch
 from torch import nn
 
 from labs.hw5_pneumonia import backbones
+from labs.image_classifier.models import NAMES
 from toolkit.devices import evaluating
 from toolkit.errors import UserError, check_choice
 from toolkit.runs import load_checkpoint
 
-FAMILIES = {
-    "ResNet": ("resnet18", "resnet34", "resnet50", "resnet101"),
-    "DenseNet": ("densenet121", "densenet169", "densenet201"),
-    "EfficientNet": ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_v2_s"),
-    "MobileNet": ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
-}
-NAMES = tuple(name for names in FAMILIES.values() for name in names)
 SMALL_IMAGE = 64  # pixels; below, a first layer that halves the size leaves nothing for the last stages
 MAP_SIZE = 4  # places along a side that make a map of attention worth looking at
 SAVED = Path(__file__).resolve().parent / "weights"  # state dicts called MODEL.pth are used before any download

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, SPLITS, Record, read_table
+from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPLITS, Record, read_table
 from labs.image_classifier.utils.reading import SUFFIXES
 from toolkit.errors import UserError
 
@@ -58,6 +58,8 @@ def from_csv(
     for line, row in read_table(path, list(given.values())):
         values = {ours: row[theirs] for ours, theirs in given.items()}
         split = values.get("split", "").lower()
+        if split == LEFT_OUT:  # the CSV is a metadata.csv
+            continue
         if split and split not in SPLIT_NAMES:
             raise UserError(f"{path}, line {line}: split is {split!r}; allowed: {', '.join(SPLIT_NAMES)}")
         if not values["path"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from labs.image_classifier import predict
 from labs.image_classifier.utils import trained
+from tests.labs.image_classifier.conftest import ROOT
 from toolkit.errors import UserError
 
 pytestmark = pytest.mark.provided
@@ -96,6 +99,27 @@ def test_the_checkpoint_loads_without_pickle_and_carries_everything(trained_run:
     assert content["classes"] == ["left", "right"]
     assert content["preprocessing"]["image_size"] == 28
     assert content["state_dict"]["mean"].abs().max() > 0.01, "the normalisation is part of the state"
+
+
+def test_help_and_mistakes_are_told_without_importing_torch(prepared: Path) -> None:
+    program = (
+        "import sys; from labs.image_classifier import MODULE as script\n"
+        "try:\n    script.main(WORDS)\nexcept (SystemExit, ValueError) as end: print(end)\n"
+        "print('torch' in sys.modules)"
+    )
+    nowhere = str(prepared / "nowhere")
+    for module, words, told in (
+        ("train", ["--help"], "--folds"),
+        ("train", ["--data", nowhere], "has no metadata.csv"),
+        ("train", ["--data", nowhere, "--model", "resnet19"], "2"),
+        ("evaluate", [nowhere, "--data", nowhere], "has no metadata.csv"),
+        ("predict", [nowhere, nowhere], "no model at"),
+        ("prepare", [nowhere, "--out", nowhere], "no such folder or file"),
+    ):
+        code = program.replace("MODULE", module).replace("WORDS", repr(words))
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert told in done.stdout, done.stderr
+        assert done.stdout.endswith("False\n"), f"{module} {words} imported torch"
 
 
 def test_other_checkpoints_are_refused_in_one_line(run: Run, tmp_path: Path, prepared: Path) -> None:

@@ -206,7 +206,6 @@ def test_weights_that_cannot_be_downloaded_name_the_cure(monkeypatch, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "resnet19"], "model is 'resnet19'; allowed: resnet18"),
         (["--folds", "1"], "folds is 1; allowed: 0"),
         (["--folds", "2", "--evaluate_test"], "exclude each other"),
         (["--folds", "30"], "folds is 30, but there are only|has no training image in fold"),
