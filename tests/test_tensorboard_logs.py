@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import dispatcher
 from tests.sweeps import tools
 from toolkit import tensorboard_logs
 from toolkit.errors import UserError
@@ -78,12 +78,10 @@ def test_following_adds_each_epoch_once_and_a_second_call_repeats_nothing(tmp_pa
     assert [step for step, _ in read_back(target)[0]["acc/val"]] == [1, 2]
 
 
-def test_the_dispatchers_jobs_are_runs(tmp_path):
+def test_the_dispatchers_jobs_are_runs(tmp_path, capsys):
     assert tools.sweep(tmp_path, {"learning_rate": [0.1, 0.2], "epochs": 1}, "--num_workers", "2").returncode == 0
-    words = ["dispatcher.py", "report", str(tmp_path / "logs"), "--tensorboard", str(tmp_path / "tb")]
-    done = subprocess.run([sys.executable, *words], cwd=tools.ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "2 runs for TensorBoard" in done.stdout
+    assert dispatcher.main(["report", str(tmp_path / "logs"), "--tensorboard", str(tmp_path / "tb")]) == 0
+    assert "2 runs for TensorBoard" in capsys.readouterr().out
     rates = {}
     for folder in (tmp_path / "tb/logs").iterdir():
         scalars, hparams = read_back(folder)
