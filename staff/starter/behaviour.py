@@ -13,6 +13,7 @@ from typing import Any
 
 from staff.starter.proof import Proof
 
+WOULD_REFORMAT = re.compile(r"(?:Would reformat: | +--> )(.+?)(?::\d+:\d+)?$")  # two generations of ruff
 TIMEOUT_S = 100  # for each step; the whole check is to end within 120 s
 IMPORT_ALL = """
 import importlib, sys
@@ -55,9 +56,10 @@ def proves_ruff(folder: Path, files: Sequence[str]) -> Proof:
     check = run(folder, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ".")
     layout = run(folder, "-m", "ruff", "format", "--no-cache", "--check", ".")
     problems = [line for line in check.stdout.splitlines() if re.match(r".+:\d+:\d+:", line)]
-    problems += [line for line in layout.stdout.splitlines() if line.startswith("Would reformat")]
-    for name, result in (("check", check), ("format", layout)):
-        if result.returncode and not problems:
+    changed = [match[1] for line in layout.stdout.splitlines() if (match := WOULD_REFORMAT.match(line))]
+    problems += [f"{name}: ruff would change its layout" for name in changed]
+    for name, result, seen in (("check", check, problems), ("format", layout, changed)):
+        if result.returncode and not seen:
             problems.append(f"ruff {name} ended with exit code {result.returncode}: {result.stderr.strip()[-200:]}")
     return Proof("ruff", f"{sum(name.endswith('.py') for name in files)} Python files, lint and layout", problems)
 
