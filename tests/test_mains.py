@@ -155,6 +155,7 @@ def test_divergence_stops_with_step_rate_and_cures(run):
         (["--resume", "nowhere"], "no config.json"),
         (["--output_dir", "file/run"], "cannot write to the output folder"),
         (["--results_path", "file/r.json"], "cannot write --results_path"),
+        (["--results_path", "."], "name a file"),
         (["--dataset", "full", "--mirror", "http://127.0.0.1:9"], "no pathmnist"),
     ],
 )

@@ -44,6 +44,7 @@ BAD_ARRAYS = {
         r"array train_labels has the label \d+; allowed: 0 .. 8",
     ),
     "labels below zero": (change("val_labels", lambda a: a.astype(np.int8) - 9), "array val_labels has the label -"),
+    "no images": (change("val_images", lambda a: a[:0]), "array val_images holds no image"),
     "too few labels": (change("train_labels", lambda a: a[:-1]), "train_labels has 11 rows for 12 train_images"),
     "other size": (
         change("test_images", lambda a: a[:, :14, :14]),

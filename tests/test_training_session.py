@@ -263,6 +263,26 @@ def test_limited_draws_no_batch_too_many():
     assert next(batches) == 3
 
 
+@pytest.mark.filterwarnings("default")  # before it was mended, the Ctrl-C ended as a warning
+def test_ctrl_c_while_loader_processes_end_is_not_swallowed(monkeypatch):
+    from torch.utils.data import dataloader
+
+    end = dataloader._MultiProcessingDataLoaderIter._shutdown_workers
+    presses = iter([True])
+
+    def end_while_the_user_presses_ctrl_c(iterator):
+        end(iterator)
+        if next(presses, False):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        dataloader._MultiProcessingDataLoaderIter, "_shutdown_workers", end_while_the_user_presses_ctrl_c
+    )
+    loader = dataloader.DataLoader(range(4), num_workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        list(limited(loader, 2))
+
+
 def test_limited_refuses_what_makes_no_sense():
     with pytest.raises(UserError, match="max_steps is -1"):
         list(limited([1], -1))

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -116,13 +117,10 @@ def check_writable(path: str) -> None:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise UserError(f"--results_path {path} is a folder; name a file")
-        was_there = target.exists()
-        with open(target, "ab"):
+        if target.exists() and not target.is_file():
+            raise UserError(f"--results_path {path} is a folder or a device; name a file")
+        with tempfile.TemporaryFile(dir=target.parent):  # the file is written beside its place and renamed
             pass
-        if not was_there:
-            target.unlink()
     except OSError as error:
         raise UserError(f"cannot write --results_path {path}: {error.strerror}") from None
 

@@ -110,6 +110,8 @@ def check_headers(path: Path, layout: Layout) -> dict[str, Header]:
                 raise DataError(f"{path}: array {name} is missing; it holds {', '.join(headers) or 'no arrays'}")
         _check_images(path, f"{split}_images", images, layout)
         _check_label_header(path, f"{split}_labels", labels, layout)
+        if not images.shape[0]:
+            raise DataError(f"{path}: array {split}_images holds no image")
         if labels.shape[0] != images.shape[0]:
             raise DataError(f"{path}: {split}_labels has {labels.shape[0]} rows for {images.shape[0]} {split}_images")
     for name in (f"unlabelled_{split}_images" for split in SPLITS):

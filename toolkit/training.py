@@ -42,14 +42,18 @@ def limited(loader: Iterable, max_steps: int | None, description: str = "train")
     """
     if max_steps is not None and max_steps < 0:
         raise UserError(f"max_steps is {max_steps}; allowed: 0 or None (the whole epoch), or 1 and more")
-    batches = islice(loader, min(max_steps, sys.maxsize)) if max_steps else loader
+    batches = iter(loader)
     total = len(loader) if hasattr(loader, "__len__") else None
     if max_steps:
         total = min(total, max_steps) if total is not None else max_steps
-    step = 0
-    bar = tqdm(batches, desc=description, total=total, unit="step", leave=False, disable=None)
-    for step, batch in enumerate(bar, start=1):
-        yield step, batch
+    step, limit = 0, min(max_steps, sys.maxsize) if max_steps else None
+    bar = tqdm(islice(batches, limit), desc=description, total=total, unit="step", leave=False, disable=None)
+    try:
+        for step, batch in enumerate(bar, start=1):
+            yield step, batch
+    finally:
+        # torch ends its loader processes in __del__, where Python swallows a Ctrl-C, and training would go on.
+        getattr(batches, "_shutdown_workers", lambda: None)()
     if step == 0:
         raise UserError("the loader has no batch; is the set empty, or smaller than one batch with drop_last?")
 
