@@ -19,7 +19,6 @@ from staff.sandbox import Confined, Limits, Place
 
 Shape = tuple[int | None, ...]
 Expected = Mapping[str, tuple[str, Shape]]
-MAX_RESTARTS = 8
 
 
 class CheckFailed(AssertionError):
@@ -55,10 +54,11 @@ class Reply:
 
 @dataclass
 class Budget:
-    """Seconds for one request and for the whole submission."""
+    """Seconds for one request and for the whole submission; how often a worker that died is replaced."""
 
     request_s: float = 60.0
     submission_s: float = 240.0
+    restarts: int = 8
     started: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
@@ -84,7 +84,7 @@ class StudentProcess:
         """Start the worker if none runs. CheckFailed once it has been replaced too often."""
         if self.worker is not None:
             return
-        if self.restarts > MAX_RESTARTS:
+        if self.restarts > self.budget.restarts:
             raise Incident(f"your code ended its process {self.restarts} times; no further attempt is made")
         if self.budget.left() <= 0:
             raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")

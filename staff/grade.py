@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--request-s", type=float, metavar="S", help="seconds for one question (default: the assignment's)"
     )
+    how.add_argument("--restarts", type=int, default=8, metavar="N", help="of a process that died (default 8)")
     how.add_argument("--quiet", action="store_true", help="print only the score")
     return parser
 
@@ -120,7 +121,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     with sandbox.temporary_place() as place:
         assemble(place, assignment, submission)
         limits = sandbox.Limits(threads=arguments.threads)
-        budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s)
+        budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
         process = StudentProcess(place, layer, limits, budget, secret_paths)
         plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, not arguments.no_gates)
         try:
