@@ -174,8 +174,9 @@ def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name
             images, masks = images_and_masks(batch, device)
             scores.append(iou_per_image(model(images), masks).cpu())
             has_box.append(batch["has_box"].cpu().bool())
-    iou, boxed = torch.cat(scores).double(), torch.cat(has_box)
-    counts = torch.histogram(iou, bins=torch.tensor(IOU_BIN_EDGES, dtype=torch.float64)).hist.int().tolist()
+    scores, boxed = torch.cat(scores), torch.cat(has_box)
+    counts = torch.histogram(scores, bins=torch.tensor(IOU_BIN_EDGES)).hist.int().tolist()  # both float32: 0.9 is 0.9
+    iou = scores.double()
     bins = [f"{low:.2f}-{high:.2f}" for low, high in itertools.pairwise(IOU_BIN_EDGES)]
     result = {
         "mean_iou": iou.mean().item(),
