@@ -46,7 +46,7 @@ class Recipe:
     @property
     def graded_elsewhere(self) -> list[str]:
         """Graded files of other assignments: markers there are right, and shipping one would leak its solution."""
-        names = set(self.settings.get("graded_elsewhere", ()))
+        names: set[str] = set()
         for other in assignments():
             names.update(read_toml(FOLDER / f"{other}.toml")["graded"])
         return sorted(names - set(self.graded))
