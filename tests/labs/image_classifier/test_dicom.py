@@ -51,6 +51,9 @@ def test_slope_intercept_and_window_as_pydicom_applies_them(tmp_path: Path) -> N
     low, high = values.min(), 2 * 4095 - 1024
     oracle = (pydicom.pixels.apply_windowing(values, dataset) - low) / (high - low) * 255
     assert np.abs(read_pixels(path).astype(float) - oracle).max() <= 0.5 + 1e-6  # rounding to whole grey values
+    narrow = write_dicom(tmp_path / "narrow", STORED // 64, WindowCenter=30, WindowWidth=12)  # half a unit shows here
+    oracle = pydicom.pixels.apply_windowing(STORED // 64, pydicom.dcmread(narrow)) / 4095 * 255
+    assert np.abs(read_pixels(narrow).astype(float) - oracle).max() <= 0.5 + 1e-6
     lung = read_pixels(path, window=(-600, 1500))
     assert np.array_equal(lung, apply_window(values, -600, 1500))
     assert not np.array_equal(lung, read_pixels(path))

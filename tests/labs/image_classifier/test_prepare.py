@@ -104,6 +104,22 @@ def test_unreadable_files_and_contradicting_copies_are_listed(tmp_path: Path, ca
     assert "2 problems" in capsys.readouterr().out
 
 
+def test_the_range_of_deep_images_comes_from_the_training_split_alone(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, top in (("train", 3000), ("val", 9000), ("test", 60_000)):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                pixels = generator.integers(100, top, (40, 40)).astype(np.uint16)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    prepare.main([str(tmp_path / "images"), "--out", str(tmp_path / "data")])
+    low, high = datafolder.read(tmp_path / "data").facts["value_range"]
+    pixels = [np.asarray(Image.open(path)) for path in (tmp_path / "images" / "train").rglob("*.png")]
+    assert low == pytest.approx(min(np.percentile(one, 0.1) for one in pixels))
+    assert high == pytest.approx(max(np.percentile(one, 99.9) for one in pixels))
+
+
 def test_a_csv_with_other_column_names_several_labels_and_mixed_sizes(tmp_path: Path) -> None:
     make_images(tmp_path, 10)
     Image.fromarray(np.zeros((50, 20, 3), np.uint8) + np.uint8([9, 99, 200])).save(tmp_path / "left" / "big.png")
