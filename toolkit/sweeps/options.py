@@ -9,7 +9,7 @@ from toolkit.cli import OneLineParser
 EPILOG = """examples:
   python dispatcher.py --config_path configs/grid_quick.json
   python dispatcher.py --config_path configs/grid_quick.json --gpus 0,1 --jobs_per_gpu 2 --seeds 3
-  python dispatcher.py --script labs.image_classifier.train --config_path my_grid.json --dry_run
+  python dispatcher.py --script segmentation_main.py --config_path configs/grid_segmentation.json --dry_run
   python dispatcher.py report logs --metric val_acc      the report again, from what is in the folder
 """
 
