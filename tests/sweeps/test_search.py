@@ -78,6 +78,7 @@ def test_hopeless_jobs_are_stopped_and_stay_stopped(tmp_path, kind):
     state = {row["learning_rate"]: (row["status"], row["cause"].split(":")[0]) for row in tools.table(tmp_path)}
     assert state["0.9"] == ("done", "")
     assert state["0.01"] == state["0.02"] == ("stopped", "pruned")
+    assert len(list(tmp_path.glob("logs/*/history.csv"))) == 5  # the curves of the stopped ones say why
     again = tools.sweep(tmp_path, grid, *flags)
     assert again.returncode == 0
     assert max(status["attempt"] for status in tools.statuses(tmp_path).values()) == 1

@@ -241,14 +241,14 @@ def _clear(task: Task) -> None:
 
 def _judge(task: Task, status: jobs.Status, code: int, stop: tuple[str, str] | None) -> None:
     """Fill in state, cause and detail of an attempt that has ended."""
+    results, problem = jobs.read_results(task.folder) if code == 0 else (None, "")
+    jobs.write_history(task.folder, results or {})  # of a job that was stopped too: its curve is why
     if stop is not None:
         status.state = "failed" if stop[0] == causes.TIMEOUT else "stopped"
         status.cause, status.detail = stop
         return
     if code == 0:
-        results, problem = jobs.read_results(task.folder)
         if results is not None:
-            jobs.write_history(task.folder, results)
             status.state = "done"
             return
         status.cause, status.detail = causes.BAD_RESULTS, problem
