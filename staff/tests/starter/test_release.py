@@ -98,6 +98,31 @@ def test_what_stops_a_release(own_sources, name, change, message):
         build(recipe.load("project2", own_sources))
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("ship", ["labs/hw5_pneumonia/hw5_dl.py"], "labs/hw5_pneumonia/hw5_dl.py is missing"),
+        ("rename", {"nothing.py": "tests/x.py"}, "nothing.py does not ship"),
+        ("rename", {"dispatcher.py": "LICENSE"}, "two files would be called LICENSE"),
+        ("todo_table", "tests/nothing.py", "todo_table tests/nothing.py"),
+        ("templates", {"README.md": "nothing.md"}, "names the template nothing.md"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(sources, setting, value, message):
+    loaded = recipe.load("project2", sources)
+    loaded.settings[setting] = [*loaded.settings["ship"], *value] if setting == "ship" else value
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(loaded)
+
+
+def test_the_solution_of_another_assignment_cannot_ship(sources):
+    loaded = recipe.load("project2", sources)
+    loaded.settings["labs"] = ["labs/hw5_pneumonia/*"]
+    loaded.settings["ship"].append("labs/hw5_pneumonia/hw5_dl.py")
+    with pytest.raises(UserError, match=r"ships labs/hw5_pneumonia/hw5_dl\.py, the solution of another assignment"):
+        recipe.shipped_files(loaded, [*recipe.source_files(sources)[0], "labs/hw5_pneumonia/hw5_dl.py"])
+
+
 def test_points_come_from_the_grader_and_disagreement_is_an_error(own_sources):
     loaded = recipe.load("project2", own_sources)
     points = handout.todo_points(loaded, read_graded(loaded))
@@ -137,6 +162,20 @@ def test_handout_states_every_fact(sources):
     facts += [f"{due.day} {due:%B %Y}"]
     assert [fact for fact in facts if fact not in flat] == []
     assert "{{" not in text
+
+
+MADE_LATER = {"best.pt", "classification.pt", "segmentation.pt", "history.csv", "results.json", "grid_results.csv"}
+
+
+@pytest.mark.parametrize("document", ["README.md", "AGENTS.md", "Makefile", "configs/README.md"])
+def test_documents_name_only_files_that_ship(sources, document):
+    files = set(built(sources).files)
+    text = built(sources).files[document].decode()
+    named = set(re.findall(r"(?<![\w/.{*])[\w./]+\.(?:py|json|md|pt|csv|toml|txt)\b", text))
+    named |= {module.replace(".", "/") + ".py" for module in re.findall(r"python -m (toolkit\.\w+)", text)}
+    known = files | MADE_LATER | {"configs/NAME.json"} | {name.removeprefix("configs/") for name in files}
+    assert len(named) > 1
+    assert named - known == set()
 
 
 def test_a_template_may_not_ask_for_what_nobody_knows():
@@ -220,7 +259,7 @@ def test_commands_end_with_one_line_and_2(tmp_path):
     (tmp_path / "mine").write_text("")
     for arguments, message in (
         (("staff.make_starter", "--out", tmp_path), "not empty and no older release"),
-        (("staff.make_starter", "--out", tmp_path / "x", "--assignment", "hw9"), "allowed: project2"),
+        (("staff.make_starter", "--out", tmp_path / "x", "--assignment", "hw9"), "allowed: hw5, project2"),
         (("staff.make_starter", "--out", tmp_path / "x", "--student", "s1"), "belong together"),
         (("staff.check_starter", tmp_path), "is no release"),
     ):
