@@ -114,19 +114,21 @@ class RunFolder:
 
     def _claim(self) -> None:
         """Of two runs that start in one folder at the same moment the second gets the error, not half of the files."""
-        there = [name for name in (*RUN_FILES, *PICTURES) if self.file(name).exists()]
-        if not there:
-            with contextlib.suppress(FileExistsError), open(self.file("config.json"), "x"):
-                return
-        if self.file("config.json").exists():
+        try:
+            with open(self.file("config.json"), "x"):
+                pass
+        except FileExistsError:
             raise UserError(
                 f"{self.path} holds a run already; continue it with --resume {self.path}, replace it with --overwrite, "
                 "or choose another --output_dir"
+            ) from None
+        there = [name for name in (*RUN_FILES[1:], *PICTURES) if self.file(name).exists()]
+        if there:
+            self._unclaim()
+            raise UserError(
+                f"{self.path} holds {', '.join(there)} of something else; choose another --output_dir, or replace "
+                "them with --overwrite"
             )
-        raise UserError(
-            f"{self.path} holds {', '.join(there)} of something else; choose another --output_dir, or replace "
-            "them with --overwrite"
-        )
 
     def _unclaim(self) -> None:
         """Take back the empty config.json of a run that could not begin."""
