@@ -25,7 +25,7 @@ def attacks(*arguments: object, cwd=ROOT) -> subprocess.CompletedProcess:
 
 def test_no_attack_gains_anything(starter_folder):
     """Every attack; those on the machine in every layer. Points, time, processes, files, modes, network."""
-    run = attacks("--quick", "--starter", starter_folder)
+    run = attacks("--quick", "--jobs", 3, "--starter", starter_folder)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == f"{len(read_corpus())} attacks, 0 gained"

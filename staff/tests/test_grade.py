@@ -109,19 +109,22 @@ def test_own_traceback_is_shown_without_paths(tmp_path):
     assert "/" not in "".join(frame.split(" in ")[0] for frame in check["frames"])
 
 
-def test_the_same_seed_gives_the_same_figures(tmp_path, reference_graded):
-    """An earlier results.json is enough to grade again with the same secret data."""
-    folder = reference(tmp_path / "submission")
-    again = grade(
-        folder, tmp_path / "out", "--todo", "1.2", "1.6", "--seed-file", reference_graded.folder / "results.json"
-    )
-    assert again.results["staff_only"]["seed"] == reference_graded.results["staff_only"]["seed"]
+def test_the_same_seed_gives_the_same_figures(tmp_path):
+    """An earlier results.json is enough to grade again with the same secret data; else the data are fresh."""
+    text = (LEGACY / "segmentation_models.py").read_text()
+    (tmp_path / "submission").mkdir()
+    wrong = text.replace("2.0 * intersection", "1.9 * intersection")
+    (tmp_path / "submission/segmentation_models.py").write_text(wrong)
 
-    def checkpoint(graded):
-        todo = next(todo for todo in graded.results["todos"] if todo["id"] == "1.6")
-        return [check["measured"] for check in todo["checks"] if "submitted" in check["title"]]
+    def figures(name: str, *arguments: object) -> list[str]:
+        graded = grade(tmp_path / "submission", tmp_path / name, "--todo", "2.4", *arguments)
+        todo = next(todo for todo in graded.results["todos"] if todo["id"] == "2.4")
+        assert todo["points"] == 0
+        return [check["message"] for check in todo["checks"]]
 
-    assert checkpoint(again) == checkpoint(reference_graded)
+    first = figures("first")
+    assert figures("again", "--seed-file", tmp_path / "first/results.json") == first
+    assert figures("fresh") != first
 
 
 @pytest.mark.parametrize(
