@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -235,7 +236,10 @@ def test_a_sweep_runs_it_in_its_module_form(prepared: Path, tmp_path: Path) -> N
     (tmp_path / "grid.json").write_text(json.dumps(grid))
     words = ["dispatcher.py", "--script", "labs.image_classifier.train", "--config_path", str(tmp_path / "grid.json")]
     words += ["--log_dir", str(tmp_path / "logs"), "--grid_search_results_path", str(tmp_path / "results.csv")]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     table = (tmp_path / "results.csv").read_text().splitlines()
     assert len(table) == 3
