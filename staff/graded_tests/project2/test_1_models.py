@@ -26,14 +26,26 @@ def departure_from_affine(model, rng) -> float:
     return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
 
 
-def learned(student, rng, name, task, classes, steps, batch, learning_rate, count) -> float:
-    """Accuracy on fresh images of a task after our own short training of the student's model."""
-    model = student_model(student, MODULE, name, num_classes=classes)
-    images, labels = task.draw(count)
-    order = drawn.batches(rng, count, steps, batch)
-    model.fit(images, labels, order, "cross_entropy", learning_rate, seed=1)
-    images, labels = task.draw(400)
-    return float((model(images, classes).argmax(axis=1) == labels).mean())
+def learned(student, rng, name, task, classes, batch, recipes, enough) -> float:
+    """Best accuracy on fresh images of a task after our own short trainings of the student's model.
+
+    recipes: (steps, learning rate, training images). Models without normalisation or with dropout need the later ones;
+    the first that reaches `enough` ends it.
+    """
+    best = 0.0
+    for steps, learning_rate, count in recipes:
+        model = student_model(student, MODULE, name, num_classes=classes)
+        images, labels = task.draw(count)
+        order = drawn.batches(rng, count, steps, batch)
+        model.fit(images, labels, order, "cross_entropy", learning_rate, seed=1)
+        images, labels = task.draw(400)
+        logits = model(images, classes)
+        best = max(best, float((logits.argmax(axis=1) == labels).mean()))
+        if best >= enough:
+            # Trained logits lie on both sides of zero; what is never negative went through an activation.
+            expect(logits.min() < 0, "no output is ever negative: these are no logits; what follows the last layer?")
+            return best
+    return best
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -61,20 +73,22 @@ def test_not_linear(student, rng, kind):
 
 
 def test_linear_learns(student, rng):
-    reached = learned(student, rng, "LinearModel", drawn.LinearTask(rng), 9, 100, 64, 1e-3, 2048)
+    reached = learned(student, rng, "LinearModel", drawn.LinearTask(rng), 9, 64, [(100, 1e-3, 2048)], 0.75)
     expect(reached >= 0.75, f"100 steps on a linear problem reach accuracy {reached:.2f}, expected at least 0.75")
 
 
 def test_mlp_learns(student, rng):
-    reached = learned(student, rng, "MLPModel", drawn.ProductTask(rng), 4, 100, 64, 1e-3, 2048)
-    expect(reached >= 0.80, f"100 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least 0.80")
+    recipes = [(100, 1e-3, 2048), (300, 3e-4, 4096)]
+    reached = learned(student, rng, "MLPModel", drawn.ProductTask(rng), 4, 64, recipes, 0.80)
+    expect(reached >= 0.80, f"300 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least 0.80")
 
 
 def test_cnn_learns(student, rng):
-    reached = learned(student, rng, "CNNModel", drawn.AnywhereTask(rng), 4, 80, 16, 2e-3, 1024)
+    recipes = [(80, 2e-3, 1024), (400, 7e-4, 4096)]
+    reached = learned(student, rng, "CNNModel", drawn.AnywhereTask(rng), 4, 16, recipes, 0.85)
     expect(
         reached >= 0.85,
-        f"80 steps on patterns that may lie anywhere reach accuracy {reached:.2f}, expected at least 0.85",
+        f"400 steps on patterns that may lie anywhere reach accuracy {reached:.2f}, expected at least 0.85",
     )
 
 

@@ -10,7 +10,7 @@ from staff.asking import expect, student_model
 
 MODULE = "segmentation_models"
 MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
-COPIES_WITH_SKIP = 0.80  # 80 steps of 16: U-Nets reach 0.93 to 0.97, encoder-decoders 0.46 to 0.70
+COPIES_WITH_SKIP = 0.80  # 80 steps of 16: U-Nets reach 0.93 to 0.97, the same without skips 0.46 to 0.70
 
 
 def logit(probabilities: np.ndarray) -> np.ndarray:
@@ -19,21 +19,28 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
 
 
 def departure_from_affine(model, rng) -> float:
-    """As for the classifiers, on the log-odds of the mask; with faint images, so that no probability saturates."""
-    x, y, a = 0.3 * drawn.noise(rng, 16), 0.3 * drawn.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
+    """As for the classifiers, on the log-odds of the mask. A deep model that is new hardly depends on its input."""
+    x, y, a = drawn.noise(rng, 16), drawn.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
     a = a.astype(np.float32)
     f_x, f_y, f_mixed = (logit(model(images)) for images in (x, y, a * x + (1 - a) * y))
-    expect(f_x.std(axis=0).max() > 1e-5, "the mask is the same for every image: it does not depend on the input")
+    expect(f_x.std(axis=0).max() > 2e-6, "the mask is the same for every image: it does not depend on the input")
     return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
 
 
-def learned(student, rng, name, task, steps, batch, learning_rate, count, seed=1) -> float:
-    """Mean IoU on fresh images of a task after our own short training of the student's model."""
+def learned(student, rng, name, task, batch, recipe) -> float:
+    """Mean IoU on fresh images of a task after our own training of the student's model.
+
+    recipe: (steps, learning rate, training images).
+    """
+    steps, learning_rate, count = recipe
     model = student_model(student, MODULE, name)
     images, masks = task.draw(count)
-    model.fit(images, masks, drawn.batches(rng, count, steps, batch), "mask", learning_rate, seed=seed)
+    model.fit(images, masks, drawn.batches(rng, count, steps, batch), "mask", learning_rate, seed=1)
     images, masks = task.draw(200)
-    return float(np.mean(oracle.iou(model(images), masks)))
+    probabilities = model(images)
+    # A trained model is surer than one half of what lies outside; else an activation stands before the sigmoid.
+    expect(probabilities.min() < 0.5, "no probability is ever below one half: what stands before the sigmoid?")
+    return float(np.mean(oracle.iou(probabilities, masks)))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -63,38 +70,38 @@ def test_linear_is_affine(student, rng):
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
 def test_not_linear(student, rng, kind):
     departure = departure_from_affine(student_model(student, MODULE, MODELS[kind]), rng)
-    expect(departure > 1e-2, "the model is a linear function of the image")
+    expect(departure > 5e-3, "the model is a linear function of the image")
 
 
 def test_linear_learns(student, rng):
-    reached = learned(student, rng, "LinearSegmentation", drawn.FieldTask(rng, linear=True), 150, 32, 1e-2, 1024)
+    task = drawn.FieldTask(rng, linear=True, distracting=False)
+    reached = learned(student, rng, "LinearSegmentation", task, 32, (150, 1e-2, 1024))
     expect(reached >= 0.75, f"150 steps on a linear problem reach IoU {reached:.2f}, expected at least 0.75")
 
 
 def test_mlp_learns(student, rng):
-    reached = learned(student, rng, "MLPSegmentation", drawn.FieldTask(rng, linear=False), 100, 64, 1e-3, 1024)
-    expect(reached >= 0.65, f"100 steps on a nonlinear problem reach IoU {reached:.2f}, expected at least 0.65")
+    """Wide tanh layers are right, but need more than 100 steps for a nonlinear problem: they may show an easier one."""
+    reached = {}
+    for linear, enough in ((False, 0.65), (True, 0.85)):
+        task = drawn.FieldTask(rng, linear=linear, distracting=True)
+        reached[linear] = learned(student, rng, "MLPSegmentation", task, 64, (100, 1e-3, 1024))
+        if reached[linear] >= enough:
+            return
+    found = f"IoU {reached[False]:.2f} on a nonlinear problem, expected at least 0.65"
+    expect(False, f"100 steps reach {found}; and {reached[True]:.2f} on a linear one, expected at least 0.85")
 
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
 def test_convolution_learns(student, rng, kind):
-    reached = learned(student, rng, MODELS[kind], drawn.TextureTask(rng), 80, 16, 2e-3, 512)
+    reached = learned(student, rng, MODELS[kind], drawn.TextureTask(rng), 16, (80, 2e-3, 512))
     expect(reached >= 0.80, f"80 steps on textures that may lie anywhere reach IoU {reached:.2f}, expected 0.80")
 
 
 def test_unet_has_skips(student, rng):
-    reached = learned(student, rng, "TinyUNet", drawn.CopyTask(rng), 80, 16, 3e-3, 512)
+    reached = learned(student, rng, "TinyUNet", drawn.CopyTask(rng), 16, (80, 3e-3, 512))
     expect(
         reached >= COPIES_WITH_SKIP,
         f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
-    )
-
-
-def test_cnn_has_no_skips(student, rng):
-    reached = learned(student, rng, "SimpleCNN", drawn.CopyTask(rng), 80, 16, 3e-3, 512)
-    expect(
-        reached < COPIES_WITH_SKIP,
-        f"single pixels are copied with IoU {reached:.2f}: the image reaches the output past the narrow middle",
     )
 
 
