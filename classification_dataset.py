@@ -32,31 +32,32 @@ class ImageDataset(SeededDataset):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(seed)
-        # (N, H, W, C) is how the file is stored; whole images are then neighbours in memory, quick to gather.
-        self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(device)
-        self._flat = self._pixels.view(len(self._pixels), -1)  # (N, H * W * C)
+        # Augmentation works on (H, W, C), the network's input is (C, H, W): each is stored as it is needed.
+        self._channels_last = augmentation is not None
+        pixels = split.images.permute(0, 2, 3, 1) if self._channels_last else split.images
+        self._image_shape = pixels.shape[1:]
+        self._flat = pixels.contiguous().to(device).view(len(pixels), -1)  # (N, bytes of an image)
         self.labels = split.labels.to(device)
         self.augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._flat)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
-        """Stacked images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,)."""
+        """Stacked images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,); a model may say images.view(B, -1)."""
         where = torch.as_tensor(indices, device=self.labels.device)
         images = self.raw(where)
         labels = self.labels.index_select(0, where)
         images = normalize(images) if self.augmentation is None else self.augmentation(images, self.generator)
-        images = images.contiguous()  # 24 us for 32 images, so that a model may say images.view(B, -1)
         return WholeBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
 
     def raw(self, indices: torch.Tensor) -> torch.Tensor:
-        """The stored images, uint8 (B, C, H, W) in channels_last layout."""
-        picked = self._flat.index_select(0, indices)  # one memcpy an image
-        return picked.view(-1, *self._pixels.shape[1:]).permute(0, 3, 1, 2)
+        """The stored images, uint8 (B, C, H, W)."""
+        picked = self._flat.index_select(0, indices).view(-1, *self._image_shape)  # one memcpy an image
+        return picked.permute(0, 3, 1, 2) if self._channels_last else picked
 
 
 def create_pathmnist_dataloaders(

@@ -143,7 +143,7 @@ class PathMNISTBoxDataset(SeededDataset):
         images = self._pixels.index_select(0, chosen.to(self.device)).permute(0, 3, 1, 2)  # uint8 (B, 3, H, W)
         if self.augmentation is not None:
             images = self.augmentation.geometry(images, self.generator)
-        images = torch.div(images, 255)
+        images = torch.div(images.contiguous(), 255)  # contiguous, so that a model may say images.view(B, -1)
         masks = torch.zeros(len(images), 1, *images.shape[2:], device=self.device)
         if self.add_boxes:
             uniforms = self._uniforms(chosen)
@@ -154,7 +154,7 @@ class PathMNISTBoxDataset(SeededDataset):
         else:
             images = torch.stack([self.transform(image) for image in images])
         batch = {
-            "image": images.contiguous(),  # so that a model may say images.view(B, -1)
+            "image": images,
             "mask": masks,
             "pathmnist_label": self._labels.index_select(0, chosen.to(self.device)),
             "has_box": torch.full((len(images),), self.add_boxes),

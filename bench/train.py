@@ -3,7 +3,7 @@
     python -m bench.train            # reference CNN and U-Net, batch 32 and 128
     python -m bench.train --quick
 
-Our default is channels_last and, where the processor has it, bfloat16 autocast. Steps of the two sides alternate in
+Our default is a channels_last model and, where the processor has it, bfloat16 autocast. Steps of the two sides alternate in
 blocks, so that both see the same machine. That nothing is lost in accuracy is shown by bench.scores with
 `--main_flags "--precision float32"` beside the default.
 """
@@ -39,11 +39,10 @@ def make_step(build: Callable[[], torch.nn.Module], boxes: bool, batch_size: int
     """A function that does one training step, with our default settings or with float32 contiguous."""
     torch.manual_seed(0)
     model = build()
-    layout = torch.channels_last if default else torch.contiguous_format
     precision = resolve_precision("auto", CPU) if default else "float32"
     model = place_model(model, CPU) if default else model
     optimizer = torch.optim.Adam(model.parameters())
-    images = torch.rand(batch_size, 3, 28, 28).mul(2).sub(1).to(memory_format=layout)
+    images = torch.rand(batch_size, 3, 28, 28).mul(2).sub(1)  # contiguous, as the loaders deliver them
     labels = torch.randint(9, (batch_size,))
     masks = torch.rand(batch_size, 1, 28, 28).round()
     criterion = CombinedLoss() if boxes else torch.nn.CrossEntropyLoss()

@@ -46,14 +46,14 @@ class Augmentation:
     brightness_jitter: float = 0.0
 
     def geometry(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """uint8 (B, C, H, W) → the same shape; turns need H == W. The input is left as it is."""
+        """uint8 (B, C, H, W) → the same shape, contiguous; turns need H == W. The input is left as it is."""
         if not (self.flips or self.turns or self.crop_padding):
-            return images
+            return images.contiguous()
         images = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C), free when channels are last in memory
         if self.turns:
             images = _transpose_some(images, generator)
         images = _crop_and_flip(images, self.crop_padding, self.flips, generator)
-        return images.permute(0, 3, 1, 2)  # (B, C, H, W)
+        return images.permute(0, 3, 1, 2).contiguous()  # bytes are quicker to reorder than the floats made of them
 
     def color(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """float32 (B, C, H, W) in [-1, 1] → the same, jittered in place and clipped to [-1, 1]."""
