@@ -42,9 +42,12 @@ format: $(VENV)/.staff ## ruff: mend what can be mended
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(VENV)/.staff ## speed of loader and training, as ratios
+bench: $(VENV)/.staff ## speed of loader, training, dispatcher, image folders and grading, as ratios
 	$(RUN) -m bench.loader
 	$(RUN) -m bench.train
+	$(RUN) -m bench.dispatch
+	$(RUN) -m bench.folder
+	$(RUN) -m bench.grade
 
 starter: $(VENV)/.staff ## build the students' repository in build/starter and prove that nothing leaked
 	$(RUN) -m staff.make_starter --assignment project2 --out build/starter
