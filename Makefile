@@ -47,7 +47,7 @@ bench: $(VENV)/.staff ## speed of loader, training, dispatcher, image folders an
 	$(RUN) -m bench.train
 	$(RUN) -m bench.dispatch
 	$(RUN) -m bench.folder
-	$(RUN) -m bench.grade
+	$(RUN) -m bench.grade --only complete starter
 
 starter: $(VENV)/.staff ## build the students' repository in build/starter and prove that nothing leaked
 	$(RUN) -m staff.make_starter --assignment project2 --out build/starter
