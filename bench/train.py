@@ -3,8 +3,8 @@
     python -m bench.train            # reference CNN and U-Net, batch 32 and 128
     python -m bench.train --quick
 
-Our default is a channels_last model and, where the processor has it, bfloat16 autocast. Steps of the two sides alternate in
-blocks, so that both see the same machine. That nothing is lost in accuracy is shown by bench.scores with
+Our default is a channels_last model and, where the processor has it, bfloat16 autocast. Steps of the two sides
+alternate in blocks, so that both see the same machine. That nothing is lost in accuracy is shown by bench.scores with
 `--main_flags "--precision float32"` beside the default.
 """
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +38,15 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
         write_bytes(path, b"new")
     assert read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("words", "expected"), [(["-m", "lab.train"], "-m lab.train"), (["lab/train.py"], "train.py")])
+def test_the_command_to_go_on_names_a_module_as_a_module(tmp_path, words, expected):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "train.py").write_text("from toolkit.runs import started_as\nprint(started_as())\n")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    run = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == expected
 
 
 def test_nan_is_not_written_as_json(tmp_path):

@@ -26,6 +26,7 @@ from toolkit.runs import (
     environment,
     free_run_path,
     load_checkpoint,
+    started_as,
     supported_arguments,
     write_json,
 )
@@ -200,9 +201,9 @@ def train(
 
 
 def _say_how_to_resume(run: RunFolder) -> None:
-    script = Path(sys.argv[0]).name
     if run.file("last.pt").exists():
-        sys.stderr.write(f"\nstopped; the last finished epoch is kept: python {script} --resume {run.path}\n")
+        command = f"python {started_as()} --resume {run.path}"
+        sys.stderr.write(f"\nstopped; the last finished epoch is kept: {command}\n")
     else:
         sys.stderr.write(f"\nstopped before the first epoch was finished; nothing to resume in {run.path}\n")
 

@@ -210,9 +210,15 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **found,
-        "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
+        "command": " ".join([started_as(), *sys.argv[1:]]),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def started_as() -> str:
+    """What stands behind `python` to run this script again: `classification_main.py`, or `-m package.module`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"-m {spec.name}" if spec is not None and "." in spec.name else Path(sys.argv[0]).name
 
 
 def _is_installed(name: str) -> bool:
