@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
+
+# Started in the background of a script, pytest inherits that Ctrl-C is ignored, and so would the programs it tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from staff import sandbox
 from staff.tests import grading_tools
+
+# Started in the background of a script, pytest inherits that Ctrl-C is ignored, and so would the programs it tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each layer as it is used, and bubblewrap without the two that work from inside, so that it is tried by itself.
 LAYERS = {"bwrap": (), "bwrap alone": ("landlock", "seccomp"), "user": (), "limits": ()}

@@ -197,6 +197,18 @@ def test_two_dispatchers_on_one_folder_run_every_job_once(tmp_path):
     assert causes(tmp_path) == [("done", None, 1)] * 20
 
 
+def test_a_job_that_was_started_by_another_dispatcher_and_failed_gets_our_tries(tmp_path):
+    grid = {"key": [1], "sleep_s": 4.0}
+    first = tools.start(tmp_path, grid, "--num_workers", "1", "--retries", "0")
+    tools.wait_until(lambda: tools.jobs_alive(tmp_path), "the job runs")
+    second = tools.start(tmp_path, grid, "--num_workers", "1", "--retries", "1")
+    tools.wait_until(lambda: b"\n" in (tmp_path / "dispatcher.out").read_bytes().partition(b"\n")[2], "both have begun")
+    for process in tools.jobs_alive(tmp_path):
+        process.kill()
+    assert (first.wait(60), second.wait(60)) == (1, 0)
+    assert causes(tmp_path) == [("done", None, 2)]
+
+
 def test_launch_experiment_returns_flags_and_metrics(tmp_path):
     import argparse
 

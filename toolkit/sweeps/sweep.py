@@ -280,8 +280,11 @@ class Sweep:
                 if is_running(self.folder(job), newest, status) or self.engine.has_queued(job.name):
                     continue
                 del self._elsewhere[job.name]
-                if status.is_settled or (status.state == "failed" and status.attempt == newest):
+                if status.is_settled:
                     self._count(job, status)
+                elif status.state == "failed" and status.attempt == newest:
+                    # Who started it may be dead: we give it its further tries. A claim keeps two from doing so.
+                    self._handle(job, status, alone=False)
                 else:
                     self._pending.append((job, max(newest, status.attempt) + 1, False))
         self.progress.elsewhere = len(self._elsewhere)
