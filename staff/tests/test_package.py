@@ -67,11 +67,12 @@ class Site:
     def run(self, script: str) -> subprocess.CompletedProcess:
         """Run a script of /autograder as root of that system."""
         words = ["bwrap", "--unshare-net", "--unshare-pid", "--die-with-parent", "--cap-add", "ALL"]
+        words += ["--perms", "1777", "--tmpfs", "/tmp"]  # first: Python may lie in the real /tmp
         for path in SYSTEM:
             words += ["--ro-bind-try", path, path]
         for path in sandbox.interpreter_folders():
             words += ["--ro-bind", path, path]
-        words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
+        words += ["--proc", "/proc", "--dev", "/dev"]
         words += ["--bind", str(self.autograder), "/autograder", "--chdir", "/", f"/autograder/{script}"]
         environment = {"PATH": "/usr/bin:/bin", "GRADER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400, check=False)
