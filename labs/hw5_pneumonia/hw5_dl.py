@@ -4,9 +4,9 @@
     python -m labs.hw5_pneumonia.hw5_dl             # the real run; figures and tables go to outputs/
 
 GRADED: TODO 1.1 ... 3.2 here; 3.3 ... 5.2 and the three questions in hw5_evaluate.py. The other files of the folder are
-provided: run.py calls these functions in order, choices.py chooses thresholds and guards the test images, backbones.py
-fetches ImageNet weights, figures.py draws images. Where a TODO asks for an answer, write it as a comment that starts
-with "ANSWER" and its number.
+provided: run.py calls these functions in order, choices.py chooses thresholds and guards the test images, figures.py
+draws images; toolkit/backbones.py fetches ImageNet weights. Where a TODO asks for an answer, write it as a comment that
+starts with "ANSWER" and its number.
 
 Throughout: images are float32 (B, 1, 28, 28) in [-1, 1]; labels are int64 (B,), 0 normal and 1 pneumonia; models
 return logits (B, 2); "probability" is that of pneumonia; pneumonia is the positive class.
@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader
 
 from classification_dataset import ImageDataset
 from labs.hw5_pneumonia import figures
-from labs.hw5_pneumonia.backbones import first_convolution, last_linear, replace_module
 from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- Parts 4 and 5 of this homework, under the same name
     comparison_table,
     evaluate,
@@ -39,6 +38,7 @@ from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- Parts 4 and 5 of 
     sort_cases,
 )
 from toolkit.augment import normalize
+from toolkit.backbones import first_convolution, last_linear, replace_module
 from toolkit.batches import make_loader
 from toolkit.devices import autocast
 from toolkit.medmnist_data import Source, Split

@@ -17,9 +17,9 @@ from torch import nn
 
 from labs.hw5_pneumonia import choices as choosing
 from labs.hw5_pneumonia import figures, hw5_dl, recipes
-from labs.hw5_pneumonia.backbones import last_map
 from toolkit import plots
 from toolkit.augment import normalize
+from toolkit.backbones import last_map
 from toolkit.devices import describe, pick_device, resolve_precision, seed_everything
 from toolkit.gradcam import randomised
 from toolkit.medmnist_data import Source

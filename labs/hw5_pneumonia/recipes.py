@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import backbones, hw5_dl
+from labs.hw5_pneumonia import hw5_dl
 from labs.hw5_pneumonia.run import MODELS
+from toolkit import backbones
 from toolkit.devices import place_model
 
 History = dict[str, list[float]]

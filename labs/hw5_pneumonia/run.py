@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     folder = writable_folder(args.output_dir)
 
-    from labs.hw5_pneumonia import backbones, choices, parts
+    from labs.hw5_pneumonia import choices, parts
+    from toolkit import backbones
     from toolkit.medmnist_data import locate
 
     started = time.perf_counter()

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import backbones
 from labs.image_classifier.models import NAMES
+from toolkit import backbones
 from toolkit.devices import evaluating
 from toolkit.errors import UserError, check_choice
 from toolkit.runs import load_checkpoint

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from classification_train import train_model
-from labs.hw5_pneumonia import backbones
 from labs.image_classifier.models.networks import ImageClassifier, build_with_weights
 from labs.image_classifier.utils import cache, loaders, pictures, scores, splitting, trained
 from labs.image_classifier.utils.datafolder import DataFolder, Record, one_hot
 from labs.image_classifier.utils.reading import MAX_PIXELS, Preprocessing
-from toolkit import experiment
+from toolkit import backbones, experiment
 from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.runs import RunFolder, environment, read_json, write_json

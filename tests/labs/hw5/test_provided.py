@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import backbones, choices
+from labs.hw5_pneumonia import choices
 from labs.hw5_pneumonia import run as lab
 from tests.labs.hw5 import helpers
+from toolkit import backbones
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

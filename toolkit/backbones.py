@@ -1,4 +1,4 @@
-"""Networks of torchvision with ImageNet weights: from the network, from a file, or an honest "no weights". Provided."""
+"""Networks of torchvision with ImageNet weights: from the network, from a file, or an honest "no weights"."""
 
 from __future__ import annotations
 
