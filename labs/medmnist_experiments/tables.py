@@ -1,0 +1,105 @@
+"""The table of an experiment, and MedMNIST's own benchmark to put beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+PUBLISHED_SOURCE = (
+    "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
+)
+
+# (method, AUC, accuracy) on the official test splits at 28 pixels. Only the rows that the experiments are held against: a
+# deep network of a size one can train here, and auto-sklearn, which sees pixels as a table and is the best of the paper
+# on some small sets.
+PUBLISHED: dict[str, tuple[tuple[str, float, float], ...]] = {
+    "pathmnist": (("ResNet-18 (28)", 0.983, 0.907), ("auto-sklearn", 0.934, 0.716)),
+    "chestmnist": (("ResNet-18 (28)", 0.768, 0.947), ("auto-sklearn", 0.649, 0.779)),
+    "dermamnist": (("ResNet-18 (28)", 0.917, 0.735), ("auto-sklearn", 0.902, 0.719)),
+    "octmnist": (("ResNet-18 (28)", 0.943, 0.743), ("auto-sklearn", 0.887, 0.601)),
+    "pneumoniamnist": (("ResNet-18 (28)", 0.944, 0.854), ("auto-sklearn", 0.942, 0.855)),
+    "retinamnist": (("ResNet-18 (28)", 0.717, 0.524), ("auto-sklearn", 0.690, 0.515)),
+    "breastmnist": (("ResNet-18 (28)", 0.901, 0.863), ("auto-sklearn", 0.836, 0.803)),
+    "bloodmnist": (("ResNet-18 (28)", 0.998, 0.958), ("auto-sklearn", 0.984, 0.878)),
+    "tissuemnist": (("ResNet-18 (28)", 0.930, 0.676), ("auto-sklearn", 0.828, 0.532)),
+    "organamnist": (("ResNet-18 (28)", 0.997, 0.935), ("auto-sklearn", 0.963, 0.762)),
+    "organcmnist": (("ResNet-18 (28)", 0.992, 0.900), ("auto-sklearn", 0.976, 0.829)),
+    "organsmnist": (("ResNet-18 (28)", 0.972, 0.782), ("auto-sklearn", 0.945, 0.672)),
+    "organmnist3d": (
+        ("ResNet-18 + 3D", 0.996, 0.907),
+        ("ResNet-18 + ACS", 0.994, 0.900),
+        ("auto-sklearn", 0.977, 0.814),
+    ),
+    "nodulemnist3d": (
+        ("ResNet-18 + 3D", 0.863, 0.844),
+        ("ResNet-18 + ACS", 0.873, 0.847),
+        ("auto-sklearn", 0.914, 0.874),
+    ),
+    "fracturemnist3d": (
+        ("ResNet-18 + 3D", 0.712, 0.508),
+        ("ResNet-18 + ACS", 0.714, 0.497),
+        ("auto-sklearn", 0.628, 0.453),
+    ),
+    "adrenalmnist3d": (
+        ("ResNet-18 + 3D", 0.827, 0.721),
+        ("ResNet-18 + ACS", 0.839, 0.754),
+        ("auto-sklearn", 0.828, 0.802),
+    ),
+    "vesselmnist3d": (
+        ("ResNet-18 + 3D", 0.874, 0.877),
+        ("ResNet-18 + ACS", 0.930, 0.928),
+        ("auto-sklearn", 0.910, 0.915),
+    ),
+    "synapsemnist3d": (
+        ("ResNet-18 + 3D", 0.820, 0.745),
+        ("ResNet-18 + ACS", 0.705, 0.722),
+        ("auto-sklearn", 0.631, 0.730),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: metric → one value for each seed. `where` says what it was measured on."""
+
+    title: str
+    values: Mapping[str, Sequence[float]]
+    where: str = "test"
+
+
+def published_rows(flag: str) -> list[Row]:
+    """MedMNIST's own figures for the set, as rows; none where it publishes none."""
+    return [Row(f"published: {name}", {"auc": [auc], "accuracy": [acc]}) for name, auc, acc in PUBLISHED.get(flag, ())]
+
+
+def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Markdown: mean ± sample standard deviation over the seeds, '-' where a row lacks a metric."""
+    from toolkit.compare import figure
+    from toolkit.compare import table as markdown
+
+    heads = ["", "measured on", *(name.replace("_", " ") for name in metrics)]
+    lines = []
+    for row in rows:
+        cells = [figure(row.values.get(name, ())) for name in metrics]
+        if row.title.startswith("published: "):
+            cells = [cell.replace(" (n=1)", "") for cell in cells]
+        lines.append([row.title, row.where, *cells])
+    return markdown(heads, lines)
+
+
+def table_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """The same as CSV: n, mean and sd of each metric as numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "measured_on", "n", *(f"{name}{kind}" for name in metrics for kind in ("", "_sd"))])
+    for row in rows:
+        cells: list[object] = []
+        for name in metrics:
+            values = row.values.get(name, ())
+            cells.append(f"{statistics.fmean(values):.6f}" if values else "")
+            cells.append(f"{statistics.stdev(values):.6f}" if len(values) > 1 else "")
+        writer.writerow([row.title, row.where, max((len(v) for v in row.values.values()), default=0), *cells])
+    return text.getvalue()

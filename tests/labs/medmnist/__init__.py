@@ -1,0 +1,1 @@
+"""Tests of labs/medmnist_experiments."""
