@@ -12,9 +12,9 @@ PUBLISHED_SOURCE = (
     "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
 )
 
-# (method, AUC, accuracy) on the official test splits at 28 pixels. Only the rows that the experiments are held against: a
-# deep network of a size one can train here, and auto-sklearn, which sees pixels as a table and is the best of the paper
-# on some small sets.
+# (method, AUC, accuracy) on the official test splits at 28 pixels. Only the rows that the experiments are held against:
+# a deep network of a size one can train here, and auto-sklearn, which sees pixels as a table and is the best of the
+# paper on some small sets.
 PUBLISHED: dict[str, tuple[tuple[str, float, float], ...]] = {
     "pathmnist": (("ResNet-18 (28)", 0.983, 0.907), ("auto-sklearn", 0.934, 0.716)),
     "chestmnist": (("ResNet-18 (28)", 0.768, 0.947), ("auto-sklearn", 0.649, 0.779)),
