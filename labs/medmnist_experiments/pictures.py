@@ -1,0 +1,152 @@
+"""The pictures of the experiments; they are drawn by toolkit/plots.py's figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from toolkit.augment import denormalize
+from toolkit.plots import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
+PLANES = ("axis 1", "axis 2", "axis 3")
+History = Mapping[str, Sequence[float]]
+
+
+def curves(rows: Mapping[str, Sequence[History]], title: str, path: Path) -> None:
+    """Loss and accuracy over epochs of each row: validation strong with every seed faint, training dashed."""
+    figure = new_figure(10, 4.2)
+    figure.suptitle(title)
+    panels = figure.subplots(1, 2)
+    for axes, name, label in zip(panels, ("loss", "acc"), ("loss (nats)", "accuracy"), strict=True):
+        for color, (row, histories) in zip(COLORS, rows.items(), strict=False):
+            bundle(axes, histories, f"val_{name}", color, f"{row} (n={len(histories)})")
+            if len(rows) == 1:
+                bundle(axes, histories, f"train_{name}", COLORS[1], "training, augmented", style="--")
+        axes.set(xlabel="epoch", ylabel=label if len(rows) == 1 else f"validation {label}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    panels[1].legend(loc="lower right", fontsize=8)
+    save_figure(figure, path)
+
+
+def bundle(axes: Axes, histories: Sequence[History], key: str, color: str, label: str, style: str = "-") -> None:
+    """Every seed as a faint line and their mean as a strong one, as far as all seeds went."""
+    for history in histories:
+        axes.plot(range(1, len(history[key]) + 1), history[key], style, color=color, alpha=0.25, linewidth=0.8)
+    mean = [statistics.fmean(values) for values in zip(*(history[key] for history in histories), strict=False)]
+    axes.plot(range(1, len(mean) + 1), mean, style, color=color, label=label, linewidth=1.8)
+
+
+def middle_slices(volume: torch.Tensor) -> list[np.ndarray]:
+    """Volume (D, H, W) → its middle slice across each of the three axes."""
+    D, H, W = volume.shape
+    return [part.cpu().numpy() for part in (volume[D // 2], volume[:, H // 2], volume[:, :, W // 2])]
+
+
+def slices(
+    volumes: torch.Tensor, titles: Sequence[str], title: str, path: Path, maps: torch.Tensor | None = None
+) -> None:
+    """One column a volume (n, 1, D, H, W) in [-1, 1], one row a plane: the middle slices, with maps laid over them.
+
+    maps: (n, D, H, W) in [0, 1], such as Grad-CAM.
+    """
+    count = len(volumes)
+    figure = new_figure(max(1.5 * count + 1, 5), 5.6)
+    figure.suptitle(title)
+    grid = figure.subplots(3, count, squeeze=False)
+    drawn = None
+    for column in range(count):
+        pixels = middle_slices(denormalize(volumes[column, 0]))
+        heat = middle_slices(maps[column]) if maps is not None else [None] * 3
+        for row, axes in enumerate(grid[:, column]):
+            axes.imshow(pixels[row], cmap="gray", vmin=0, vmax=1)
+            if heat[row] is not None:
+                drawn = axes.imshow(heat[row], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+            axes.set(xticks=[], yticks=[])
+        grid[0, column].set_title(titles[column], fontsize=9)
+    for row, name in enumerate(PLANES):
+        grid[row, 0].set_ylabel(f"across {name}", fontsize=9)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=list(grid[:, -1]), label="Grad-CAM, share of its highest value", shrink=0.7)
+    save_figure(figure, path)
+
+
+def overlays(images: torch.Tensor, maps: torch.Tensor, titles: Sequence[str], title: str, path: Path) -> None:
+    """Images (n, C, H, W) in [-1, 1] above; below the same with maps (n, H, W) in [0, 1] laid over them."""
+    count = len(images)
+    figure = new_figure(max(1.6 * count + 1, 5), 4.2)
+    figure.suptitle(title)
+    grid = figure.subplots(2, count, squeeze=False)
+    drawn = None
+    for number, (top, bottom) in enumerate(grid.T):
+        pixels = denormalize(images[number].cpu()).permute(1, 2, 0).numpy()
+        for axes in (top, bottom):
+            axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+        drawn = bottom.imshow(maps[number].cpu().numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+        top.set_title(titles[number], fontsize=9)
+    figure.colorbar(drawn, ax=list(grid[1]), label="Grad-CAM", shrink=0.9)
+    save_figure(figure, path)
+
+
+def image_rows(rows: Mapping[str, torch.Tensor], title: str, path: Path) -> None:
+    """Each row of images (n, C, H, W) in [-1, 1] beside its name."""
+    columns = max(len(images) for images in rows.values())
+    figure = new_figure(1.1 * columns + 1.4, 1.15 * len(rows) + 0.5)
+    figure.suptitle(title)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, images, strict=False):
+            pixels = denormalize(image.cpu()).permute(1, 2, 0).numpy()
+            axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    save_figure(figure, path)
+
+
+def dots(axes: Axes, rows: Mapping[str, Sequence[float]], label: str, reference: tuple[str, float] | None) -> None:
+    """One line a row: every seed a dot, their mean a bar; `reference` is a dashed line with its name."""
+    names = list(rows)
+    for number, name in enumerate(names):
+        color = COLORS[number % len(COLORS)]
+        values = rows[name]
+        axes.plot(values, [number] * len(values), "o", color=color, alpha=0.5, markersize=5)
+        if values:
+            axes.plot([statistics.fmean(values)], [number], "|", color=color, markersize=22, markeredgewidth=3)
+    if reference is not None:
+        axes.axvline(reference[1], color="0.4", linestyle="--", linewidth=1, label=reference[0])
+        axes.legend(fontsize=8, loc="lower left")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3, axis="x")
+
+
+def comparison(
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    metrics: Sequence[str],
+    references: Mapping[str, tuple[str, float]],
+    title: str,
+    path: Path,
+) -> None:
+    """A panel for each metric: every row's seeds as dots and their mean as a bar."""
+    figure = new_figure(4.4 * len(metrics) + 1.5, 1.6 + 0.42 * len(rows))
+    figure.suptitle(title)
+    panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for number, (axes, metric) in enumerate(zip(panels, metrics, strict=True)):
+        values = {name: [v for v in figures.get(metric, ()) if v is not None] for name, figures in rows.items()}
+        dots(axes, values, f"test {metric.replace('_', ' ')}", references.get(metric))
+        if number:
+            axes.set_yticklabels([])
+    save_figure(figure, path)

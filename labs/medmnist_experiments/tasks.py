@@ -1,0 +1,211 @@
+"""What a MedMNIST set asks: one class, several labels, or a grade on a scale; loss, loaders and figures for each.
+
+The course's one training loop knows classes: logits (B, K), labels (B,), and it counts how often the largest logit is
+right. A set with several labels an image (ChestMNIST) and one with ordered grades (RetinaMNIST) are put to it as
+yes-or-no questions: is label 3 there? is the grade above 2? Each of the Q answers to an image is a row (0, z) of the
+batch, so that the largest logit is "yes" where z > 0 and the loss is the binary cross-entropy of z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from classification_dataset import ImageDataset
+from toolkit import metrics
+from toolkit.batches import WholeBatch, make_loader, unstack
+from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, Split
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from labs.medmnist_experiments.common import Experiment
+
+CLASSES, LABELS, GRADES = "classes", "labels", "grades"
+
+
+@dataclass(frozen=True)
+class Task:
+    """kind: CLASSES (one of K), LABELS (any of K) or GRADES (one of K in order)."""
+
+    kind: str
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> Task:
+        """The task of a data set, from MedMNIST's own word for it."""
+        if source.multi_label:
+            return cls(LABELS, source.class_names)
+        return cls(GRADES if source.task.startswith("ordinal") else CLASSES, source.class_names)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network gives for an image: a logit a class, a label, or a step between two grades."""
+        return len(self.class_names) - (self.kind == GRADES)
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels int64 (N,) or (N, K) → what the loop compares with: (N,) or 0 and 1 (N, Q)."""
+        if self.kind == GRADES:
+            return (labels[:, None] > torch.arange(self.outputs)).long()  # question k: is the grade above k?
+        return labels
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network as the loop takes it."""
+        return network if self.kind == CLASSES else Questions(network)
+
+    def criterion(self, labels: torch.Tensor, weighted: bool) -> nn.Module:
+        """The loss; `weighted` makes the rare as heavy as the frequent, by their counts in training labels (N, ...)."""
+        if self.kind == CLASSES:
+            return nn.CrossEntropyLoss(weight=self.weights(labels) if weighted else None)
+        positives = self.targets(labels).float().mean(dim=0)  # (Q,)
+        weight = (1 - positives) / positives.clamp(min=1 / len(labels))
+        return BinaryCrossEntropy(weight if weighted else torch.ones_like(weight))
+
+    def weights(self, labels: torch.Tensor) -> torch.Tensor:
+        """N / (K * count) of each class, float32 (K,). Raises UserError for a class without a training image."""
+        counts = torch.bincount(labels, minlength=len(self.class_names))
+        if not counts.all():
+            name = self.class_names[int((counts == 0).nonzero()[0])]
+            raise UserError(f"the training split has no image of {name!r}; class weights need all classes")
+        return len(labels) / (len(counts) * counts.float())
+
+    def probabilities(self, answers: np.ndarray) -> np.ndarray:
+        """What metrics.predict gives, (N, K) or (N * Q, 2) → probability of each class, label or grade (N, K)."""
+        if self.kind == CLASSES:
+            return answers
+        yes = answers[:, 1].reshape(-1, self.outputs).astype(np.float64)  # (N, Q)
+        if self.kind == LABELS:
+            return yes
+        # P(grade > k) can only fall with k; where the network says otherwise the lower value counts for both.
+        above = np.minimum.accumulate(yes, axis=1)
+        ends = np.ones((len(yes), 1)), np.zeros((len(yes), 1))
+        return -np.diff(np.concatenate([ends[0], above, ends[1]], axis=1), axis=1)
+
+    def figures(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """What is reported. auc: mean of one against the rest, over the classes for which it is defined."""
+        if self.kind == LABELS:
+            return _label_figures(probabilities, labels, self.class_names)
+        found = metrics.classification_metrics(probabilities, labels)
+        named = {"auc": found["macro_auc"], "accuracy": found["accuracy"]}
+        named["balanced_accuracy"] = found["balanced_accuracy"]
+        return named | (_grade_figures(probabilities, labels) if self.kind == GRADES else {})
+
+    def check_metric(self, name: str) -> None:
+        """Refuse accuracy where the most probable class answers nothing."""
+        if self.kind == LABELS and name == "accuracy":
+            raise UserError(
+                f"--metric accuracy: an image of this set may have none or several of its {len(self.class_names)} "
+                "labels, so the most probable one is no answer, and answering 'nothing' to all is right for most "
+                "labels of most images; take --metric auc (it is given for every label)"
+            )
+
+
+class Questions(nn.Module):
+    """Turns the Q outputs of a network (B, Q) into B * Q yes-or-no answers (B * Q, 2) = (0, z)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        z = self.network(images)
+        return torch.stack([torch.zeros_like(z), z], dim=-1).flatten(0, 1)
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Mean binary cross-entropy of answers (B * Q, 2); a "yes" to question q weighs positive_weight[q] times a "no"."""
+
+    def __init__(self, positive_weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("positive_weight", positive_weight)  # (Q,)
+
+    def forward(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """answers (B * Q, 2), targets 0 or 1 (B * Q,) → mean loss in nats."""
+        questions = len(self.positive_weight)
+        z = (answers[:, 1] - answers[:, 0]).view(-1, questions).float()
+        weight = self.positive_weight.to(z.device)
+        return F.binary_cross_entropy_with_logits(z, targets.view(-1, questions).float(), pos_weight=weight)
+
+
+def _label_figures(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """AUC of each label and their mean; label_accuracy beside that of a machine that always answers "no"."""
+    from sklearn.metrics import roc_auc_score
+
+    defined = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
+    each = {names[k]: float(roc_auc_score(labels[:, k], probabilities[:, k])) for k in defined}
+    return {
+        "auc": float(np.mean(list(each.values()))) if each else None,
+        "label_accuracy": float(((probabilities >= 0.5) == labels).mean()),
+        "label_accuracy_of_always_no": float((labels == 0).mean()),
+        "auc_of_each_label": {name: each.get(name) for name in names},
+    }
+
+
+def _grade_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How far off the grade is: mean absolute error in grades, and kappa with quadratic weights (1: perfect)."""
+    from sklearn.metrics import cohen_kappa_score
+
+    median = (1 - probabilities.cumsum(axis=1)[:, :-1] >= 0.5).sum(axis=1)  # steps more likely passed than not
+    grades = np.arange(probabilities.shape[1])
+    several = len(np.unique(np.concatenate([median, labels]))) > 1  # else kappa is 0 / 0
+    kappa = float(cohen_kappa_score(labels, median, labels=grades, weights="quadratic")) if several else 0.0
+    return {"mean_absolute_error": float(np.abs(median - labels).mean()), "quadratic_kappa": kappa}
+
+
+class Samples(ImageDataset):
+    """Images (C, H, W) or volumes (1, D, H, W) of one split, kept as uint8; targets as the loop takes them.
+
+    augmentation: uint8 (B, C, ...) and a Generator → float32 (B, C, ...) in [-1, 1]; None only normalises.
+    """
+
+    def __init__(
+        self, split: Split, task: Task, *, augmentation: Callable | None = None, seed: int = 0, device: Any = "cpu"
+    ) -> None:
+        super().__init__(Split(split.images, task.targets(split.labels)), seed=seed, device=device)
+        self.augmentation = augmentation
+
+    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+        """Stacked samples and targets (B,), or (B * Q,) for questions."""
+        images, targets = super().__getitems__(indices).stacked
+        return WholeBatch((images, targets.flatten()), len(images), lambda i: (images[i], targets[i]))
+
+
+def loaders(
+    experiment: Experiment, task: Task, seed: int, augmentation: Callable | None = None
+) -> tuple[DataLoader, DataLoader]:
+    """Shuffled, augmented training batches and validation batches."""
+    device, batch_size = experiment.device, experiment.args.batch_size
+    train = Samples(experiment.source.read("train"), task, augmentation=augmentation, seed=seed, device=device)
+    while len(train) % batch_size == 1:  # BatchNorm has nothing to compare in a last batch of one
+        batch_size += 1
+    loader = make_loader(train, batch_size, shuffle=True, seed=seed)
+    return loader, evaluation_loader(experiment, task, experiment.source.read("val"))
+
+
+def evaluation_loader(experiment: Experiment, task: Task, split: Split, batch_size: int = 128) -> DataLoader:
+    """All samples of a split once, in order, as they are."""
+    return make_loader(Samples(split, task, device=experiment.device), batch_size, shuffle=False, collate_fn=unstack)
+
+
+def predict(
+    experiment: Experiment, task: Task, model: nn.Module, loader: DataLoader, weights: torch.Tensor | None = None
+) -> np.ndarray:
+    """Probability of each class, label or grade, float (N, K).
+
+    weights: the class weights that the loss had. A network that was trained with them answers as if all classes were
+    equally frequent; dividing by them gives the probabilities of the data as they are.
+    """
+    answers, _targets = metrics.predict(model, loader, experiment.device, experiment.precision)
+    probabilities = task.probabilities(answers)
+    if weights is not None and task.kind == CLASSES:
+        probabilities = probabilities / weights.numpy()
+        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return probabilities
