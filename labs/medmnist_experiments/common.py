@@ -74,6 +74,7 @@ class Experiment:
     device: torch.device
     precision: str
     folder: Path
+    free: tuple[str, ...] = FREE
     started: float = field(default_factory=time.perf_counter)
     visited: set[Path] = field(default_factory=set)
     _test_was_read: bool = False
@@ -105,10 +106,11 @@ class Experiment:
         return self.source.read("test")
 
 
-def begin(name: str, args: Namespace, *, dimensions: int | None = None) -> Experiment:
+def begin(name: str, args: Namespace, *, dimensions: int | None = None, free: Sequence[str] = ()) -> Experiment:
     """Find the data, settle device and precision, make the folder; says what was found.
 
-    dimensions: 2 or 3 for an experiment that takes only such sets. Raises UserError for what does not fit.
+    dimensions: 2 or 3 for an experiment that takes only such sets. free: flags of the script that do not change what a
+    run learns. Raises UserError for what does not fit.
     """
     from toolkit.devices import describe, pick_device, resolve_precision
     from toolkit.medmnist_data import locate
@@ -130,7 +132,7 @@ def begin(name: str, args: Namespace, *, dimensions: int | None = None) -> Exper
     counts = " / ".join(str(source.count(split)) for split in ("train", "val", "test"))
     print(f"data: {data_line(source)}, {counts} images (train / val / test)")
     print(f"device: {describe(device)}, {precision}\nfolder: {folder}")
-    return Experiment(name, args, source, device, precision, folder)
+    return Experiment(name, args, source, device, precision, folder, (*FREE, *free))
 
 
 def make_folder(folder: Path) -> None:
@@ -209,7 +211,7 @@ def run_path(experiment: Experiment, variant: str, seed: int) -> Path:
 def _open_run(experiment: Experiment, variant: str, seed: int) -> RunFolder:
     """The run folder: as it is if it was made with these settings, else a new one. UserError for other settings."""
     path = run_path(experiment, variant, seed)
-    config = {key: value for key, value in vars(experiment.args).items() if key not in FREE}
+    config = {key: value for key, value in vars(experiment.args).items() if key not in experiment.free}
     config = {"experiment": experiment.name, "variant": variant, "dataset": experiment.source.name, **config}
     if not (path / "config.json").exists() or _is_first_visit(experiment, path):
         return RunFolder.create(path, {**config, "seed": seed}, overwrite=experiment.args.overwrite)

@@ -125,8 +125,8 @@ def dots(axes: Axes, rows: Mapping[str, Sequence[float]], label: str, reference:
         if values:
             axes.plot([statistics.fmean(values)], [number], "|", color=color, markersize=22, markeredgewidth=3)
     if reference is not None:
-        axes.axvline(reference[1], color="0.4", linestyle="--", linewidth=1, label=reference[0])
-        axes.legend(fontsize=8, loc="lower left")
+        axes.axvline(reference[1], color="0.4", linestyle="--", linewidth=1)
+        label += f"\n(dashed: {reference[0]})"
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from classification_dataset import ImageDataset
 from toolkit import metrics
-from toolkit.batches import WholeBatch, make_loader, unstack
+from toolkit.batches import WholeBatch, make_loader
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split
 
@@ -49,6 +49,14 @@ class Task:
     def outputs(self) -> int:
         """Numbers that a network gives for an image: a logit a class, a label, or a step between two grades."""
         return len(self.class_names) - (self.kind == GRADES)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The figures of the table, the first of them the main one."""
+        if self.kind == LABELS:
+            return ("auc", "label_accuracy", "label_accuracy_of_always_no")
+        several = ("auc", "accuracy", "balanced_accuracy")
+        return several if self.kind == CLASSES else (*several[:2], "mean_absolute_error", "quadratic_kappa")
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels int64 (N,) or (N, K) → what the loop compares with: (N,) or 0 and 1 (N, Q)."""
@@ -192,7 +200,7 @@ def loaders(
 
 def evaluation_loader(experiment: Experiment, task: Task, split: Split, batch_size: int = 128) -> DataLoader:
     """All samples of a split once, in order, as they are."""
-    return make_loader(Samples(split, task, device=experiment.device), batch_size, shuffle=False, collate_fn=unstack)
+    return make_loader(Samples(split, task, device=experiment.device), batch_size, shuffle=False)
 
 
 def predict(

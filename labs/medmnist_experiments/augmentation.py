@@ -1,0 +1,196 @@
+"""What does augmentation bring? A 2D CNN without any, with each transformation alone, and with all of them.
+
+python -m labs.medmnist_experiments.augmentation
+python -m labs.medmnist_experiments.augmentation --flag pneumoniamnist --rows none all
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from labs.medmnist_experiments import common
+from toolkit.cli import OneLineParser, in_range, run_script
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from labs.medmnist_experiments.common import Experiment
+    from labs.medmnist_experiments.tasks import Task
+    from labs.medmnist_experiments.transforms import ImageAugmentation
+    from toolkit.medmnist_data import Split
+    from toolkit.runs import RunFolder
+
+# Each moves pixels by a few of 28 at most, which a radiologist would not notice as another finding.
+PARTS: dict[str, dict[str, Any]] = {
+    "flips": {"mirror": True},
+    "rotation": {"rotation": 15.0},  # degrees
+    "scaling": {"scaling": 0.15},  # zoom from 0.86 to 1.16
+    "shift": {"shift": 0.1},  # of the side: 3 pixels
+    "intensity": {"intensity": 0.2},
+    "erasing": {"erasing": 0.25},  # of the side: a square of 7 pixels
+}
+ROWS = ("none", *PARTS, "all", *(f"without-{name}" for name in PARTS))
+DEFAULT_ROWS = ("none", *PARTS, "all")
+STAGES = ((32,), (64,), (128,))  # widths of the convolutions at 28, 14 and 7 pixels
+STEPS, FEWEST_EPOCHS = 700, 6  # of training, where --epochs is not given: small and large sets learn equally long
+
+
+def build_parser() -> OneLineParser:
+    """The flags; nothing heavy is imported for --help."""
+    parser = common.build_parser("augmentation", __doc__.splitlines()[0], flag="breastmnist", epochs=1)
+    parser.set_defaults(epochs=None)
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--rows", nargs="+", choices=ROWS, default=list(DEFAULT_ROWS), help="what is compared")
+    group.add_argument("--metric", choices=("auc", "accuracy"), default="auc", help="figure whose gain is reported")
+    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="of AdamW")
+    group.add_argument("--weight_decay", type=in_range(float, 0), default=0.05, help="of AdamW")
+    group.add_argument("--dropout", type=in_range(float, 0, 0.95), default=0.5, help="before the last dense layer")
+    group.add_argument("--ema_decay", type=in_range(float, 0, 0.99999), default=0.98, help="averaged weights; 0: none")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train every row with every seed, then read the test split once."""
+    args = build_parser().parse_args(argv)
+
+    from labs.medmnist_experiments.tasks import Task
+
+    experiment = common.begin("augmentation", args, dimensions=2, free=("rows", "metric"))
+    task = Task.of(experiment.source)
+    task.check_metric(args.metric)
+    args.rows = list(dict.fromkeys(["none", *args.rows]))  # every gain is over "none"
+    args.epochs = args.epochs or max(FEWEST_EPOCHS, round(STEPS * args.batch_size / experiment.source.count("train")))
+    draw_samples(experiment, args.rows)
+    runs = {}
+    for name in args.rows:
+        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
+    draw_curves(experiment, runs)
+    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
+    figures = {name: evaluate(experiment, task, name, test) for name in args.rows}
+    rows = [row(name, found, figures["none"], args.metric, task) for name, found in figures.items()]
+    draw_comparison(experiment, task, rows)
+    metrics = (*task.metrics, f"gain in {args.metric}")
+    common.report(experiment, rows, metrics, {"runs": runs, "test": figures})
+
+
+def named(name: str) -> ImageAugmentation | None:
+    """The augmentation of a row: none, all, one part, or all without one."""
+    from labs.medmnist_experiments.transforms import ImageAugmentation
+
+    if name == "none":
+        return None
+    left_out = name.removeprefix("without-") if name.startswith("without-") else None
+    chosen = [part for part in PARTS if part == name or ((name == "all" or left_out) and part != left_out)]
+    return ImageAugmentation(**{key: value for part in chosen for key, value in PARTS[part].items()})
+
+
+def build(experiment: Experiment, task: Task) -> nn.Module:
+    """The network with random weights, on the device."""
+    from labs.medmnist_experiments.networks import ConvNet, place
+
+    network = ConvNet(2, experiment.source.channels, task.outputs, STAGES, dropout=experiment.args.dropout)
+    return place(task.prepared(network), experiment.device)
+
+
+def kept(task: Task) -> str:
+    """Which epoch: the best on validation data; for several labels the last, because their accuracy says nothing."""
+    return "last" if task.kind == "labels" else "best"
+
+
+def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
+    """Train one seed of one row → facts for its results.json; everything but the augmentation is equal."""
+    import torch
+
+    from labs.medmnist_experiments import tasks
+
+    args = experiment.args
+    model = build(experiment, task)
+    loaders = tasks.loaders(experiment, task, run.config["seed"], named(name))
+    criterion = task.criterion(experiment.source.read("train").labels, weighted=False)
+    history = common.fit(
+        experiment,
+        run,
+        model,
+        loaders,
+        keep=kept(task),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay),
+        criterion=criterion.to(experiment.device),
+        ema_decay=args.ema_decay,
+    )
+    found = tasks.predict(experiment, task, model, loaders[1])
+    return {
+        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "history": history,
+    }
+
+
+def trained(experiment: Experiment, task: Task, name: str, seed: int) -> nn.Module:
+    """The network of a finished run."""
+    from toolkit.runs import RunFolder
+
+    run = RunFolder.open(common.run_path(experiment, name, seed))
+    return common.restore(build(experiment, task), run, kept(task))
+
+
+def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list[dict[str, Any]]:
+    """Test figures of each seed of a row."""
+    from labs.medmnist_experiments import tasks
+
+    loader = tasks.evaluation_loader(experiment, task, test)
+    models = [trained(experiment, task, name, seed) for seed in experiment.seeds]
+    return [task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()) for model in models]
+
+
+def row(name: str, figures: list[dict[str, Any]], plain: list[dict[str, Any]], metric: str, task: Task) -> common.Row:
+    """A line of the table; the gain is over the run without augmentation that started from the same weights."""
+    values = {key: [found[key] for found in figures if found[key] is not None] for key in task.metrics}
+    if name != "none":
+        pairs = zip(figures, plain, strict=True)
+        gains = [one[metric] - other[metric] for one, other in pairs if None not in (one[metric], other[metric])]
+        values[f"gain in {metric}"] = gains
+    titles = {"none": "no augmentation", "all": "all together"}
+    return common.Row(titles.get(name, name.replace("-", " ") if "-" in name else f"{name} alone"), values)
+
+
+def draw_samples(experiment: Experiment, names: list[str]) -> None:
+    """Training images as they are and as each row changes them."""
+    import torch
+
+    from labs.medmnist_experiments import pictures
+    from toolkit.augment import normalize
+
+    images = experiment.source.read("train").images[:8]
+    rows = {}
+    for name in names:
+        change = named(name)
+        rows[name] = change(images, torch.Generator().manual_seed(1)) if change else normalize(images)
+    title = f"{experiment.source.name}: training images as each row of the table sees them"
+    pictures.image_rows(rows, title, experiment.folder / "augmented.png")
+
+
+def draw_curves(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> None:
+    """Validation loss and accuracy over epochs of the two ends of the table."""
+    from labs.medmnist_experiments import pictures
+
+    shown = {name: [run["history"] for run in runs[name]] for name in ("none", "all") if name in runs}
+    title = f"2D CNN on {experiment.source.name}, without and with augmentation"
+    pictures.curves(shown, title, experiment.folder / "curves.png")
+
+
+def draw_comparison(experiment: Experiment, task: Task, rows: list[common.Row]) -> None:
+    """Every row's test figures, seed by seed, beside MedMNIST's ResNet-18."""
+    from labs.medmnist_experiments import pictures
+
+    source = experiment.source
+    known = [] if source.is_sample or experiment.args.size != 28 else common.published_rows(source.flag)
+    references = {key: (one.title, values[0]) for one in known[:1] for key, values in one.values.items()}
+    figures = {one.title: one.values for one in rows}
+    average = statistics.fmean(len(one.values[task.metrics[0]]) for one in rows)
+    title = f"{source.name}, test, n = {average:.0f} seeds: dots are seeds, bars their means"
+    pictures.comparison(figures, task.metrics[:2], references, title, experiment.folder / "comparison.png")
+
+
+if __name__ == "__main__":
+    run_script(main)
