@@ -1,1 +1,0 @@
-"""Tests of labs/medmnist_experiments."""

@@ -1,0 +1,208 @@
+"""Residual networks from scratch beside the same networks without skips, trained alike; why skips help.
+
+python -m labs.medmnist_experiments.resnet                      # PneumoniaMNIST, 20 and 56 layers, ResNet-18
+python -m labs.medmnist_experiments.resnet --flag breastmnist --epochs 40
+python -m labs.medmnist_experiments.resnet --quick
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labs.medmnist_experiments import common
+from labs.medmnist_experiments.tables import Row
+from toolkit.cli import OneLineParser, in_range, run_script
+
+if TYPE_CHECKING:
+    from labs.medmnist_experiments.residual import ResNet
+    from toolkit.runs import RunFolder
+
+MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
+METRICS = ("auc", "accuracy", "last_train_loss")
+GRADIENT_IMAGES = 128  # of the training split, for the gradient norms
+COLORS = {"resnet": "#1b9e77", "plain": "#d95f02"}  # ColorBrewer Dark2
+STYLES = ("-", "--", ":", "-.")
+
+
+def build_parser() -> OneLineParser:
+    """The flags of all experiments and those of this one."""
+    parser = common.build_parser("resnet", __doc__.splitlines()[0], flag="pneumoniamnist", epochs=6, seeds=3)
+    group = parser.add_argument_group("networks")
+    group.add_argument(
+        "--models",
+        nargs="+",
+        default=list(MODELS),
+        help="resnet or plain and a depth: 18, 34, or 6n + 2; for --quick only those of 20 layers",
+    )
+    group.add_argument("--width", type=in_range(int, 1, 256), default=16, help="channels of the first stage")
+    group.add_argument(
+        "--stem", choices=("small", "photograph"), default="small", help="photograph: for images of about 224 pixels"
+    )
+    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.05, help="highest, of SGD")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train every network with every seed, read the test split once, draw curves and gradient norms."""
+    args = build_parser().parse_args(argv)
+
+    from labs.medmnist_experiments import residual, single_label
+    from toolkit.runs import RunFolder
+
+    models = list(QUICK_MODELS) if args.quick and args.models == list(MODELS) else list(dict.fromkeys(args.models))
+    for name in models:
+        residual.build(name, 2)  # a wrong name is said before anything is trained
+    experiment = common.begin("resnet", args, dimensions=2)
+    single_label.check_single_label(experiment.source, "resnet")
+    runs = {name: common.run_seeds(experiment, name, trainer(experiment, name)) for name in models}
+
+    test = experiment.open_test({"kept": "the epoch with the best validation accuracy", "models": models})
+    rows = []
+    for name, found in runs.items():
+        scored = []
+        for results in found:
+            run = RunFolder.open(common.run_path(experiment, name, results["seed"]))
+            model = common.restore(build(experiment, name), run).to(experiment.device)
+            scored.append(single_label.evaluate(model, test, experiment.device, experiment.precision))
+        losses = [one["last_train_loss"] for one in found]
+        title = f"{name} ({found[0]['parameters']:,} parameters)"
+        rows.append(Row(title, {**single_label.per_seed(scored), "last_train_loss": losses}))
+    draw_curves(runs, experiment.folder / "curves.png")
+    draw_gradients(runs, experiment.folder / "gradient_norms.png")
+    common.report(experiment, rows, METRICS, {"runs": runs, "difference_to_torchvision": difference_to_torchvision()})
+
+
+def build(experiment: common.Experiment, name: str) -> ResNet:
+    """The network `name` for the data of this experiment, with random weights."""
+    from labs.medmnist_experiments import residual
+
+    args, source = experiment.args, experiment.source
+    return residual.build(name, source.num_classes, in_channels=source.channels, width=args.width, stem=args.stem)
+
+
+def trainer(experiment: common.Experiment, name: str) -> Any:
+    """What `run_seeds` calls: SGD with momentum and a cosine schedule, the same for every network."""
+
+    def train(seed: int, run: RunFolder) -> dict[str, Any]:
+        import torch
+
+        from labs.medmnist_experiments import single_label
+        from toolkit.devices import place_model
+
+        args, source = experiment.args, experiment.source
+        loaders = single_label.make_loaders(source, args.batch_size, seed, experiment.device)
+        model = build(experiment, name)
+        before = gradient_profiles(model, experiment)
+        place_model(model, experiment.device)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=args.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
+        )
+        steps = experiment.epochs * min(len(loaders[0]), experiment.max_steps or len(loaders[0]))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        history = common.fit(experiment, run, model, loaders, optimizer=optimizer, scheduler=schedule)
+        return {
+            "validation": single_label.evaluate(model, source.read("val"), experiment.device, experiment.precision),
+            "last_train_loss": history["train_loss"][-1],
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "history": history,
+            "gradient_norms": {"before": before, "after": gradient_profiles(model, experiment)["network"]},
+        }
+
+    return train
+
+
+def gradient_profiles(model: ResNet, experiment: common.Experiment) -> dict[str, list[float | None]]:
+    """Gradient norms of each layer of `model` ('network') and of its copy without BatchNorm; None where infinite."""
+    from labs.medmnist_experiments import residual
+    from toolkit.augment import normalize
+
+    split = experiment.source.read("train")
+    images = normalize(split.images[:GRADIENT_IMAGES]).to(experiment.device)
+    labels = split.labels[:GRADIENT_IMAGES].to(experiment.device)
+    networks = {"network": model, "without BatchNorm": residual.without_batchnorm(model)}
+    found = {name: residual.gradient_norms(network, images, labels) for name, network in networks.items()}
+    return {name: [norm if math.isfinite(norm) else None for norm in norms] for name, norms in found.items()}
+
+
+def difference_to_torchvision() -> float:
+    """Largest difference of logits to torchvision's resnet18 with the same (random) weights, on random images."""
+    import torch
+    import torchvision
+
+    from labs.medmnist_experiments import residual
+
+    reference = torchvision.models.resnet18(weights=None).eval()
+    ours = residual.build("resnet18", 1000, width=64, stem="photograph").eval()
+    ours.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        return float((ours(images) - reference(images)).abs().max())
+
+
+def draw_curves(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Training loss and validation accuracy over epochs, the mean over seeds of each network."""
+    from toolkit.plots import new_figure, save_figure
+
+    figure = new_figure(10, 4)
+    figure.suptitle(
+        f"with skips (resnet) and without (plain), trained alike; mean of {len(next(iter(runs.values())))} seeds"
+    )
+    depths = list(dict.fromkeys(depth_of(name) for name in runs))
+    panels = {"train_loss": "training loss (nats)", "val_acc": "validation accuracy"}
+    for axes, (key, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for name, found in runs.items():
+            means = [statistics.fmean(values) for values in zip(*(one["history"][key] for one in found), strict=True)]
+            style = STYLES[depths.index(depth_of(name)) % len(STYLES)]
+            axes.plot(range(1, len(means) + 1), means, style, color=COLORS[kind_of(name)], label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def draw_gradients(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Gradient norm of each layer, before and after training; a row for each depth."""
+    from toolkit.plots import new_figure, save_figure
+
+    depths = list(dict.fromkeys(depth_of(name) for name in runs))
+    figure = new_figure(10, 0.6 + 3.4 * len(depths))
+    panels = figure.subplots(len(depths), 2, squeeze=False, sharey="row")
+    figure.suptitle(f"norm of the gradient of each layer's weights, one batch of {GRADIENT_IMAGES} images, seed 0")
+    for depth, (before, after) in zip(depths, panels, strict=True):
+        for name in (name for name in runs if depth_of(name) == depth):
+            norms, color = runs[name][0]["gradient_norms"], COLORS[kind_of(name)]
+            for axes, values in ((before, norms["before"]["network"]), (after, norms["after"])):
+                draw_profile(axes, values, name, color, "-")
+            draw_profile(before, norms["before"]["without BatchNorm"], f"{name} without BatchNorm", color, ":")
+        for axes, when in ((before, "before training"), (after, "after training")):
+            axes.set(yscale="log", xlabel="layer, from input to output", ylabel="norm", title=f"{depth} layers, {when}")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    save_figure(figure, path)
+
+
+def draw_profile(axes: Any, norms: list[float | None], label: str, color: str, style: str) -> None:
+    """One line over the layers; layers whose gradient is infinite or zero are left out of a logarithmic axis."""
+    points = [(layer, norm) for layer, norm in enumerate(norms, start=1) if norm]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker=".", markersize=3)
+
+
+def kind_of(name: str) -> str:
+    """'resnet' or 'plain'."""
+    return name.rstrip("0123456789")
+
+
+def depth_of(name: str) -> int:
+    """56 of 'plain56'."""
+    return int(name.removeprefix(kind_of(name)))
+
+
+if __name__ == "__main__":
+    run_script(main)
