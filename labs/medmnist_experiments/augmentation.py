@@ -13,6 +13,8 @@ from labs.medmnist_experiments import common
 from toolkit.cli import OneLineParser, in_range, run_script
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from torch import nn
 
     from labs.medmnist_experiments.common import Experiment
@@ -54,13 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     """Train every row with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
 
-    from labs.medmnist_experiments.tasks import Task
-
-    experiment = common.begin("augmentation", args, dimensions=2, free=("rows", "metric"))
-    task = Task.of(experiment.source)
-    task.check_metric(args.metric)
     args.rows = list(dict.fromkeys(["none", *args.rows]))  # every gain is over "none"
-    args.epochs = args.epochs or max(FEWEST_EPOCHS, round(STEPS * args.batch_size / experiment.source.count("train")))
+    experiment, task = begin(args)
     draw_samples(experiment, args.rows)
     runs = {}
     for name in args.rows:
@@ -72,6 +69,17 @@ def main(argv: list[str] | None = None) -> None:
     draw_comparison(experiment, task, rows)
     metrics = (*task.metrics, f"gain in {args.metric}")
     common.report(experiment, rows, metrics, {"runs": runs, "test": figures})
+
+
+def begin(args: Namespace) -> tuple[Experiment, Task]:
+    """Settle data, machine and folder, and how many epochs it takes."""
+    from labs.medmnist_experiments.tasks import Task
+
+    experiment = common.begin("augmentation", args, dimensions=2, free=("rows", "metric"))
+    task = Task.of(experiment.source)
+    task.check_metric(args.metric)
+    args.epochs = args.epochs or max(FEWEST_EPOCHS, round(STEPS * args.batch_size / experiment.source.count("train")))
+    return experiment, task
 
 
 def named(name: str) -> ImageAugmentation | None:
@@ -183,12 +191,10 @@ def draw_comparison(experiment: Experiment, task: Task, rows: list[common.Row]) 
     """Every row's test figures, seed by seed, beside MedMNIST's ResNet-18."""
     from labs.medmnist_experiments import pictures
 
-    source = experiment.source
-    known = [] if source.is_sample or experiment.args.size != 28 else common.published_rows(source.flag)
-    references = {key: (one.title, values[0]) for one in known[:1] for key, values in one.values.items()}
     figures = {one.title: one.values for one in rows}
     average = statistics.fmean(len(one.values[task.metrics[0]]) for one in rows)
-    title = f"{source.name}, test, n = {average:.0f} seeds: dots are seeds, bars their means"
+    title = f"{experiment.source.name}, test, n = {average:.0f} seeds: dots are seeds, bars their means"
+    references = common.references(experiment)
     pictures.comparison(figures, task.metrics[:2], references, title, experiment.folder / "comparison.png")
 
 

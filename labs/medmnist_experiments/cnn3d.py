@@ -12,6 +12,8 @@ from labs.medmnist_experiments import common
 from toolkit.cli import OneLineParser, in_range, run_script
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     import numpy as np
     import torch
     from torch import nn
@@ -47,14 +49,9 @@ def build_parser() -> OneLineParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Train every seed, then read the test split once and compare with the published figures."""
-    args = build_parser().parse_args(argv)
-
-    from labs.medmnist_experiments.tasks import Task
-
-    experiment = common.begin("cnn3d", args, dimensions=3)
-    task = Task.of(experiment.source)
+    experiment, task = begin(build_parser().parse_args(argv))
     draw_samples(experiment, task)
-    runs = common.run_seeds(experiment, VARIANT, lambda seed, run: train(experiment, task, seed, run))
+    runs = common.run_seeds(experiment, VARIANT, lambda _seed, run: train(experiment, task, run))
     draw_curves(experiment, runs)
     test = experiment.open_test({"validation": [run["validation"] for run in runs]})
     probabilities = [predict(experiment, task, seed, test) for seed in experiment.seeds]
@@ -66,6 +63,14 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(row(f"3D CNN, mean of the {len(figures)} networks' probabilities", [together]))
     draw_test(experiment, task, test, probabilities[0])
     common.report(experiment, rows, METRICS, {"runs": runs, "test": figures, "test_of_all_together": together})
+
+
+def begin(args: Namespace) -> tuple[Experiment, Task]:
+    """Settle data, machine and folder."""
+    from labs.medmnist_experiments.tasks import Task
+
+    experiment = common.begin("cnn3d", args, dimensions=3)
+    return experiment, Task.of(experiment.source)
 
 
 def row(title: str, figures: list[dict[str, Any]]) -> common.Row:
@@ -95,7 +100,7 @@ def class_weights(experiment: Experiment, task: Task) -> torch.Tensor | None:
     return task.weights(experiment.source.read("train").labels)
 
 
-def train(experiment: Experiment, task: Task, seed: int, run: RunFolder) -> dict[str, Any]:
+def train(experiment: Experiment, task: Task, run: RunFolder) -> dict[str, Any]:
     """Train one seed → facts for its results.json; figures on validation data only."""
     import torch
 
@@ -103,7 +108,7 @@ def train(experiment: Experiment, task: Task, seed: int, run: RunFolder) -> dict
 
     args = experiment.args
     model = build(experiment, task)
-    loaders = tasks.loaders(experiment, task, seed, augmentation(args.augment))
+    loaders = tasks.loaders(experiment, task, run.config["seed"], augmentation(args.augment))
     criterion = task.criterion(experiment.source.read("train").labels, args.class_weights == "balanced")
     history = common.fit(
         experiment,

@@ -233,17 +233,33 @@ def _is_first_visit(experiment: Experiment, path: Path) -> bool:
     return experiment.args.overwrite and is_first
 
 
+def published_here(experiment: Experiment) -> list[Row]:
+    """MedMNIST's own figures, if they are of the same images: the official set at 28 pixels."""
+    is_official = experiment.source.name == experiment.source.flag
+    return published_rows(experiment.source.flag) if is_official else []
+
+
+def references(experiment: Experiment) -> dict[str, tuple[str, float]]:
+    """Metric → name and value of the first published row, for a line in a picture."""
+    return {key: (one.title, values[0]) for one in published_here(experiment)[:1] for key, values in one.values.items()}
+
+
 def report(
-    experiment: Experiment, rows: Sequence[Row], metrics: Sequence[str], facts: Mapping[str, Any]
+    experiment: Experiment,
+    rows: Sequence[Row],
+    metrics: Sequence[str],
+    facts: Mapping[str, Any],
+    *,
+    beside_published: bool = True,
 ) -> dict[str, Any]:
     """Write results.json, table.md and table.csv, print the table and where the files are; return the results.
 
-    rows: ours; the published ones are added below. facts: what else results.json shall hold.
+    rows: ours; with `beside_published` MedMNIST's own are added below. facts: what else results.json shall hold.
     """
     from toolkit.devices import describe
 
     source, args = experiment.source, experiment.args
-    published = [] if source.is_sample or args.size != 28 else published_rows(source.flag)
+    published = published_here(experiment) if beside_published else []
     seconds = round(time.perf_counter() - experiment.started, 1)
     results = {
         "experiment": experiment.name,

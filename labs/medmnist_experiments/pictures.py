@@ -126,7 +126,7 @@ def dots(axes: Axes, rows: Mapping[str, Sequence[float]], label: str, reference:
             axes.plot([statistics.fmean(values)], [number], "|", color=color, markersize=22, markeredgewidth=3)
     if reference is not None:
         axes.axvline(reference[1], color="0.4", linestyle="--", linewidth=1)
-        label += f"\n(dashed: {reference[0]})"
+        label += f"\n(dashed: {reference[0].replace(': ', ' ')})"
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)

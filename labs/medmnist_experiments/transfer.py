@@ -203,8 +203,9 @@ def draw(
     from toolkit.plots import new_figure, save_figure
 
     figure = new_figure(13, 4.4)
-    source = experiment.source
-    figure.suptitle(f"{experiment.args.backbone} on {source.name}, n = {len(experiment.seeds)} seeds a strategy")
+    figure.suptitle(
+        f"{experiment.args.backbone} on {experiment.source.name}, n = {len(experiment.seeds)} seeds a strategy"
+    )
     curves, *scores = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
     for color, (name, found) in zip(pictures.COLORS, runs.items(), strict=False):
         pictures.bundle(curves, [run["history"] for run in found], "val_loss", color, TITLES[name])
@@ -214,8 +215,7 @@ def draw(
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.grid(alpha=0.3)
     curves.legend(fontsize=8)
-    known = [] if source.is_sample or experiment.args.size != 28 else common.published_rows(source.flag)
-    references = {key: (one.title, values[0]) for one in known[:1] for key, values in one.values.items()}
+    references = common.references(experiment)
     for axes, metric in zip(scores, task.metrics, strict=False):
         rows = {name: [one[metric] for one in found if one[metric] is not None] for name, found in figures.items()}
         pictures.dots(axes, rows, f"test {metric.replace('_', ' ')}", references.get(metric))
