@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments import common
-from labs.medmnist_experiments.tables import Row
 from toolkit.cli import OneLineParser, in_range, run_script
 
 if TYPE_CHECKING:
-    from labs.medmnist_experiments.residual import ResNet
+    from torch import nn
+
+    from labs.medmnist_experiments.common import Experiment
+    from labs.medmnist_experiments.tasks import Task
+    from toolkit.medmnist_data import Split
     from toolkit.runs import RunFolder
 
 MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
-METRICS = ("auc", "accuracy", "last_train_loss")
+LOSS = "training_loss_of_last_epoch"
 GRADIENT_IMAGES = 128  # of the training split, for the gradient norms
 COLORS = {"resnet": "#1b9e77", "plain": "#d95f02"}  # ColorBrewer Dark2
 STYLES = ("-", "--", ":", "-.")
@@ -50,82 +53,108 @@ def main(argv: list[str] | None = None) -> None:
     """Train every network with every seed, read the test split once, draw curves and gradient norms."""
     args = build_parser().parse_args(argv)
 
-    from labs.medmnist_experiments import residual, single_label
-    from toolkit.runs import RunFolder
+    from labs.medmnist_experiments import residual
+    from labs.medmnist_experiments.tasks import Task
 
     models = list(QUICK_MODELS) if args.quick and args.models == list(MODELS) else list(dict.fromkeys(args.models))
     for name in models:
         residual.build(name, 2)  # a wrong name is said before anything is trained
-    experiment = common.begin("resnet", args, dimensions=2)
-    single_label.check_single_label(experiment.source, "resnet")
-    runs = {name: common.run_seeds(experiment, name, trainer(experiment, name)) for name in models}
-
-    test = experiment.open_test({"kept": "the epoch with the best validation accuracy", "models": models})
-    rows = []
-    for name, found in runs.items():
-        scored = []
-        for results in found:
-            run = RunFolder.open(common.run_path(experiment, name, results["seed"]))
-            model = common.restore(build(experiment, name), run).to(experiment.device)
-            scored.append(single_label.evaluate(model, test, experiment.device, experiment.precision))
-        losses = [one["last_train_loss"] for one in found]
-        title = f"{name} ({found[0]['parameters']:,} parameters)"
-        rows.append(Row(title, {**single_label.per_seed(scored), "last_train_loss": losses}))
+    experiment = common.begin("resnet", args, dimensions=2, free=("models",))
+    task = Task.of(experiment.source)
+    runs = {}
+    for name in models:
+        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
     draw_curves(runs, experiment.folder / "curves.png")
     draw_gradients(runs, experiment.folder / "gradient_norms.png")
-    common.report(experiment, rows, METRICS, {"runs": runs, "difference_to_torchvision": difference_to_torchvision()})
+    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
+    figures = {name: evaluate(experiment, task, name, test) for name in models}
+    metrics = (*task.metrics, LOSS)
+    rows = [row(name, figures[name], found, metrics) for name, found in runs.items()]
+    facts = {"runs": runs, "test": figures, "difference_to_torchvision": difference_to_torchvision()}
+    common.report(experiment, rows, metrics, facts)
 
 
-def build(experiment: common.Experiment, name: str) -> ResNet:
+def build(experiment: Experiment, task: Task, name: str) -> nn.Module:
     """The network `name` for the data of this experiment, with random weights."""
     from labs.medmnist_experiments import residual
 
-    args, source = experiment.args, experiment.source
-    return residual.build(name, source.num_classes, in_channels=source.channels, width=args.width, stem=args.stem)
+    args, channels = experiment.args, experiment.source.channels
+    network = residual.build(name, task.outputs, in_channels=channels, width=args.width, stem=args.stem)
+    return task.prepared(network)
 
 
-def trainer(experiment: common.Experiment, name: str) -> Any:
-    """What `run_seeds` calls: SGD with momentum and a cosine schedule, the same for every network."""
-
-    def train(seed: int, run: RunFolder) -> dict[str, Any]:
-        import torch
-
-        from labs.medmnist_experiments import single_label
-        from toolkit.devices import place_model
-
-        args, source = experiment.args, experiment.source
-        loaders = single_label.make_loaders(source, args.batch_size, seed, experiment.device)
-        model = build(experiment, name)
-        before = gradient_profiles(model, experiment)
-        place_model(model, experiment.device)
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=args.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
-        )
-        steps = experiment.epochs * min(len(loaders[0]), experiment.max_steps or len(loaders[0]))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        history = common.fit(experiment, run, model, loaders, optimizer=optimizer, scheduler=schedule)
-        return {
-            "validation": single_label.evaluate(model, source.read("val"), experiment.device, experiment.precision),
-            "last_train_loss": history["train_loss"][-1],
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "history": history,
-            "gradient_norms": {"before": before, "after": gradient_profiles(model, experiment)["network"]},
-        }
-
-    return train
+def kept(task: Task) -> str:
+    """Which epoch: the best on validation data; for several labels the last, because their accuracy says nothing."""
+    return "last" if task.kind == "labels" else "best"
 
 
-def gradient_profiles(model: ResNet, experiment: common.Experiment) -> dict[str, list[float | None]]:
+def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
+    """Train one seed → facts for its results.json: SGD with momentum and a cosine schedule for every network."""
+    import torch
+
+    from labs.medmnist_experiments import networks, tasks
+    from toolkit.augment import Augmentation
+
+    args = experiment.args
+    # X-rays and ultrasound have an up and a left: they are shifted by up to two pixels and never mirrored.
+    loaders = tasks.loaders(experiment, task, run.config["seed"], Augmentation(flips=False, crop_padding=2))
+    model = build(experiment, task, name).to(experiment.device)
+    before = gradient_profiles(experiment, task, model)
+    networks.place(model, experiment.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=args.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )
+    steps = experiment.epochs * min(len(loaders[0]), experiment.max_steps or len(loaders[0]))
+    history = common.fit(
+        experiment,
+        run,
+        model,
+        loaders,
+        keep=kept(task),
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        criterion=task.criterion(experiment.source.read("train").labels, weighted=False).to(experiment.device),
+    )
+    found = tasks.predict(experiment, task, model, loaders[1])
+    return {
+        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "history": history,
+        "gradient_norms": {"before": before, "after": gradient_profiles(experiment, task, model)["network"]},
+    }
+
+
+def gradient_profiles(experiment: Experiment, task: Task, model: nn.Module) -> dict[str, list[float | None]]:
     """Gradient norms of each layer of `model` ('network') and of its copy without BatchNorm; None where infinite."""
     from labs.medmnist_experiments import residual
     from toolkit.augment import normalize
 
     split = experiment.source.read("train")
     images = normalize(split.images[:GRADIENT_IMAGES]).to(experiment.device)
-    labels = split.labels[:GRADIENT_IMAGES].to(experiment.device)
-    networks = {"network": model, "without BatchNorm": residual.without_batchnorm(model)}
-    found = {name: residual.gradient_norms(network, images, labels) for name, network in networks.items()}
+    targets = task.targets(split.labels[:GRADIENT_IMAGES]).flatten().to(experiment.device)
+    variants = {"network": model, "without BatchNorm": residual.without_batchnorm(model)}
+    found = {name: residual.gradient_norms(variant, images, targets) for name, variant in variants.items()}
     return {name: [norm if math.isfinite(norm) else None for norm in norms] for name, norms in found.items()}
+
+
+def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list[dict[str, Any]]:
+    """Test figures of each seed of a network."""
+    from labs.medmnist_experiments import tasks
+    from toolkit.runs import RunFolder
+
+    loader, figures = tasks.evaluation_loader(experiment, task, test), []
+    for seed in experiment.seeds:
+        run = RunFolder.open(common.run_path(experiment, name, seed))
+        model = common.restore(build(experiment, task, name), run, kept(task)).to(experiment.device)
+        figures.append(task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()))
+    return figures
+
+
+def row(name: str, figures: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: Sequence[str]) -> common.Row:
+    """A line of the table: test figures, and the training loss of the last epoch, which says how well it learns."""
+    values = {metric: [found[metric] for found in figures] for metric in metrics if metric != LOSS}
+    values[LOSS] = [run["history"]["train_loss"][-1] for run in runs]
+    return common.Row(f"{name} ({runs[0]['parameters']:,} parameters)", values)
 
 
 def difference_to_torchvision() -> float:

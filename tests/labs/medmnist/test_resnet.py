@@ -155,7 +155,7 @@ def test_script_trains_reports_and_goes_on(tmp_path: Path) -> None:
     assert results["difference_to_torchvision"] <= 1e-6
     first = results["runs"]["resnet8"][0]
     assert len(first["gradient_norms"]["before"]["network"]) == len(first["gradient_norms"]["after"]) == 8
-    assert set(first["validation"]) == {"auc", "accuracy"}
+    assert {"auc", "accuracy"} <= set(first["validation"])
     for name in ("curves.png", "gradient_norms.png", "table.md", "choices.json"):
         assert (tmp_path / name).stat().st_size > 0
     resnet.main([str(word) for word in words])  # everything is trained: the same figures, without training
