@@ -212,9 +212,10 @@ def run_fold(
     """Train one fold in its own run folder, or go on with it, or read what it left."""
     path = setup.run.path / f"fold-{fold}"
     run = RunFolder(path)
-    if run.file("results.json").exists():
+    # With --overwrite the folds of an earlier cross-validation are still there; they are none of this one.
+    if args.resume and run.file("results.json").exists():
         return read_json(run.file("results.json"))
-    if not run.file("last.pt").exists():
+    if not args.resume or not run.file("last.pt").exists():
         run = RunFolder.create(path, {**vars(args), "fold": fold}, overwrite=True)
     seed_everything(args.seed)
     inner = replace(setup, run=run)

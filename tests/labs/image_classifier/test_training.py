@@ -143,6 +143,9 @@ def test_folds_keep_patients_together_resume_and_report_mean_and_sd(prepared: Pa
     train.main(["--resume", str(run)])
     assert results_of(run)["mean"] == results["mean"]
     assert (run / "fold-1" / "best.pt").stat().st_mtime_ns == first, "a finished fold was trained again"
+    run_training(*arguments, "--seed", 5, "--output_dir", run, "--overwrite")
+    assert (run / "fold-1" / "best.pt").stat().st_mtime_ns != first, "--overwrite kept a fold of the earlier run"
+    assert json.loads((run / "fold-1" / "config.json").read_text())["seed"] == 5
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepared: Path, tmp_path: Path) -> None:
