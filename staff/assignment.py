@@ -55,6 +55,7 @@ class Gate:
     tries: int
     timeout_s: float
     above: bool = False  # strictly above, not just reached
+    evidence: dict[str, dict] = field(default_factory=dict)  # "reference", "alternates": see staff/evidence.py
 
     def apply(self, measure: Callable[[int], float], record: Callable[[dict], None], what: str) -> None:
         """Measure and compare; CheckFailed with value and margin if the gate is missed."""
@@ -123,7 +124,9 @@ def load(name: str) -> Assignment:
         for kind in gates:
             if kind in entry:
                 settings = {key: entry[key] for key in ("grey", "tries", "timeout_s", "above") if key in entry}
-                gates[kind][gate_name] = Gate(name=gate_name, value=entry[kind], **settings)
+                # What was measured on the sample says nothing about gates of the full set.
+                known = {who: entry[who] for who in ("reference", "alternates") if kind == "sample" and who in entry}
+                gates[kind][gate_name] = Gate(name=gate_name, value=entry[kind], evidence=known, **settings)
     limits = content["limits"]
     assignment = Assignment(
         name=name,

@@ -71,7 +71,7 @@ def read_seed(path: Path | None) -> int:
     return int.from_bytes(hashlib.sha256(text.strip()).digest()[:8], "big")
 
 
-def assemble(place, assignment, submission) -> None:
+def assemble(place, assignment, files: dict[str, bytes]) -> None:
     """A clean tree: our provided files, then the submission's graded files over them."""
     for pattern in assignment.provided:
         for path in sorted(ROOT.glob(pattern)):
@@ -79,7 +79,7 @@ def assemble(place, assignment, submission) -> None:
                 target = place.tree / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-    for name, content in submission.files.items():
+    for name, content in files.items():
         target = place.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
@@ -103,7 +103,7 @@ def run_checks(plugin, tests: Path) -> None:
 def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
     from staff import assignment as assignments
-    from staff import handed_in, processes, sandbox
+    from staff import diagnosis, handed_in, processes, sandbox
     from staff.client import Budget, StudentProcess
     from staff.grading_plugin import GradingPlugin
     from staff.hidden import HiddenData
@@ -119,7 +119,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()]
     secret_paths += [str(hidden.source.path)] if hidden else []
     with sandbox.temporary_place() as place:
-        assemble(place, assignment, submission)
+        assemble(place, assignment, submission.files)
         limits = sandbox.Limits(threads=arguments.threads)
         budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
         process = StudentProcess(place, layer, limits, budget, secret_paths)
@@ -130,6 +130,7 @@ def grade(arguments: argparse.Namespace) -> dict:
         finally:
             process.end()  # nothing of the student's runs any more when results are written
     results = collect(assignment, submission, plugin, seed)
+    diagnosis.diagnose(results["todos"], assignment.name)
     results["data"]["notes"] = notes
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)

@@ -20,6 +20,7 @@ TEMPLATES = Path(__file__).parent / "gradescope"
 GRADER = (
     "staff/*.py",
     "staff/assignments/{assignment}.toml",
+    "staff/assignments/{assignment}_patterns.json",
     "staff/graded_tests/*",
     "staff/graded_tests/{assignment}/*.py",
     "staff/reports/*.py",

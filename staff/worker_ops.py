@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 Answer = tuple[Any, Arrays]
+CONVOLUTIONS = (torch.conv2d, torch.conv_transpose2d)
 CHUNK = 128  # images that are predicted at once
 
 
@@ -260,34 +261,55 @@ def op_call(worker: Worker, args: dict, arrays: Arrays) -> Answer:
 def op_ablate_smallest(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     """Outputs while every feature map of the smallest spatial size is replaced by zeros; and that size.
 
-    A network without skips then no longer sees its input. Works on what functions return and so for any style of code.
+    `cut_sides`: the sizes of the encoder at which no convolution then gets a gradient.
+
+    A network without skips no longer sees its input, and a level without a skip no longer reaches the output. Works on
+    what functions return and so for any style of code.
     """
     model = worker.objects[args["object"]].eval()
     images = torch.from_numpy(arrays["images"])
     finder = _SmallestMap(None)
     with torch.no_grad(), finder:
         model(images[:1])
-    with torch.no_grad(), _SmallestMap(finder.smallest):
+    cut = _SmallestMap(finder.smallest)
+    with cut:
         output = model(images)
-    return {"smallest_side": round((finder.smallest or 0) ** 0.5)}, {"output": to_array(output)}
+    weights = [weight for weight, _ in cut.encoder]
+    if output.requires_grad and weights:
+        found = torch.autograd.grad(output.square().sum(), weights, allow_unused=True)
+        reached = {area for (_, area), g in zip(cut.encoder, found, strict=True) if g is not None and bool(g.any())}
+    else:
+        reached = set()
+    sides = sorted({round(area**0.5) for _, area in cut.encoder if area not in reached})
+    return {"smallest_side": round((finder.smallest or 0) ** 0.5), "cut_sides": sides}, {"output": to_array(output)}
 
 
 class _SmallestMap(torch.overrides.TorchFunctionMode):
-    """Finds the smallest H*W of 4-D results, or (given one) sets all results of that size to zero."""
+    """Finds the smallest H*W of 4-D results, or (given one) sets all results of that size to zero.
+
+    encoder: weight and H*W of the result of each convolution before the first map of that size.
+    """
 
     def __init__(self, area: int | None) -> None:
         super().__init__()
         self.area, self.smallest = area, None
+        self.encoder: list[tuple[torch.Tensor, int]] = []
+        self.passed = False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
         if isinstance(result, torch.Tensor) and result.ndim == 4 and result.is_floating_point():
             area = result.shape[2] * result.shape[3]
             # One value per channel is a gate (squeeze and excitation), not a feature map.
             if area > 1:
                 self.smallest = min(area, self.smallest or area)
             if area == self.area:
+                self.passed = True
                 return torch.zeros_like(result)
+            weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+            if not self.passed and function in CONVOLUTIONS and weight.requires_grad:
+                self.encoder.append((weight, area))
         return result
 
 

@@ -25,6 +25,13 @@ def lines_of(check: dict) -> list[str]:
     return lines
 
 
+def todo_lines(todo: dict) -> list[str]:
+    """The text of a TODO: all its checks, then what a mistake that fails like this one usually is."""
+    lines = [line for check in todo["checks"] for line in lines_of(check)]
+    questions = todo.get("diagnosis", [])
+    return lines + [f"{'ask yourself' if not i else 'or'}: {text}" for i, text in enumerate(questions)]
+
+
 def data_note(results: dict) -> str:
     """Which data the outcomes belong to."""
     if results["data"]["kind"] == "sample":

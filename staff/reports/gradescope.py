@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from staff.reports.feedback import data_note, lines_of, public_notes
+from staff.reports.feedback import data_note, public_notes, todo_lines
 
 
 def render(results: dict) -> dict:
     """The object that Gradescope reads from /autograder/results/results.json."""
     tests = []
     for todo in results["todos"]:
-        output = "\n".join(line for check in todo["checks"] for line in lines_of(check))
+        output = "\n".join(todo_lines(todo))
         entry = {"name": f"{todo['id']} {todo['title']}", "number": todo["id"], "score": todo["points"]}
         entry |= {"max_score": 0.0 if todo["extra"] else todo["max"], "output": output, "output_format": "text"}
         # With no points to earn Gradescope would show extra credit that was not earned as failed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from staff.reports.feedback import data_note, lines_of, public_notes
+from staff.reports.feedback import data_note, public_notes, todo_lines
 
 STYLE = """
 :root { color-scheme: light dark; --soft: #8883; --good: #2a8a4a; --bad: #c0392b; --some: #b8860b; }
@@ -35,7 +35,7 @@ footer { margin-top: 2rem; font-size: .85rem; opacity: .8; }
 
 def _row(todo: dict) -> str:
     kind = todo["status"].replace(" ", "-")
-    detail = html.escape("\n".join(line for check in todo["checks"] for line in lines_of(check)))
+    detail = html.escape("\n".join(todo_lines(todo)))
     opened = " open" if todo["status"] in ("failed", "partly") and not todo["extra"] else ""
     cells = [("id", todo["id"]), ("title", todo["title"]), (f"status {kind}", todo["status"])]
     cells.append(("points", f"{todo['points']:g} / {todo['max']:g}"))

@@ -105,15 +105,28 @@ def test_unet_has_skips(student, rng):
     )
 
 
-@pytest.mark.parametrize("kind", ["cnn", "unet"])
-def test_middle(student, rng, kind):
-    """With the smallest maps set to zero, only a network with skips still sees its input. Reported by the worker."""
+def without_middle(student, rng, kind: str) -> tuple[dict, np.ndarray]:
+    """What the worker reports while the smallest maps are zero, and the outputs for two images."""
     model = student_model(student, MODULE, MODELS[kind])
-    images = drawn.noise(rng, 2)
-    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": images})
+    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": drawn.noise(rng, 2)})
     side, output = reply.result.get("smallest_side"), reply.arrays.get("output")
     expect(type(side) is int and output is not None and len(output) == 2, "your process answered nonsense")
     expect(side <= drawn.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
+    return reply.result, output
+
+
+def test_unet_skips_at_every_size(student, rng):
+    """With the smallest maps zero, the encoder's layers of every other size still reach the output. Reported, too."""
+    sides = without_middle(student, rng, "unet")[0].get("cut_sides")
+    expect(isinstance(sides, list), "your process answered nonsense")
+    sizes = " and ".join(f"{side} x {side}" for side in sides if type(side) is int)
+    expect(not sides, f"the encoder's maps of {sizes} reach the output through the middle alone: no skip at that size")
+
+
+@pytest.mark.parametrize("kind", ["cnn", "unet"])
+def test_middle(student, rng, kind):
+    """With the smallest maps set to zero, only a network with skips still sees its input. Reported by the worker."""
+    output = without_middle(student, rng, kind)[1]
     sees = bool(np.abs(output[0] - output[1]).max() > 1e-6)
     if kind == "unet":
         expect(sees, "with the middle removed the output no longer depends on the image: there are no skip connections")
