@@ -216,7 +216,7 @@ def _open_run(experiment: Experiment, variant: str, seed: int) -> RunFolder:
     if not (path / "config.json").exists() or _is_first_visit(experiment, path):
         return RunFolder.create(path, {**config, "seed": seed}, overwrite=experiment.args.overwrite)
     run = RunFolder.open(path)
-    before = {key: value for key, value in run.config.items() if key != "seed"}
+    before = {key: value for key, value in run.config.items() if key not in (*experiment.free, "seed")}
     changed = [key for key in {**before, **config} if before.get(key) != config.get(key)]
     if changed:
         raise UserError(

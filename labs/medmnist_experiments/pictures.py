@@ -150,3 +150,26 @@ def comparison(
         if number:
             axes.set_yticklabels([])
     save_figure(figure, path)
+
+
+def measurements(
+    steps: Mapping[str, float | None], deletion: Mapping[str, Sequence[float]], title: str, folder: Path
+) -> None:
+    """sanity.png: correlation of the maps while layers become random; deletion.png: the answer while places go."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    known = {name: value for name, value in steps.items() if value is not None}
+    axes.plot(range(len(known)), list(known.values()), "o-", color=COLORS[0])
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set_xticks(range(len(known)), list(known), rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(xlabel="random from the output down to", ylabel="rank correlation with the trained map", title=title)
+    axes.grid(alpha=0.3)
+    save_figure(figure, folder / "sanity.png")
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for color, (name, values) in zip(COLORS, deletion.items(), strict=False):
+        axes.plot(np.linspace(0, 100, len(values)), values, color=color, label=name)
+    axes.set(xlabel="places blanked (%)", ylabel="mean probability of the answer", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, folder / "deletion.png")
