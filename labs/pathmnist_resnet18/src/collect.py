@@ -1,0 +1,112 @@
+"""results.json of the study: everything that the report says, taken from what the steps left. Nothing is typed in."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
+from labs.pathmnist_resnet18.src.study import METRIC, Study, finished_rows
+from toolkit.compare import NOT_A_CHOICE
+from toolkit.medmnist_data import Source
+from toolkit.runs import environment, read_json
+from toolkit.sweeps import table
+
+KEPT = (
+    "dataset best_val_acc best_epoch history seconds steps step_ms parameters train_images steps_per_epoch "
+    "normalization classes validation test peak_memory_bytes device precision seed config"
+).split()
+
+
+def collect(study: Study) -> dict[str, Any]:
+    """What is there; a step that was not run is null."""
+    return {
+        "study": "pathmnist_resnet18",
+        "quick": study.quick,
+        "data": data_facts(study.source),
+        "goals": read_json(LAB / "configs" / "goals.json"),
+        "recipe": read_json(LAB / "configs" / "recipe_full.json"),
+        "baseline": training(study.folder / "baseline"),
+        "search": search(study.folder / "search"),
+        "final": training(study.folder / "final"),
+        "final_config": study.options.final_config,
+        "ablation": ablation(study.folder / "ablation"),
+        "environment": environment(),
+    }
+
+
+def data_facts(source: Source) -> dict[str, Any]:
+    """Which data, how much of it, and whether it is the bundled sample."""
+    return {
+        "name": source.name,
+        "is_sample": source.is_sample,
+        "origin": source.origin,
+        "stored_size": source.size,
+        "images": {split: source.count(split) for split in ("train", "val", "test") if source.has(split)},
+        "classes": list(source.class_names),
+        "train_counts": [int(n) for n in source.read("train").labels.bincount(minlength=source.num_classes)],
+    }
+
+
+def training(folder: Path) -> dict[str, Any] | None:
+    """The results of one run folder without what repeats itself."""
+    if not (folder / "results.json").exists():
+        return None
+    found = read_json(folder / "results.json")
+    return {key: found[key] for key in KEPT if key in found}
+
+
+def search(folder: Path) -> dict[str, Any] | None:
+    """The configurations, best first, with the flags that differ between them."""
+    if not (folder / table.INDEX).exists():
+        return None
+    rows = finished_rows(folder)
+    ordered = [table_row(rows, group) for group in table.group_by_seed(rows, METRIC)]
+    return {
+        "flags": table.varying(rows),
+        "rows": ordered,
+        "num_epochs": rows[0].config["num_epochs"],
+        "train_share": rows[0].config["train_share"],
+        "train_images": rows[0].metrics["train_images"],
+        "steps_per_epoch": rows[0].metrics["steps_per_epoch"],
+        "seconds": sum(row["seconds"] for row in ordered),
+    }
+
+
+def ablation(folder: Path) -> dict[str, Any] | None:
+    """One row for each change in the order of the grid: mean and spread over seeds, and the gain over the first row."""
+    if not (folder / table.INDEX).exists():
+        return None
+    rows = finished_rows(folder)
+    groups = {repr(sorted(group.config.items())): group for group in table.group_by_seed(rows, METRIC)}
+    first = without_seed(rows[0].config)
+    made = []
+    for row in rows:
+        group = groups.pop(repr(sorted(without_seed(row.config).items())), None)
+        if group is not None:  # the other seeds of a group that has its row
+            changed = {key: value for key, value in group.config.items() if first.get(key) != value}
+            made.append({"change": changed, **table_row(rows, group)})
+    for row in made:
+        row["gain"] = row["mean"] - made[0]["mean"]
+    settings = {key: value for key, value in first.items() if key not in NOT_A_CHOICE}
+    return {"rows": made, "seeds": made[0]["n"], "settings": settings}
+
+
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as `table.group_by_seed` groups it."""
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
+def table_row(rows: list[table.Row], group: table.Group) -> dict[str, Any]:
+    """One configuration of a sweep: its flags, its validation accuracy over seeds, its size and time."""
+    jobs = [row.metrics for row in rows if without_seed(row.config) == group.config]
+    return {
+        "settings": {key: value for key, value in group.config.items() if key not in NOT_A_CHOICE},
+        "values": group.values,
+        "n": len(group.values),
+        "mean": statistics.fmean(group.values),
+        "sd": statistics.stdev(group.values) if len(group.values) > 1 else None,
+        "parameters": jobs[0].get("parameters"),
+        "seconds": statistics.fmean(job["seconds"] for job in jobs),
+    }
