@@ -64,15 +64,18 @@ def build_parser() -> OneLineParser:
 
 
 def plan(bank: list[Variant], quick: bool, seeds: int) -> list[Task]:
-    """Right solutions with several seeds and the gates, mistakes once and without: how a wrong model trains is no error
-    of the grader's."""
+    """Right solutions with several seeds and the gates; mistakes once and without gates, because how well a wrong model
+    trains is no error of the grader's.
+
+    Of a mistake, all TODOs of the files that it changes are graded; nothing else but the gates runs code of them.
+    """
     tasks = []
     for variant in bank:
         todos = None
+        if variant.changed and (quick or not variant.is_right):
+            todos = tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name])
         if quick and not variant.is_right:
             todos = tuple(sorted(variant.todos + variant.may_cost))
-        elif quick and variant.changed:
-            todos = tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name])
         for seed in range(seeds if variant.is_right else 1):
             tasks.append(Task(variant, seed, todos, gates=variant.is_right and not quick))
     # The longest first, so that at the end no process waits for another.
