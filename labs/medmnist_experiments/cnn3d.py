@@ -75,7 +75,7 @@ def begin(args: Namespace) -> tuple[Experiment, Task]:
 
 def row(title: str, figures: list[dict[str, Any]]) -> common.Row:
     """A line of the table from the figures of each seed."""
-    return common.Row(title, {name: [found[name] for found in figures] for name in METRICS})
+    return common.Row(title, {name: [one[name] for one in figures if one[name] is not None] for name in METRICS})
 
 
 def augmentation(name: str) -> Any:
