@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from labs.medmnist_experiments.tasks import Task
 
 METRICS = ("area under deletion", "correlation with Grad-CAM", "highest place on the organ")
-SHARED = ("flag", "size", "data_root", "device", "precision")  # flags that the script of the network has, too
+SHARED = (
+    "flag",
+    "size",
+    "data_root",
+    "batch_size",
+    "device",
+    "precision",
+)  # flags that the script of the network has, too
 QUICK_SAMPLES = 16
 TOLERANCE = 2  # voxels: half of a cell of the 7 x 7 x 7 map that is enlarged to 28 x 28 x 28
 
@@ -29,6 +36,7 @@ TOLERANCE = 2  # voxels: half of a cell of the 7 x 7 x 7 map that is enlarged to
 def build_parser() -> OneLineParser:
     """The flags; nothing heavy is imported for --help."""
     parser = common.build_parser("gradcam", __doc__.splitlines()[0], flag="breastmnist", epochs=1, seeds=3)
+    parser.set_defaults(epochs=None)  # as many as the script of the network takes
     group = parser.add_argument_group("Grad-CAM")
     group.add_argument(
         "--model_dir",
@@ -64,6 +72,7 @@ def networks(args: Namespace) -> tuple[list[Explained], Task]:
     """The networks of cnn3d or augmentation, from their folder or trained into it, and what they are asked."""
     script, variant = (cnn3d, cnn3d.VARIANT) if args.flag.endswith("3d") else (augmentation, "all")
     words = [word for name in SHARED for word in (f"--{name}", str(getattr(args, name)))]
+    words += ["--epochs", str(args.epochs)] if args.epochs else []
     words += ["--seeds", str(args.seeds), *(["--quick"] if args.quick else [])]
     words += ["--output_dir", args.model_dir] if args.model_dir else []
     print("networks:")
