@@ -44,6 +44,7 @@ RULES = (
         r"python -m labs\.hw5_pneumonia\.hw5_dl.*",
         "--quick --train_images 256 --models cnn --output_dir build/ci-hw5",
     ),
+    (r"python -m labs\.medmnist_experiments\.(cnn3d|augmentation|transfer|gradcam)\b.*", "--quick --overwrite"),
     (r"python -m tests", None),
     (r"python -m toolkit\.compare .*", ""),
 )
