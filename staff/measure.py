@@ -94,7 +94,7 @@ def grade_task(job: tuple[Task, str | None]) -> list[dict]:
             (submission / name).write_text(text, encoding="utf-8")
         seed_file = Path(folder, "seed")
         seed_file.write_text(f"measure {task.seed}", encoding="utf-8")
-        argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file)]
+        argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file), "--request-s", "60"]
         argv += ["--require", require] if require else []
         argv += ["--todo", *task.todos] if task.todos else []
         argv += [] if task.gates else ["--no-gates"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 
 import pytest
 
@@ -73,15 +74,18 @@ def test_rates_count_what_they_say():
     )
 
 
-def test_quick_leaves_out_gates_and_other_files():
-    tasks = measure.plan(BANK, quick=True, seeds=2)
-    by_name = {task.variant.name: task for task in tasks}
-    assert by_name["validate-sums"].todos == ("1.3", "1.4", "1.5", "1.6")
-    assert not any(task.gates for task in tasks)
-    assert sum(task.variant.name == "functional" for task in tasks) == 2
-    assert sum(task.variant.name == "validate-sums" for task in tasks) == 1
-    everything = measure.plan(BANK, quick=False, seeds=5)
-    assert all(task.gates and task.todos is None for task in everything)
+def test_what_is_graded_of_an_entry():
+    quick = measure.plan(BANK, quick=True, seeds=2)
+    by_name = {task.variant.name: task for task in quick}
+    assert by_name["validate-freezes"].todos == ("1.5", "1.6"), "what it must and may cost"
+    assert not any(task.gates for task in quick)
+    assert sum(task.variant.name == "functional" for task in quick) == 2
+    assert sum(task.variant.name == "validate-freezes" for task in quick) == 1
+    full = measure.plan(BANK, quick=False, seeds=5)
+    by_name = {task.variant.name: task for task in full}
+    assert by_name["validate-freezes"].todos == ("1.3", "1.4", "1.5", "1.6"), "all of the file that it changes"
+    assert all(task.gates == task.variant.is_right for task in full)
+    assert all(task.todos is None for task in full if task.variant.is_right)
 
 
 @pytest.mark.timeout(400)
@@ -94,3 +98,18 @@ def test_real_gradings_are_counted_and_kept(tmp_path):
     again = command(*words)
     assert "2 gradings, 2 of them kept" in again.stdout
     assert again.stdout.split("kept from earlier")[1] == run.stdout.split("kept from earlier")[1]
+
+
+@pytest.mark.timeout(400)
+def test_a_wrong_average_costs_its_own_todo_alone(tmp_path):
+    names = ["train-divides-by-len-loader", "unet-inner-skip-missing", "linear-grey"]
+    run = command("staff.measure", *names, "--out", tmp_path, "--patterns", tmp_path / "patterns.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Survivors: none" in run.stdout
+    assert "Collateral: none" in run.stdout
+    patterns = json.loads((tmp_path / "patterns.json").read_text())["patterns"]
+    assert {(pattern["entry"], pattern["todo"]) for pattern in patterns} == {
+        ("train-divides-by-len-loader", "1.4"),
+        ("unet-inner-skip-missing", "2.3"),
+        ("linear-grey", "1.0"),
+    }

@@ -25,6 +25,8 @@ PART = Part(
     layers=[["flatten"], ["linear", 2352, 10], ["relu"], ["linear", 10, 9]],
     draw=lambda rng, count: (drawn.noise(rng, count), drawn.labels(rng, count)),
     loss=cross_entropy,
+    criterion=("scaled_cross_entropy", (1.0,)),
+    epochs={"train": "train_epoch", "val": "validate_epoch"},
     score=lambda logits, labels: logits.argmax(axis=1) == labels,
 )
 

@@ -17,6 +17,8 @@ PART = Part(
     layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
     draw=lambda rng, count: (drawn.noise(rng, count), drawn.rectangles(rng, count)),
     loss=None,  # which loss train_segmentation_model uses is the student's choice
+    criterion=("powered_error", (1.5, 1.0)),
+    epochs={"train": "train_segmentation_epoch", "val": "validate_segmentation_epoch"},
     score=oracle.iou,
 )
 
