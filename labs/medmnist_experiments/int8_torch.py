@@ -1,0 +1,145 @@
+"""int8 by torchao's PT2E: the graph that torch.export captures gets quantization put around its layers.
+
+    converted = post_training(folded, batches)             # observers see training images, then int8 weights
+    student = QuantizationAware(folded, images)            # trains on the course's loop, with rounding in the forward
+    converted = student.converted()
+    fast = lower(converted, images)                        # real int8 kernels (x86 alone)
+
+torchao is imported when it is first needed. Nothing of torch.ao, which torch gives up, is called here.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from labs.medmnist_experiments.int8_onnx import quiet, require
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with each BatchNorm taken into the convolution before it: the same function, faster.
+
+    So training with rounding changes what will be rounded, and the statistics stay those of the float32 network.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    return fuse(model.cpu().to(memory_format=torch.contiguous_format).eval())
+
+
+def _capture(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
+    """The graph of `model` for batches of any size; images (B, C, ...) with B of at least 2."""
+    batch = torch.export.Dim("batch")
+    return torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+
+
+def _quantizer(**settings: bool) -> Any:
+    """Weights int8 a channel, activations uint8 a tensor: what x86 computes with, and what ONNX Runtime reads."""
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    return x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(**settings))
+
+
+def post_training(
+    folded: nn.Module, batches: Iterable[torch.Tensor], *, dynamic: bool = False, reduce_range: bool = False
+) -> torch.fx.GraphModule:
+    """Post-training quantization; `batches` of training images (B, C, ...) tell the ranges of the activations.
+
+    dynamic: ranges are found at run time, and only dense layers are quantized (PT2E has no dynamic convolution).
+    """
+    batches = list(batches)
+    with quiet(), torch.no_grad():
+        require("torchao")
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+        graph = prepare_pt2e(_capture(folded, batches[0]), _quantizer(is_dynamic=dynamic, reduce_range=reduce_range))
+        for batch in batches:
+            graph(batch)
+        return _converted(graph)
+
+
+def _converted(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """int8 weights instead of observers; the float32 weights, which nothing uses any longer, are taken out."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    graph = convert_pt2e(graph)
+    nn.Module.train(graph, False)  # PT2E forbids .eval(), which could not change a captured graph anyway
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _dot, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+    return graph
+
+
+class QuantizationAware(nn.Module):
+    """A network whose forward pass rounds as int8 will, and whose backward pass ignores the rounding.
+
+    folded: see fold_batchnorm. images (B, C, ...): an example. The ranges follow the batches of training mode and stand
+    still in evaluation mode, so that no validation image moves them.
+    """
+
+    def __init__(self, folded: nn.Module, images: torch.Tensor, *, reduce_range: bool = False) -> None:
+        super().__init__()
+        with quiet():
+            require("torchao")
+            from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+            self.graph = prepare_qat_pt2e(_capture(folded, images), _quantizer(is_qat=True, reduce_range=reduce_range))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 (B, C, ...) → logits (B, K)."""
+        return self.graph(images)
+
+    def train(self, mode: bool = True) -> QuantizationAware:
+        """Let the ranges follow, or hold them."""
+        from torchao.quantization.pt2e import disable_observer, enable_observer
+
+        self.training = mode
+        self.graph.apply(enable_observer if mode else disable_observer)
+        return self
+
+    def converted(self) -> torch.fx.GraphModule:
+        """The int8 graph; this network is used up."""
+        self.eval()
+        with quiet():
+            return _converted(self.graph)
+
+
+def can_lower() -> bool:
+    """True where torch has int8 kernels for such graphs: oneDNN on x86."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+
+
+def lower(converted: torch.fx.GraphModule, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The graph with real int8 kernels, for batches of exactly the size of `images`. Call only if can_lower()."""
+    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+    with quiet(), torch.no_grad():
+        return lower_pt2e_quantized_to_x86(converted, (images,))
+
+
+def save_program(model: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """Write a float32 network or an int8 graph as .pt2, the file of torch.export."""
+    images = images[:2].clone()  # the examples are kept in the file, with all the memory that they are a view of
+    with quiet():
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        for node in program.graph.nodes:  # notes on where in which source file a layer was called
+            for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
+                node.meta.pop(note, None)
+        torch.export.save(program, str(path))
+
+
+@torch.inference_mode()
+def predict(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """float32 images (N, C, ...) → probabilities (N, K); the last batch is filled up to `batch_size` images."""
+    found = []
+    for batch in images.split(batch_size):
+        missing = batch_size - len(batch)
+        filled = torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])]) if missing else batch
+        found.append(run(filled)[: len(batch)].softmax(dim=1))
+    return torch.cat(found)
