@@ -45,6 +45,22 @@ RULES = (
         "--quick --train_images 256 --models cnn --output_dir build/ci-hw5",
     ),
     (r"python -m labs\.medmnist_experiments\.(cnn3d|augmentation|transfer|gradcam)\b.*", "--quick --overwrite"),
+    (r"python -m labs\.medmnist_experiments\.(quantize|resnet)\b.*", "--quick --overwrite"),
+    (r"python -m labs\.medmnist_experiments\.predict_onnx .*", ""),  # the files of the quick run before it
+    (
+        r"python -m labs\.pathmnist_resnet18\.src\.pathmnist_resnet18 all --quick",
+        "--overwrite --dataset sample --output_dir build/ci-pathmnist",
+    ),
+    (r"python -m labs\.pathmnist_resnet18\.src\.pathmnist_resnet18 all.*", None),  # half an hour; the quick one ran
+    (r"python -m labs\.pathmnist_resnet18\.src\.pathmnist_resnet18 fullsize.*", "--quick"),
+    (
+        r"python -m labs\.pathmnist_resnet18\.src\.pathmnist_resnet18 .*",
+        "--quick --dataset sample --output_dir build/ci-pathmnist",
+    ),
+    (
+        r"python -m labs\.pathmnist_resnet18\.src\.job .*",
+        "--dataset sample --num_epochs 1 --max_steps_per_epoch 2 --bootstrap 20 --overwrite",
+    ),
     (r"python -m tests", None),
     (r"python -m toolkit\.compare .*", ""),
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labs.medmnist_experiments.variants import Variant
     from toolkit.runs import RunFolder
 
+KEEP = "lower_loss"  # see common.fit
 FREE = ("threads", "latency_batch", "rounds", "calibration", "calibration_images")
 
 
@@ -125,7 +126,7 @@ def on_processor(experiment: Experiment) -> Experiment:
 
 
 def fit(experiment: Experiment, task: Task, run: RunFolder, model: nn.Module, epochs: int, rate: float) -> dict:
-    """Train on the course's loop; the epoch with the best validation accuracy is kept."""
+    """Train on the course's loop → facts for results.json."""
     import torch
 
     from labs.medmnist_experiments import tasks
@@ -137,7 +138,9 @@ def fit(experiment: Experiment, task: Task, run: RunFolder, model: nn.Module, ep
     steps = epochs * min(len(loaders[0]), experiment.max_steps or len(loaders[0]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    history = common.fit(experiment, run, model, loaders, epochs=epochs, optimizer=optimizer, scheduler=schedule)
+    history = common.fit(
+        experiment, run, model, loaders, epochs=epochs, keep=KEEP, optimizer=optimizer, scheduler=schedule
+    )
     found = tasks.predict(experiment, task, model, loaders[1])
     figures = task.figures(found, experiment.source.read("val").labels.numpy())
     return {"validation": figures, "history": history}
@@ -149,7 +152,7 @@ def folded_network(experiment: Experiment, task: Task, seed: int) -> nn.Module:
     from toolkit.runs import RunFolder
 
     run = RunFolder.open(common.run_path(experiment, "float32", seed))
-    return int8_torch.fold_batchnorm(common.restore(build(experiment, task), run))
+    return int8_torch.fold_batchnorm(common.restore(build(experiment, task), run, KEEP))
 
 
 def make_student(experiment: Experiment, task: Task, seed: int) -> nn.Module:
@@ -183,7 +186,7 @@ def quantize(experiment: Experiment, task: Task, seed: int) -> tuple[list[Varian
     common.make_folder(folder)
     folded = folded_network(experiment, task, seed)
     student = make_student(experiment, task, seed)
-    common.restore(student, RunFolder.open(common.run_path(experiment, "qat", seed)))
+    common.restore(student, RunFolder.open(common.run_path(experiment, "qat", seed)), KEEP)
     calibration = normalized(experiment, "train", min(args.calibration_images, experiment.source.count("train")))
     batch = normalized(experiment, "train", args.latency_batch)
     int8_onnx.export(folded, batch[:2], folder / "float32.onnx")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from toolkit.runs import RunFolder
 
 MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
+KEEP = "lower_loss"  # see common.fit
 LOSS = "training_loss_of_last_epoch"
 GRADIENT_IMAGES = 128  # of the training split, for the gradient norms
 COLORS = {"resnet": "#1b9e77", "plain": "#d95f02"}  # ColorBrewer Dark2
@@ -83,11 +84,6 @@ def build(experiment: Experiment, task: Task, name: str) -> nn.Module:
     return task.prepared(network)
 
 
-def kept(task: Task) -> str:
-    """Which epoch: the best on validation data; for several labels the last, because their accuracy says nothing."""
-    return "last" if task.kind == "labels" else "best"
-
-
 def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
     """Train one seed → facts for its results.json: SGD with momentum and a cosine schedule for every network."""
     import torch
@@ -110,7 +106,7 @@ def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict
         run,
         model,
         loaders,
-        keep=kept(task),
+        keep=KEEP,
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         criterion=task.criterion(experiment.source.read("train").labels, weighted=False).to(experiment.device),
@@ -145,7 +141,7 @@ def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list
     loader, figures = tasks.evaluation_loader(experiment, task, test), []
     for seed in experiment.seeds:
         run = RunFolder.open(common.run_path(experiment, name, seed))
-        model = common.restore(build(experiment, task, name), run, kept(task)).to(experiment.device)
+        model = common.restore(build(experiment, task, name), run, KEEP).to(experiment.device)
         figures.append(task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()))
     return figures
 
