@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
 KEEP = "lower_loss"  # see common.fit
+# Before training: gradient norm of the second layer over that of the last but two; 1 where every layer gets as much.
+GROWTH = "gradient_growth"
 LOSS = "training_loss_of_last_epoch"
 GRADIENT_IMAGES = 128  # of the training split, for the gradient norms
 COLORS = {"resnet": "#1b9e77", "plain": "#d95f02"}  # ColorBrewer Dark2
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     draw_gradients(runs, experiment.folder / "gradient_norms.png")
     test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
     figures = {name: evaluate(experiment, task, name, test) for name in models}
-    metrics = (*task.metrics, LOSS)
+    metrics = (*task.metrics, LOSS, GROWTH)
     rows = [row(name, figures[name], found, metrics) for name, found in runs.items()]
     facts = {"runs": runs, "test": figures, "difference_to_torchvision": difference_to_torchvision()}
     common.report(experiment, rows, metrics, facts)
@@ -147,9 +149,11 @@ def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list
 
 
 def row(name: str, figures: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: Sequence[str]) -> common.Row:
-    """A line of the table: test figures, and the training loss of the last epoch, which says how well it learns."""
-    values = {metric: [found[metric] for found in figures] for metric in metrics if metric != LOSS}
+    """A line of the table: test figures, the training loss of the last epoch, and the growth of the gradients."""
+    values = {metric: [found[metric] for found in figures] for metric in metrics if metric not in (LOSS, GROWTH)}
     values[LOSS] = [run["history"]["train_loss"][-1] for run in runs]
+    norms = [run["gradient_norms"]["before"]["network"] for run in runs]
+    values[GROWTH] = [one[1] / one[-3] for one in norms if one[1] and one[-3]]
     return common.Row(f"{name} ({runs[0]['parameters']:,} parameters)", values)
 
 
