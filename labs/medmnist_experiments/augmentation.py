@@ -35,6 +35,7 @@ PARTS: dict[str, dict[str, Any]] = {
 ROWS = ("none", *PARTS, "all", *(f"without-{name}" for name in PARTS))
 DEFAULT_ROWS = ("none", *PARTS, "all")
 STAGES = ((32,), (64,), (128,))  # widths of the convolutions at 28, 14 and 7 pixels
+KEEP = "lower_loss"  # which epoch, see common.fit
 STEPS, FEWEST_EPOCHS = 700, 6  # of training, where --epochs is not given: small and large sets learn equally long
 
 
@@ -101,11 +102,6 @@ def build(experiment: Experiment, task: Task) -> nn.Module:
     return place(task.prepared(network), experiment.device)
 
 
-def kept(task: Task) -> str:
-    """Which epoch: the best on validation data; for several labels the last, because their accuracy says nothing."""
-    return "last" if task.kind == "labels" else "best"
-
-
 def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
     """Train one seed of one row → facts for its results.json; everything but the augmentation is equal."""
     import torch
@@ -121,7 +117,7 @@ def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict
         run,
         model,
         loaders,
-        keep=kept(task),
+        keep=KEEP,
         optimizer=torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay),
         criterion=criterion.to(experiment.device),
         ema_decay=args.ema_decay,
@@ -139,7 +135,7 @@ def trained(experiment: Experiment, task: Task, name: str, seed: int) -> nn.Modu
     from toolkit.runs import RunFolder
 
     run = RunFolder.open(common.run_path(experiment, name, seed))
-    return common.restore(build(experiment, task), run, kept(task))
+    return common.restore(build(experiment, task), run, KEEP)
 
 
 def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list[dict[str, Any]]:

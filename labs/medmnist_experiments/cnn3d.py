@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 METRICS = ("auc", "accuracy", "balanced_accuracy")
 STAGES = ((16, 16), (32, 32), (64, 64))  # six convolutions; after the first, which halves the sides, 14, 7 and 3 voxels
 VARIANT = "cnn3d"
+MIRRORS = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))  # axes of (N, 1, D, H, W) to flip
+KEEP = "lower_loss"  # which epoch, see common.fit
 
 
 def build_parser() -> OneLineParser:
@@ -43,6 +45,9 @@ def build_parser() -> OneLineParser:
         default="symmetries",
         help="flips: of each axis; symmetries: also quarter turns; both: shifts, intensity",
     )
+    group.add_argument(
+        "--views", type=int, choices=(1, len(MIRRORS)), default=len(MIRRORS), help="mirror images averaged in an answer"
+    )
     group.add_argument("--class_weights", choices=("balanced", "none"), default="balanced", help="of the loss")
     return parser
 
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     runs = common.run_seeds(experiment, VARIANT, lambda _seed, run: train(experiment, task, run))
     draw_curves(experiment, runs)
     test = experiment.open_test({"validation": [run["validation"] for run in runs]})
-    probabilities = [predict(experiment, task, seed, test) for seed in experiment.seeds]
+    probabilities = [answers(experiment, task, trained(experiment, task, seed), test) for seed in experiment.seeds]
     labels = test.labels.numpy()
     figures = [task.figures(found, labels) for found in probabilities]
     together = task.figures(sum(probabilities) / len(probabilities), labels)
@@ -115,14 +120,15 @@ def train(experiment: Experiment, task: Task, run: RunFolder) -> dict[str, Any]:
         run,
         model,
         loaders,
+        keep=KEEP,
         optimizer=torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay),
         criterion=criterion.to(experiment.device),
         ema_decay=args.ema_decay,
         patience=args.patience,
     )
-    found = tasks.predict(experiment, task, model, loaders[1], class_weights(experiment, task))
+    val = experiment.source.read("val")
     return {
-        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
+        "validation": task.figures(answers(experiment, task, model, val), val.labels.numpy()),
         "epochs": len(history["val_acc"]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
@@ -134,16 +140,21 @@ def trained(experiment: Experiment, task: Task, seed: int) -> nn.Module:
     from toolkit.runs import RunFolder
 
     run = RunFolder.open(common.run_path(experiment, VARIANT, seed))
-    return common.restore(build(experiment, task), run)
+    return common.restore(build(experiment, task), run, KEEP)
 
 
-def predict(experiment: Experiment, task: Task, seed: int, split: Split) -> np.ndarray:
-    """Probabilities (N, K) of a finished run for a split."""
+def answers(experiment: Experiment, task: Task, model: nn.Module, split: Split) -> np.ndarray:
+    """Probabilities (N, K) for a split, means over --views mirror images of each volume."""
     from labs.medmnist_experiments import tasks
+    from toolkit.medmnist_data import Split
 
-    loader = tasks.evaluation_loader(experiment, task, split)
     weights = class_weights(experiment, task)
-    return tasks.predict(experiment, task, trained(experiment, task, seed), loader, weights)
+    views = [Split(split.images.flip(axes), split.labels) for axes in MIRRORS[: experiment.args.views]]
+    found = [
+        tasks.predict(experiment, task, model, tasks.evaluation_loader(experiment, task, view), weights)
+        for view in views
+    ]
+    return sum(found) / len(found)
 
 
 def draw_samples(experiment: Experiment, task: Task) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments.tables import PUBLISHED_SOURCE, Row, published_rows, table, table_csv
 from toolkit.cli import OneLineParser, in_range, not_empty
-from toolkit.errors import UserError
+from toolkit.errors import UserError, check_choice
 from toolkit.runs import RunFolder, environment, read_json, started_as, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -304,7 +304,9 @@ def fit(
     """Train on the course's one loop → history; `model` ends with the weights that are kept.
 
     options: optimizer, scheduler, criterion, patience, ema_decay, learning_rate, ... of train_model. keep: 'best' for
-    the epoch with the best validation accuracy, 'last' for the last one (with ema_decay: the averaged weights).
+    the epoch with the best validation accuracy, 'last' for the last one (with ema_decay: the averaged weights),
+    'lower_loss' for that of the two with the lower validation loss. On a hundred validation images many epochs have
+    the same accuracy, and the first of them need not be a good one.
     """
     from classification_train import train_model
 
@@ -327,9 +329,13 @@ def restore(model: nn.Module, run: RunFolder, keep: str = "best") -> nn.Module:
     """Give `model` the weights that a finished run kept; see `fit`."""
     from toolkit.runs import load_checkpoint
 
-    if keep == "best":
-        model.load_state_dict(load_checkpoint(run.file("best.pt"))["state_dict"])
-        return model
-    state = load_checkpoint(run.file("last.pt"))
-    model.load_state_dict(state["model"] if state["averaged"] is None else state["averaged"][1])
+    check_choice("keep", keep, ("best", "last", "lower_loss"))
+    best = load_checkpoint(run.file("best.pt"))
+    if keep != "best":
+        last = load_checkpoint(run.file("last.pt"))
+        losses = last["history"]["val_loss"]
+        if keep == "last" or losses[-1] < losses[best["epoch"] - 1]:
+            model.load_state_dict(last["model"] if last["averaged"] is None else last["averaged"][1])
+            return model
+    model.load_state_dict(best["state_dict"])
     return model

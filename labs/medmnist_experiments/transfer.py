@@ -26,6 +26,7 @@ TITLES = {
     "partly": "ImageNet weights, partly fine-tuned",
     "scratch": "from scratch",
 }
+KEEP = "lower_loss"  # which epoch, see common.fit
 EXTRA = ("epochs to the common loss", "seconds to the common loss")
 
 
@@ -133,7 +134,7 @@ def train(
         run,
         model,
         loaders,
-        keep=kept(task),
+        keep=KEEP,
         optimizer=torch.optim.AdamW(groups, weight_decay=args.weight_decay),
         criterion=task.criterion(experiment.source.read("train").labels, weighted=False).to(experiment.device),
         ema_decay=args.ema_decay,
@@ -148,11 +149,6 @@ def train(
     }
 
 
-def kept(task: Task) -> str:
-    """Which epoch: the best on validation data; for several labels the last, because their accuracy says nothing."""
-    return "last" if task.kind == "labels" else "best"
-
-
 def evaluate(
     experiment: Experiment, task: Task, name: str, weights: dict[str, torch.Tensor] | None, test: Split
 ) -> list[dict[str, Any]]:
@@ -163,7 +159,7 @@ def evaluate(
     loader, found = tasks.evaluation_loader(experiment, task, test), []
     for seed in experiment.seeds:
         run = RunFolder.open(common.run_path(experiment, name, seed))
-        model = common.restore(build(experiment, task, name, weights), run, kept(task))
+        model = common.restore(build(experiment, task, name, weights), run, KEEP)
         found.append(task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()))
     return found
 

@@ -161,3 +161,36 @@ def test_epochs_follow_the_size_of_the_set():
     assert args.epochs is None
     with pytest.raises(SystemExit):
         augmentation.build_parser().parse_args(["--epochs", "0"])
+
+
+@pytest.mark.parametrize(
+    ("keep", "losses", "averaged", "expected"),
+    [
+        ("best", [0.5, 0.4, 0.3], True, 1.0),
+        ("last", [0.5, 0.4, 0.9], True, 3.0),
+        ("last", [0.5, 0.4, 0.9], False, 2.0),
+        ("lower_loss", [0.5, 0.4, 0.3], True, 3.0),
+        ("lower_loss", [0.5, 0.4, 0.41], True, 1.0),  # the best accuracy was in epoch 2
+    ],
+)
+def test_which_weights_are_kept(tmp_path, keep, losses, averaged, expected):
+    import torch
+
+    from toolkit.runs import RunFolder, save_checkpoint
+
+    def weights(value: float) -> dict[str, torch.Tensor]:
+        return {"weight": torch.full((1, 1), value), "bias": torch.zeros(1)}
+
+    save_checkpoint(tmp_path / "best.pt", {"epoch": 2, "state_dict": weights(1.0)})
+    last = {"model": weights(2.0), "averaged": [7, weights(3.0)] if averaged else None, "history": {"val_loss": losses}}
+    save_checkpoint(tmp_path / "last.pt", last)
+    model = torch.nn.Linear(1, 1)
+    assert common.restore(model, RunFolder(tmp_path), keep) is model
+    assert model.weight.item() == expected
+
+
+def test_what_is_kept_has_three_names(tmp_path):
+    from toolkit.runs import RunFolder
+
+    with pytest.raises(UserError, match="keep is 'first'; allowed: best, last, lower_loss"):
+        common.restore(None, RunFolder(tmp_path), "first")

@@ -10,7 +10,7 @@ import torch
 from labs.medmnist_experiments import augmentation, cnn3d, gradcam, transfer
 from tests.labs.medmnist.small_sets import small_set, words
 from toolkit import backbones
-from toolkit.medmnist_data import Source
+from toolkit.medmnist_data import Source, Split
 
 pytest.importorskip("captum", reason="captum is not installed (requirements-dev.txt)")
 
@@ -51,6 +51,18 @@ def test_3d_reads_the_test_split_once_and_last(tmp_path, reads):
     assert (found["dataset"], found["seeds"], len(found["test"])) == ("nodulemnist3d-unverified", [0, 1], 2)
     assert files(tmp_path) >= {"curves.png", "volumes.png", "augmented.png", "attention.png", "confusion.png"}
     assert found["published"] == []
+
+
+def test_answers_over_mirror_images_do_not_see_which_side_is_which(tmp_path):
+    small_set("nodulemnist3d", tmp_path)
+    for views, is_blind in ((8, True), (1, False)):
+        line = words("nodulemnist3d", tmp_path, "--views", views)
+        experiment, task = cnn3d.begin(cnn3d.build_parser().parse_args(line))
+        model, val = cnn3d.build(experiment, task), experiment.source.read("val")
+        mirrored = Split(val.images.flip(3), val.labels)
+        pair = [cnn3d.answers(experiment, task, model, split) for split in (val, mirrored)]
+        assert abs(pair[0] - pair[1]).max() < 1e-5 if is_blind else abs(pair[0] - pair[1]).max() > 1e-5
+        assert abs(pair[0].sum(axis=1) - 1).max() < 1e-5
 
 
 @pytest.mark.parametrize("flag", ["chestmnist", "retinamnist", "pathmnist"])
