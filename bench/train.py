@@ -1,6 +1,6 @@
 """Images per second of training steps: float32 in contiguous layout beside our default, in one run.
 
-    python -m bench.train            # reference CNN and U-Net, batch 32 and 128
+    python -m bench.train            # reference CNN and U-Net, and ResNet-18 at 64 pixels, batch 32 and 128
     python -m bench.train --quick
 
 Our default is a channels_last model and, where the processor has it, bfloat16 autocast. Steps of the two sides
@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -35,23 +36,48 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def make_step(build: Callable[[], torch.nn.Module], boxes: bool, batch_size: int, default: bool) -> Callable[[], None]:
+@dataclass(frozen=True)
+class Row:
+    """A network and the images that it is trained on."""
+
+    build: Callable[[], torch.nn.Module]
+    boxes: bool = False  # segmentation, else nine classes
+    image_size: int = 28
+    share_of_steps: float = 1.0  # a large network needs fewer for the same seconds
+
+
+def resnet18() -> torch.nn.Module:
+    """The network of labs/pathmnist_resnet18, which gets its images at 64 pixels here."""
+    from labs.image_classifier.models.networks import build
+
+    return build("resnet18", channels=3, num_classes=9, image_size=64)
+
+
+ROWS = {
+    "CNN": Row(lambda: get_model("cnn")),
+    "U-Net": Row(lambda: get_segmentation_model("unet"), boxes=True),
+    "ResNet-18 64 px": Row(resnet18, image_size=64, share_of_steps=0.2),
+}
+
+
+def make_step(row: Row, batch_size: int, default: bool) -> Callable[[], None]:
     """A function that does one training step, with our default settings or with float32 contiguous."""
     torch.manual_seed(0)
-    model = build()
+    model = row.build()
     precision = resolve_precision("auto", CPU) if default else "float32"
     model = place_model(model, CPU) if default else model
     optimizer = torch.optim.Adam(model.parameters())
-    images = torch.rand(batch_size, 3, 28, 28).mul(2).sub(1)  # contiguous, as the loaders deliver them
+    size = row.image_size
+    images = torch.rand(batch_size, 3, size, size).mul(2).sub(1)  # contiguous, as the loaders deliver them
     labels = torch.randint(9, (batch_size,))
-    masks = torch.rand(batch_size, 1, 28, 28).round()
-    criterion = CombinedLoss() if boxes else torch.nn.CrossEntropyLoss()
+    masks = torch.rand(batch_size, 1, size, size).round()
+    criterion = CombinedLoss() if row.boxes else torch.nn.CrossEntropyLoss()
 
     def step() -> None:
         optimizer.zero_grad()
         with autocast(CPU, precision):
             output = model(images)
-        criterion(output.float(), masks if boxes else labels).backward()
+        criterion(output.float(), masks if row.boxes else labels).backward()
         optimizer.step()
 
     return step
@@ -71,19 +97,15 @@ def alternate(sides: dict[str, Callable[[], None]], steps: int, blocks: int) -> 
 
 
 def main() -> None:
-    """Measure CNN and U-Net at two batch sizes."""
+    """Measure every row at two batch sizes."""
     args = build_parser().parse_args()
     steps, blocks = (3, 2) if args.quick else (args.steps, args.blocks)
     precision = resolve_precision("auto", CPU)
     show_setting(f"training steps, forward, backward and Adam; our default here: channels_last, {precision}")
-    models = {
-        "CNN": (lambda: get_model("cnn"), False),
-        "U-Net": (lambda: get_segmentation_model("unet"), True),
-    }
-    for name, (build, boxes) in models.items():
+    for name, row in ROWS.items():
         for batch_size in (32, 128):
-            sides = {side: make_step(build, boxes, batch_size, side == "ours") for side in ("ours", "float32")}
-            seconds = alternate(sides, steps, blocks)
+            sides = {side: make_step(row, batch_size, side == "ours") for side in ("ours", "float32")}
+            seconds = alternate(sides, max(2, round(steps * row.share_of_steps)), blocks)
             rates = {side: batch_size / value for side, value in seconds.items()}
             title = f"{name}, batch {batch_size}"
             show_ratio(title, rates["ours"], rates["float32"], "images/s", "ours", "float32 contiguous", GOAL)

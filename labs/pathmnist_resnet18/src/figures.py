@@ -110,7 +110,7 @@ def per_class_bars(results: Results, path: Path | None) -> Figure | None:
     if not final:
         return None
     rows, test = final["test"]["per_class"], final["test"]
-    figure = plots.new_figure(9, 4.8)
+    figure = plots.new_figure(9, 5.4)
     axes = figure.subplots()
     for number, measure in enumerate(MEASURES):
         places = np.arange(len(rows)) + (number - 1) * 0.27
@@ -118,10 +118,10 @@ def per_class_bars(results: Results, path: Path | None) -> Figure | None:
         axes.bar(places, [row[measure] for row in rows], width=0.25, color=COLORS[number], label=label)
     names = [f"{name} ({row['support']:,})" for name, row in zip(final["classes"], rows, strict=True)]
     axes.set_xticks(range(len(rows)), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set(ylim=(0, 1.02), ylabel="score", title=f"final model, test images of {final['dataset']}, n = {test['n']:,}")
+    axes.set(ylim=(0, 1.16), ylabel="score", title=f"final model, test images of {final['dataset']}, n = {test['n']:,}")
     axes.set_xlabel("class (test images)")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    axes.legend(ncols=3, loc="upper center")
     return plots.save_figure(figure, path)
 
 

@@ -62,6 +62,7 @@ def add_study_flags(parser: OneLineParser) -> None:
     group.add_argument(
         "--output_dir", type=not_empty, help="runs and results.json (default: runs/pathmnist_resnet18, quick: -quick)"
     )
+    group.add_argument("--overwrite", action="store_true", help="begin these steps anew; what they left is removed")
     group.add_argument(
         "--pages_dir",
         type=not_empty,
@@ -106,7 +107,10 @@ def main(argv: list[str] | None = None) -> None:
     from labs.pathmnist_resnet18.src import study
 
     work = study.open_study(args, folder, pages)
-    for name in [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]:
+    names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]
+    if args.overwrite:
+        work.forget(names)
+    for name in names:
         work.run(name)
 
 

@@ -19,6 +19,7 @@ TEXT_SIZE, TABLE_SIZE, CAPTION_SIZE = 10, 8.5, 8.5  # points
 HEADINGS = {"h1": 19, "h2": 14, "h3": 11.5}
 LINE = 5.2  # mm
 MARGIN = 20  # mm
+MOST_HEIGHT = 130  # mm of a picture, so that two fit on a page; only a tall one has a page for itself
 NOTE_COLOR, RULE_COLOR = (255, 244, 229), 170
 Runs = list[tuple[str, str]]  # (style: '', 'B', 'I' or 'M' for code; text)
 
@@ -157,7 +158,7 @@ def _picture(paper: Paper, path: Path, caption: str) -> None:
         pixels_wide, pixels_high = image.size
     width = min(paper.epw, pixels_wide / 110 * 25.4 * 0.9)  # drawn with 110 dots an inch
     height = width * pixels_high / pixels_wide
-    most = paper.eph - 15
+    most = paper.eph - 15 if height > 1.2 * width else MOST_HEIGHT
     width, height = (width * most / height, most) if height > most else (width, height)
     if paper.get_y() + height + 8 > paper.page_break_trigger:
         paper.add_page()

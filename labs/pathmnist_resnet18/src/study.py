@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -43,6 +44,16 @@ class Study:
         started = time.perf_counter()
         getattr(self, f"_{name}")()
         print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
+
+    def forget(self, names: list[str]) -> None:
+        """Remove what these steps left. Raises UserError for a folder that a step did not make."""
+        for name in names:
+            path = self.folder / name
+            if not path.exists():
+                continue
+            if not any((path / mark).exists() for mark in ("config.json", table.INDEX)):
+                raise UserError(f"--overwrite: {path} holds neither a run nor a sweep; delete it yourself")
+            shutil.rmtree(path)
 
     def _baseline(self) -> None:
         train_once(self.folder / "baseline", self.baseline_settings())

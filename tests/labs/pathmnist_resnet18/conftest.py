@@ -1,0 +1,51 @@
+"""A quick study of the bundled sample, run once: baseline, search through the dispatcher, final model, report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labs.pathmnist_resnet18.src.pathmnist_resnet18 import MODULE
+from toolkit.medmnist_data import Source
+
+FLAGS = ("--quick", "--dataset", "sample", "--device", "cpu", "--precision", "float32", "--gpus", "none")
+
+
+@pytest.fixture(scope="session")
+def do() -> Callable[..., None]:
+    """The study's command in this process: do(folder, "baseline", ...)."""
+    from labs.pathmnist_resnet18.src import pathmnist_resnet18
+
+    def run(folder: Path, command: str, *words: str) -> None:
+        pathmnist_resnet18.main([command, *FLAGS, "--output_dir", str(folder), *words])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quick_study(do, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """Folder of the study, and the splits that each step read in this process."""
+    folder = tmp_path_factory.mktemp("study")
+    plain, read = Source.read, {}
+    try:
+        for step in ("baseline", "search", "final", "report"):
+            read[step] = splits = []
+
+            def noting(self: Source, split: str, *rest: bool, splits: list[str] = splits):
+                splits.append(split)
+                return plain(self, split, *rest)
+
+            Source.read = noting
+            if step == "search":  # a process of its own, as the dispatcher is meant to be started
+                words = [sys.executable, "-m", MODULE, step, *FLAGS, "--output_dir", str(folder)]
+                subprocess.run(words, check=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            else:
+                do(folder, step)
+    finally:
+        Source.read = plain
+    return folder, read
