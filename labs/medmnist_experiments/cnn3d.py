@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments import common
 from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -206,10 +207,15 @@ def draw_test(experiment: Experiment, task: Task, test: Split, probabilities: np
     right = [int(i) for i in order if said[i] == labels[i]]
     wrong = [int(i) for i in order if said[i] != labels[i]]
     picked = right[:4] + wrong[:4]
-    model = trained(experiment, task, 0)
     volumes = normalize(test.images[picked]).to(experiment.device)
-    layer = attention_layer(model, volumes)
-    maps = grad_cam(model, layer, volumes, torch.from_numpy(said[picked]).to(experiment.device))
+    model = trained(experiment, task, 0)
+    try:
+        maps = grad_cam(
+            model, attention_layer(model, volumes), volumes, torch.from_numpy(said[picked]).to(experiment.device)
+        )
+    except UserError as error:  # the training is done, and its table must not be lost for a picture
+        print(f"note: no attention.png: {error}")
+        return
     names = [f"{task.class_names[said[i]]} ({sure[i]:.0%})\ntrue: {task.class_names[labels[i]]}" for i in picked]
     pictures.slices(volumes, names, f"{title}: what spoke for the answer", experiment.folder / "attention.png", maps)
 

@@ -59,7 +59,7 @@ def build_parser(
     group.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of matrix work"
     )
-    group.add_argument("--output_dir", type=not_empty, help=f"default: {OUTPUTS.parent.name}/outputs/{name}-FLAG")
+    group.add_argument("--output_dir", type=not_empty, help=f"default: labs/medmnist_experiments/outputs/{name}-FLAG")
     group.add_argument("--overwrite", action="store_true", help="train anew what the folder holds already")
     return parser
 

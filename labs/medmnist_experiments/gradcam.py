@@ -6,10 +6,12 @@ python -m labs.medmnist_experiments.gradcam --flag adrenalmnist3d
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments import augmentation, cnn3d, common
 from toolkit.cli import OneLineParser, in_range, not_empty, run_script
+from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -52,6 +54,8 @@ def build_parser() -> OneLineParser:
 def main(argv: list[str] | None = None) -> None:
     """Find or train the networks, explain validation samples, measure; the test split takes no part."""
     args = build_parser().parse_args(argv)
+    if importlib.util.find_spec("captum") is None:  # said before anything is trained
+        raise UserError("Grad-CAM needs captum, which is not installed: pip install captum")
     experiment = common.begin("gradcam", args)
     models, task = networks(args)
     found = [measure(experiment, task, model) for model in models]
