@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import textwrap
 from dataclasses import dataclass, field
@@ -131,3 +132,14 @@ def _fill(files: dict[str, str], todo: str, bodies: list[str], where: str) -> No
 
 def _changed(files: dict[str, str], original: dict[str, str]) -> tuple[str, ...]:
     return tuple(name for name in sorted(files) if files[name] != original[name])
+
+
+def places() -> dict[str, tuple[str, str]]:
+    """TODO -> (file, function or class) that holds its marked lines in the reference."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, text in reference().items():
+        for region in find_regions(text, name):
+            for node in ast.parse(text).body:
+                if node.lineno <= region.first <= (node.end_lineno or 0):
+                    found[region.todo] = (name, node.name)  # type: ignore[attr-defined]
+    return found

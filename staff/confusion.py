@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from staff.bank import Variant
 
 CAUGHT_BAR = 0.95  # share of the mistakes that must cost what they should
+HANDED_IN = ("test_checkpoint", "test_extra_credit")  # checks of checkpoints, which the bank's entries do not hold
 
 
 @dataclass
@@ -21,14 +23,19 @@ class Graded:
         """TODO -> names of the checks that failed. Skipped because of another TODO is no loss of this one."""
         found = {}
         for todo in self.todos:
-            failed = [check["test"] for check in todo["checks"] if check["status"] not in ("passed", "skipped")]
+            checks = [check for check in todo["checks"] if not check["test"].endswith(HANDED_IN)]
+            failed = [check["test"] for check in checks if check["status"] not in ("passed", "skipped")]
             if failed:
                 found[todo["id"]] = failed
         return found
 
     def seen(self) -> list[str]:
         """The TODOs that were graded."""
-        return [todo["id"] for todo in self.todos if any(check["status"] != "skipped" for check in todo["checks"])]
+        return [
+            todo["id"]
+            for todo in self.todos
+            if any(check["status"] != "skipped" and not check["test"].endswith(HANDED_IN) for check in todo["checks"])
+        ]
 
 
 def interval(count: int, total: int) -> str:
@@ -87,7 +94,8 @@ def report(graded: list[Graded], quick: bool) -> str:
     wrong_runs = len({(one.variant.name, one.seed) for one, _, _ in failures})
     too_much = len({one.variant.name for one, _, _ in beside})
     lines = [
-        f"Without training gates: {'yes' if quick else 'no'}. Intervals are 95% Wilson intervals.",
+        f"Training gates: {'left out' if quick else 'of right solutions'}. Checkpoints are not handed in, so checks of them"
+        " are left out. Intervals are 95% Wilson intervals.",
         "",
         f"- Gradings of right solutions that lost anything: {interval(wrong_runs, len(right))}",
         f"- Mistakes that cost every TODO they should: {interval(caught, len(mistakes))}",
@@ -103,10 +111,32 @@ def report(graded: list[Graded], quick: bool) -> str:
         failed = sum(todo == other for _, other, _ in failures)
         row = [interval(failed, runs), interval(len(aimed) - missed, len(aimed)), interval(missed, len(aimed))]
         lines.append(f"| {todo} | {' | '.join(row)} |")
+    lines += gate_table(right)
     lines += _cases("False failures", [f"{o.variant.name}, seed {o.seed}: {t}: {', '.join(c)}" for o, t, c in failures])
     lines += _cases("Survivors", [f"{one.variant.name}: {todo}: {one.variant.title}" for one, todo in survived])
     lines += _cases("Collateral", [f"{one.variant.name}: {todo}: {', '.join(checks)}" for one, todo, checks in beside])
     return "\n".join(lines)
+
+
+def gate_table(right: list[Graded]) -> list[str]:
+    """What right solutions reached in the first try at each gate, as a Markdown table; empty without gates."""
+    rows: dict[str, list[tuple[str, list[float], float]]] = {}
+    for one in right:
+        for todo in one.todos:
+            for measured in (m for check in todo["checks"] for m in check.get("measured", [])):
+                row = (one.variant.name, measured["values"], measured["threshold"])
+                rows.setdefault(measured["gate"], []).append(row)
+    if not rows:
+        return []
+    lines = ["", "| gate | threshold | gradings | mean ± sd of first tries | least first try | tried again |"]
+    lines.append("|---|---|---|---|---|---|")
+    for gate, found in sorted(rows.items()):
+        values = [row[1][0] for row in found]
+        least = min(found, key=lambda row: row[1][0])
+        spread = f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+        again = sum(len(row[1]) > 1 for row in found)
+        lines.append(f"| {gate} | {least[2]:g} | {len(found)} | {spread} | {least[1][0]:.3f} ({least[0]}) | {again} |")
+    return lines
 
 
 def _cases(title: str, cases: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """Which misconception is behind a failed TODO? The one whose mistake in the bank fails in the most similar way.
 
-`staff.measure --patterns` keeps how every mistake of the bank fails: which checks, with which words and which values. A
-submission's TODO is compared with all of them, those of the other part too: `train_epoch` and
-`train_segmentation_epoch` go wrong in the same ways. What is shown is the hint of the mistake: a question, no answer.
+`staff.measure --patterns` keeps how every mistake of the bank fails: which checks, with which words and values, and
+what its code has or lacks beside the reference, which tells apart mistakes that fail alike. A submission's TODO is
+compared with all of them, those of the other part too: `train_epoch` and `train_segmentation_epoch` go wrong in the
+same ways. What is shown is the hint of the mistake: a question, no answer.
 """
 
 from __future__ import annotations
@@ -10,27 +11,47 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from staff import code_features
+
 PATTERNS = Path(__file__).parent / "assignments" / "{assignment}_patterns.json"
 SHOWN = 2  # hints for a TODO
-FARTHEST = 0.5  # a pattern that differs by more says nothing
-OTHER_TODO = 0.05  # what a pattern of another TODO is farther away: at equal fit, the hint for the same task is better
-ABSENT = 0.5  # a check that failed and that the other TODO does not have
+FARTHEST = 0.75  # from here on a pattern says nothing
+OTHER_TODO = 0.02  # what a pattern of another TODO is farther away: at equal fit, the hint for the same task is better
+ABSENT = 0.3  # a check that failed and that the other TODO does not have
+CODE_SHARE = 0.5  # of the distance of two patterns; the rest is how differently they fail
 WORDS_SHARE = 0.6  # of the distance between two messages; the rest is the distance of their values
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """How one mistake fails one TODO. checks: see `signature`."""
+    """How one mistake fails one TODO. checks: see `signature`. code: see `code_features.changes`."""
 
     entry: str
     todo: str
     hint: str
     checks: dict[str, list[str]]
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bank:
+    """All patterns of an assignment. places: TODO -> (file, function or class, words of the reference)."""
+
+    patterns: tuple[Pattern, ...] = ()
+    places: Mapping[str, tuple[str, str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def code_of(self, todo_id: str, files: Mapping[str, str]) -> set[str]:
+        """What a submission's code for a TODO has or lacks beside the reference; files: name -> text."""
+        if todo_id not in self.places:
+            return set()
+        file, name, reference = self.places[todo_id]
+        return code_features.changes(files.get(file, ""), name, set(reference))
 
 
 def signature(todo: dict) -> dict[str, list[str]]:
@@ -46,9 +67,10 @@ def signature(todo: dict) -> dict[str, list[str]]:
 
 
 def short_name(test: str) -> str:
-    """'test_1_models.py::test_not_linear[mlp]' -> 'models::not_linear'."""
+    """'test_1_models.py::test_mlp_learns' -> 'models::learns'."""
     file, _, name = test.partition("::")
-    return f"{re.sub(r'^test_[0-9]_|[.]py$', '', file)}::{name.partition('[')[0].removeprefix('test_')}"
+    plain = re.sub(r"^test_(linear_(?=learns)|(mlp|cnn|convolution|unet|dice|combined)_)?", "", name.partition("[")[0])
+    return f"{re.sub(r'^test_[0-9]_|[.]py$', '', file)}::{plain}"
 
 
 def _first_lines(message: str) -> str:
@@ -58,6 +80,8 @@ def _first_lines(message: str) -> str:
 def distance(one: dict[str, list[str]], other: dict[str, list[str]]) -> float:
     """0 for two signatures that fail alike to 1 for two that share nothing: the mean over the checks that failed."""
     failed = [name for name in {**one, **other} if "failed" in (one.get(name, " ")[0], other.get(name, " ")[0])]
+    if one.keys().isdisjoint(other):
+        return 1.0
     total = 0.0
     for name in failed:
         if name not in one or name not in other:
@@ -96,31 +120,64 @@ def _values_distance(one: list[float], other: list[float]) -> float:
 
 
 @cache
-def load(assignment: str) -> tuple[Pattern, ...]:
+def load(assignment: str) -> Bank:
     """The patterns of an assignment; none if it has no bank."""
     path = Path(str(PATTERNS).format(assignment=assignment))
     if not path.exists():
-        return ()
-    return tuple(Pattern(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["patterns"])
+        return Bank()
+    content = json.loads(path.read_text(encoding="utf-8"))
+    patterns = tuple(Pattern(**{**entry, "code": tuple(entry["code"])}) for entry in content["patterns"])
+    return Bank(patterns, {todo: (*place[:2], tuple(place[2])) for todo, place in content["places"].items()})
 
 
-def rank(todo_id: str, checks: dict[str, list[str]], patterns: Iterable[Pattern]) -> list[tuple[float, str]]:
-    """(distance, hint) of every hint whose patterns fail like `checks`, the nearest first."""
+def rank(
+    todo_id: str, checks: dict[str, list[str]], code: set[str], patterns: Iterable[Pattern]
+) -> list[tuple[float, str]]:
+    """(distance, hint) of every hint whose patterns are like `checks` and `code`, the nearest first.
+
+    checks: see `signature`. code: see `Bank.code_of`.
+    """
+    patterns = tuple(patterns)
+    rarity = _rarity(patterns)
     best: dict[str, float] = {}
     for pattern in patterns:
-        apart = distance(checks, pattern.checks) + (0.0 if pattern.todo == todo_id else OTHER_TODO)
+        apart = (1 - CODE_SHARE) * distance(checks, pattern.checks)
+        apart += CODE_SHARE * code_distance(code, set(pattern.code), rarity)
+        apart += 0.0 if pattern.todo == todo_id else OTHER_TODO
         best[pattern.hint] = min(apart, best.get(pattern.hint, math.inf))
-    return sorted((apart, hint) for hint, apart in best.items() if apart <= FARTHEST)
+    return sorted((apart, hint) for hint, apart in best.items() if apart < FARTHEST)
 
 
-def diagnose(todos: list[dict], assignment: str) -> None:
-    """Put `diagnosis` into each graded TODO that failed checks: a list of at most two hints, likelier first."""
-    patterns = load(assignment)
+def _rarity(patterns: tuple[Pattern, ...]) -> dict[str, float]:
+    """Weight of each word: the fewer mistakes leave it, the more it says."""
+    seen = Counter(word for pattern in patterns for word in pattern.code)
+    return {word: math.log(1 + len(patterns) / count) for word, count in seen.items()}
+
+
+def code_distance(one: set[str], other: set[str], rarity: dict[str, float]) -> float:
+    """0 for the same words to 1 for no word in common, by weight. Words that no mistake leaves are style: no weight.
+
+    One half if neither leaves any: nothing is known then.
+    """
+    union = sum(rarity.get(word, 0.0) for word in one | other)
+    return 1 - sum(rarity.get(word, 0.0) for word in one & other) / union if union else 0.5
+
+
+def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> None:
+    """Put `diagnosis` into each graded TODO that failed checks: a list of at most two hints, likelier first.
+
+    files: the submission's, name -> content.
+    """
+    bank = load(assignment)
+    texts = {name: content.decode(errors="replace") for name, content in files.items() if name.endswith(".py")}
     for todo in todos:
         checks = signature(todo)
         started = not any(check["status"] == "not_started" for check in todo["checks"])
         failed = any(status == "failed" for status, _ in checks.values())
-        todo["diagnosis"] = [h for _, h in rank(todo["id"], checks, patterns)[:SHOWN]] if failed and started else []
+        todo["diagnosis"] = []
+        if failed and started:
+            ranked = rank(todo["id"], checks, bank.code_of(todo["id"], texts), bank.patterns)
+            todo["diagnosis"] = [hint for _, hint in ranked[:SHOWN]]
 
 
 def leave_one_out(patterns: tuple[Pattern, ...]) -> tuple[list[Pattern], list[Pattern]]:
@@ -131,6 +188,6 @@ def leave_one_out(patterns: tuple[Pattern, ...]) -> tuple[list[Pattern], list[Pa
     found, missed = [], []
     for pattern in patterns:
         others = [other for other in patterns if other.entry != pattern.entry]
-        hints = [hint for _, hint in rank(pattern.todo, pattern.checks, others)[:SHOWN]]
+        hints = [hint for _, hint in rank(pattern.todo, pattern.checks, set(pattern.code), others)[:SHOWN]]
         (found if pattern.hint in hints else missed).append(pattern)
     return found, missed

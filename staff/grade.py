@@ -130,7 +130,7 @@ def grade(arguments: argparse.Namespace) -> dict:
         finally:
             process.end()  # nothing of the student's runs any more when results are written
     results = collect(assignment, submission, plugin, seed)
-    diagnosis.diagnose(results["todos"], assignment.name)
+    diagnosis.diagnose(results["todos"], assignment.name, submission.files)
     results["data"]["notes"] = notes
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)

@@ -23,7 +23,17 @@ from toolkit.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("staff/*.py", "staff/assignments/*.toml", "staff/graded_tests/**/*", "staff/reports/*.py", "toolkit/*.py")
 # Tools of ours that change no grade, so that work on them does not grade a class again.
-NO_GRADING = ("bank", "calibrate", "class_report", "confusion", "diagnosis", "evidence", "grade_class", "identify")
+NO_GRADING = (
+    "bank",
+    "calibrate",
+    "class_report",
+    "code_features",
+    "confusion",
+    "diagnosis",
+    "evidence",
+    "grade_class",
+    "identify",
+)
 NO_GRADING += ("make_starter", "check_starter", "measure", "package", "reference_checkpoint")
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 JOB_TIMEOUT_S = 1200  # the grader ends a submission long before

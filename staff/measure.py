@@ -125,21 +125,70 @@ def run(tasks: list[Task], folder: Path, grader: str, arguments: argparse.Namesp
     return [Graded(task.variant, task.seed, json.loads(paths[task].read_text("utf-8"))["todos"]) for task in tasks]
 
 
+def heading(seeds: int) -> str:
+    """Title, date, commit, hardware, versions and command, for the file."""
+    import datetime
+    import shlex
+    import subprocess
+
+    import torch
+
+    from toolkit.devices import describe, pick_device
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD") + (
+        " and changes to it" if git("status", "--porcelain", "-uno") else ""
+    )
+    lines = [
+        "# How often the grader is wrong",
+        "",
+        f"- {datetime.date.today().isoformat()}, commit {commit}",
+        f"- {describe(pick_device('cpu'))}; torch {torch.__version__}; one thread a submission",
+        f"- `python -m staff.measure {shlex.join(sys.argv[1:])}`",
+        f"- right solutions with {seeds} seed(s) of the grader's secret data each, mistakes with one",
+    ]
+    return "\n".join(lines)
+
+
 def write_patterns(graded: list[Graded], path: Path) -> None:
     """Keep how each mistake fails, for staff.diagnosis, and say how often the others would find it."""
     from staff import diagnosis
     from toolkit.runs import write_json
 
+    bank = diagnosis_bank(graded)
+    write_json(path, {"places": bank.places, "patterns": [dataclasses.asdict(pattern) for pattern in bank.patterns]})
+    found, missed = diagnosis.leave_one_out(bank.patterns)
+    print(f"diagnosis, each mistake by the others: {interval(len(found), len(bank.patterns))} in the first two hints")
+    print(f"missed: {', '.join(f'{pattern.entry} ({pattern.todo})' for pattern in missed) or 'none'}")
+
+
+def diagnosis_bank(graded: list[Graded]):
+    """The staff.diagnosis.Bank of the mistakes among these gradings."""
+    from staff import code_features, diagnosis
+    from staff.bank import places, reference
+
+    files = reference()
+    known = {
+        todo: (file, name, tuple(sorted(code_features.features(files[file], name))))
+        for todo, (file, name) in places().items()
+    }
+    bank = diagnosis.Bank((), known)
     patterns = tuple(
-        diagnosis.Pattern(one.variant.name, todo["id"], one.variant.hint, diagnosis.signature(todo))
+        diagnosis.Pattern(
+            one.variant.name,
+            todo["id"],
+            one.variant.hint,
+            diagnosis.signature(todo),
+            tuple(sorted(bank.code_of(todo["id"], one.variant.files))),
+        )
         for one in graded
         for todo in one.todos
         if todo["id"] in one.variant.todos and todo["id"] in one.lost()
     )
-    write_json(path, {"patterns": [dataclasses.asdict(pattern) for pattern in patterns]})
-    found, missed = diagnosis.leave_one_out(patterns)
-    print(f"diagnosis, each mistake by the others: {interval(len(found), len(patterns))} in the first two hints")
-    print(f"missed: {', '.join(f'{pattern.entry} ({pattern.todo})' for pattern in missed) or 'none'}")
+    return diagnosis.Bank(patterns, known)
 
 
 def select(bank: list[Variant], names: list[str]) -> list[Variant]:
@@ -168,7 +217,7 @@ def main() -> int:
     if arguments.patterns:
         write_patterns(graded, arguments.patterns)
     if arguments.table:
-        arguments.table.write_text(text + "\n", encoding="utf-8")
+        arguments.table.write_text(f"{heading(seeds)}\n\n{text}\n", encoding="utf-8")
     problems = shortfalls(graded)
     for line in problems:
         print(f"bar missed: {line}", file=sys.stderr)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from staff import diagnosis
-from staff.bank import load_bank
+import pytest
+
+from staff import code_features, diagnosis
+from staff.bank import load_bank, places, reference
 from staff.diagnosis import Pattern
 from staff.reports.feedback import todo_lines
 
-PATTERNS = diagnosis.load("project2")
+BANK = diagnosis.load("project2")
+PATTERNS = BANK.patterns
 MISTAKES = {variant.name: variant for variant in load_bank() if not variant.is_right}
 
 
@@ -48,12 +51,16 @@ def test_distance_is_nothing_for_twins_and_grows_with_what_differs():
     also = {**one, "training::mode": ["failed", "the model is in evaluation mode"]}
     assert 0 < diagnosis.distance(one, value) < diagnosis.distance(one, words) <= 1
     assert diagnosis.distance(one, also) == 0.5
-    assert diagnosis.distance({"a": ["failed", ""]}, {"b": ["failed", ""]}) == diagnosis.ABSENT
+    assert diagnosis.distance({"a": ["failed", ""]}, {"b": ["failed", ""]}) == 1
+    more = {**one, "training::loss": ["failed", "is None"]}
+    assert diagnosis.distance(one, more) == diagnosis.ABSENT / 2
 
 
 def test_parts_and_models_share_their_names():
     assert diagnosis.short_name("test_1_training.py::test_max_steps") == "training::max_steps"
     assert diagnosis.short_name("test_2_models.py::test_not_linear[unet]") == "models::not_linear"
+    assert diagnosis.short_name("test_1_models.py::test_mlp_learns") == "models::learns"
+    assert diagnosis.short_name("test_1_models.py::test_linear_is_affine") == "models::linear_is_affine"
 
 
 def test_only_what_was_tried_and_failed_is_diagnosed():
@@ -64,7 +71,8 @@ def test_only_what_was_tried_and_failed_is_diagnosed():
         todo("1.4", {"test_1_training.py::test_one_step": ("not_started", "TODO 1.4")}),
         todo("1.3", {"test_1_training.py::test_loss": ("passed", "")}),
     ]
-    diagnosis.diagnose(todos, "project2")
+    mistake = MISTAKES[pattern.entry]
+    diagnosis.diagnose(todos, "project2", {name: text.encode() for name, text in mistake.files.items()})
     assert todos[0]["diagnosis"][0] == pattern.hint
     assert len(todos[0]["diagnosis"]) <= diagnosis.SHOWN
     assert todos[1]["diagnosis"] == todos[2]["diagnosis"] == []
@@ -72,9 +80,38 @@ def test_only_what_was_tried_and_failed_is_diagnosed():
 
 
 def test_an_assignment_without_a_bank_has_no_diagnosis():
-    assert diagnosis.load("hw5") == ()
+    assert diagnosis.load("hw5") == diagnosis.Bank()
 
 
 def test_what_fails_like_nothing_known_gets_no_hint():
     strange = {"elsewhere::never_seen": ["failed", "zebra"], "elsewhere::nor_this": ["failed", "okapi"]}
-    assert diagnosis.rank("1.4", strange, PATTERNS) == []
+    assert diagnosis.rank("1.4", strange, {"+call zebra x1"}, PATTERNS) == []
+
+
+def test_code_tells_apart_what_fails_alike():
+    right = "def f(a, b):\n    opt.zero_grad()\n    loss.backward()\n    opt.step()\n    return loss, b"
+    words = code_features.features(right, "f")
+    assert {"call step x1", "order backward step", "order zero_grad backward", "ignores a"} <= words
+    late = right.replace("    opt.zero_grad()\n", "").replace("opt.step()", "opt.zero_grad()\n    opt.step()")
+    assert code_features.changes(late, "f", words) == {
+        "-order zero_grad backward",
+        "-order backward step",
+        "+order backward zero_grad",
+        "+order zero_grad step",
+    }
+    none = right.replace("    opt.step()\n", "")
+    assert code_features.changes(none, "f", words) == {"-call step x1", "-attribute step", "-order backward step"}
+
+
+@pytest.mark.parametrize(
+    "source", ["def f(:", "\0", "x = 1", "def f():\n" + "    if x:\n" * 3, "f = " + "(" * 5000 + ")" * 5000]
+)
+def test_code_that_cannot_be_read_has_no_features(source):
+    assert code_features.features(source, "f") == set()
+
+
+def test_places_are_those_of_the_reference():
+    assert places()["1.4"] == ("classification_train.py", "train_epoch")
+    assert {todo: tuple(place[:2]) for todo, place in BANK.places.items()} == places()
+    for file, name, words in BANK.places.values():
+        assert set(words) == code_features.features(reference()[file], name), "run python -m staff.measure --patterns"
