@@ -94,8 +94,8 @@ def report(graded: list[Graded], quick: bool) -> str:
     wrong_runs = len({(one.variant.name, one.seed) for one, _, _ in failures})
     too_much = len({one.variant.name for one, _, _ in beside})
     lines = [
-        f"Training gates: {'left out' if quick else 'of right solutions'}. No checkpoint is handed in, and no check of one"
-        " counted. Intervals are 95% Wilson intervals.",
+        f"Training gates: {'left out' if quick else 'of right solutions'}. No checkpoint is handed in, and no check"
+        " of one counted. Intervals are 95% Wilson intervals.",
         "",
         f"- Gradings of right solutions that lost anything: {interval(wrong_runs, len(right))}",
         f"- Mistakes that cost every TODO they should: {interval(caught, len(mistakes))}",
