@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
-from labs.pathmnist_resnet18.src.study import METRIC, Study, finished_rows
+from labs.pathmnist_resnet18.src.study import FINAL_CHOICE, METRIC, Study, finished_rows
 from toolkit.compare import NOT_A_CHOICE
+from toolkit.errors import UserError
 from toolkit.medmnist_data import Source
 from toolkit.runs import environment, read_json
 from toolkit.sweeps import table
@@ -20,7 +21,7 @@ KEPT = (
 
 
 def collect(study: Study) -> dict[str, Any]:
-    """What is there; a step that was not run is null."""
+    """What is there; a step that was not run, or not to its end, is null."""
     return {
         "study": "pathmnist_resnet18",
         "quick": study.quick,
@@ -30,7 +31,7 @@ def collect(study: Study) -> dict[str, Any]:
         "baseline": training(study.folder / "baseline"),
         "search": search(study.folder / "search"),
         "final": training(study.folder / "final"),
-        "final_config": study.options.final_config,
+        "final_config": final_config(study.folder),
         "ablation": ablation(study.folder / "ablation"),
         "environment": environment(),
     }
@@ -57,11 +58,28 @@ def training(folder: Path) -> dict[str, Any] | None:
     return {key: found[key] for key in KEPT if key in found}
 
 
-def search(folder: Path) -> dict[str, Any] | None:
-    """The configurations, best first, with the flags that differ between them."""
+def final_config(folder: Path) -> str | None:
+    """The file that the final model's settings were taken from; None for the search's choice."""
+    path = folder / FINAL_CHOICE
+    return read_json(path)["final_config"] if path.exists() else None
+
+
+def whole_sweep(folder: Path) -> list[table.Row] | None:
+    """The jobs of a sweep; None, and a line that says why, if it is not finished."""
     if not (folder / table.INDEX).exists():
         return None
-    rows = finished_rows(folder)
+    try:
+        return finished_rows(folder)
+    except UserError as error:
+        print(f"left out of the report: {error}")
+        return None
+
+
+def search(folder: Path) -> dict[str, Any] | None:
+    """The configurations, best first, with the flags that differ between them."""
+    rows = whole_sweep(folder)
+    if rows is None:
+        return None
     ordered = [table_row(rows, group) for group in table.group_by_seed(rows, METRIC)]
     return {
         "flags": table.varying(rows),
@@ -76,9 +94,9 @@ def search(folder: Path) -> dict[str, Any] | None:
 
 def ablation(folder: Path) -> dict[str, Any] | None:
     """One row for each change in the order of the grid: mean and spread over seeds, and the gain over the first row."""
-    if not (folder / table.INDEX).exists():
+    rows = whole_sweep(folder)
+    if rows is None:
         return None
-    rows = finished_rows(folder)
     groups = {repr(sorted(group.config.items())): group for group in table.group_by_seed(rows, METRIC)}
     first = without_seed(rows[0].config)
     made = []

@@ -17,15 +17,13 @@ TIMEOUT_S = 600  # of one cell
 def execute(study: Path, folder: Path) -> Path:
     """Write the executed notebook and its HTML into `folder`; returns the HTML. `study`: has results.json.
 
-    Raises UserError if a package is missing, if there are no results, and with the cell's last line if one fails.
+    Raises UserError if there are no results, and with the cell's last line if one fails.
     """
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError
-        from nbconvert import HTMLExporter
-    except ImportError as error:
-        raise UserError(f"the notebook needs {error.name}: pip install -r requirements-dev.txt") from None
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbconvert import HTMLExporter
+
     if not (study / "results.json").exists():
         raise UserError(f"{study} has no results.json yet; run the report first")
     notebook = nbformat.read(SOURCE, as_version=4)

@@ -5,6 +5,7 @@ python -m labs.pathmnist_resnet18.src.pathmnist_resnet18 all --quick
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,11 @@ STEPS = {
     "report": "results.json, figures and the report as HTML and PDF, from what has been run",
     "notebook": "execute the notebook on the results and export it as HTML",
     "all": "everything above, in this order",
+}
+# Packages of requirements-dev.txt: name to import, name to install.
+NEEDED = {
+    "report": {"jinja2": "jinja2", "markdown": "markdown", "fpdf": "fpdf2"},
+    "notebook": {name: name for name in ("nbformat", "nbclient", "nbconvert", "ipykernel")},
 }
 
 
@@ -89,8 +95,27 @@ def default_folders(args: Namespace) -> tuple[Path, Path]:
     return folder, Path(pages)
 
 
+def check_packages(names: list[str]) -> None:
+    """Raise UserError now, not after half an hour, if a step needs a package that is not installed."""
+    from importlib.util import find_spec
+
+    from toolkit.errors import UserError
+
+    for name in names:
+        missing = [package for package in NEEDED.get(name, {}) if find_spec(package) is None]
+        if missing:
+            packages = " ".join(NEEDED[name][package] for package in missing)
+            raise UserError(f"the step {name} needs packages that are not installed: pip install {packages}")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, then the steps of the command in order."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--resume"]:  # what a training says after Ctrl-C: it does not know that it is part of a study
+        from labs.pathmnist_resnet18.src import job
+
+        job.main(argv)
+        return
     args = build_parser().parse_args(argv)
     if args.command == "fullsize":
         from labs.pathmnist_resnet18.src import fullsize
@@ -98,6 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         fullsize.run(args)
         return
     folder, pages = default_folders(args)
+    names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]
+    check_packages(names)
     if args.command == "report" and args.results:
         from labs.pathmnist_resnet18.src import report
 
@@ -107,11 +134,14 @@ def main(argv: list[str] | None = None) -> None:
     from labs.pathmnist_resnet18.src import study
 
     work = study.open_study(args, folder, pages)
-    names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]
     if args.overwrite:
         work.forget(names)
-    for name in names:
-        work.run(name)
+    try:
+        for name in names:
+            work.run(name)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nthe study's own command goes on from here, too\n")
+        raise
 
 
 if __name__ == "__main__":

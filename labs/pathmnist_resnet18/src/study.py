@@ -22,6 +22,7 @@ from toolkit.sweeps import table
 
 JOB = "labs.pathmnist_resnet18.src.job"
 METRIC = "best_val_acc"
+FINAL_CHOICE = "final_choice.json"  # where the settings of the final model came from
 QUICK = {"num_epochs": 1, "max_steps_per_epoch": 2, "min_steps_per_epoch": 0, "batch_size": 16, "bootstrap": 20}
 # Settings that a finished run must share with what is asked for now, or it is a run of something else.
 FREE = NOT_A_CHOICE - {"seed", "dataset"}
@@ -67,7 +68,9 @@ class Study:
         self._sweep("search", grids)
 
     def _final(self) -> None:
-        train_once(self.folder / "final", self.final_settings())
+        settings = self.final_settings()
+        train_once(self.folder / "final", settings)
+        write_json(self.folder / FINAL_CHOICE, {"final_config": self.options.final_config, "settings": settings})
 
     def _ablation(self) -> None:
         rows = read_json(LAB / "configs" / "ablation.json")

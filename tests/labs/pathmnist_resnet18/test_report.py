@@ -14,7 +14,7 @@ import pytest
 from labs.pathmnist_resnet18.src import notebook, pathmnist_resnet18, report
 from toolkit.runs import read_json
 
-pytestmark = pytest.mark.provided
+pytestmark = [pytest.mark.provided, pytest.mark.timeout(900)]  # the quick study takes minutes on a busy machine
 FIGURES = ("loss_curve", "accuracy_curve", "confusion_matrix", "per_class_bars", "search", "gradcam")
 
 

@@ -17,7 +17,7 @@ from toolkit.runs import read_json
 from toolkit.sweeps import grid, table
 from toolkit.sweeps.jobs import Status
 
-pytestmark = pytest.mark.provided
+pytestmark = [pytest.mark.provided, pytest.mark.timeout(900)]  # the quick study takes minutes on a busy machine
 CONFIGS = pathmnist_resnet18.LAB / "configs"
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -90,6 +90,36 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys) -> None:
     assert len(read_json(tmp_path / "run" / "results.json")["history"]["val_acc"]) == 2
 
 
+def test_the_command_that_a_stopped_training_names_goes_on(tmp_path, capsys) -> None:
+    """After Ctrl-C a training says `python -m MODULE --resume FOLDER`, where MODULE is whatever was started."""
+    words = ["--dataset", "sample", "--device", "cpu", "--image_size", "32", "--max_steps_per_epoch", "2"]
+    job.main([*words, "--num_epochs", "1", "--schedule", "constant", "--output_dir", str(tmp_path / "run")])
+    pathmnist_resnet18.main(["--resume", str(tmp_path / "run"), "--num_epochs", "2"])
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_said_before_the_work(monkeypatch) -> None:
+    monkeypatch.setitem(pathmnist_resnet18.NEEDED, "report", {"no_such_module": "no-such-package"})
+    with pytest.raises(UserError, match="pip install no-such-package"):
+        pathmnist_resnet18.main(["all", "--quick"])
+
+
+def test_an_unfinished_sweep_is_left_out_of_the_report(tmp_path, capsys) -> None:
+    (tmp_path / "search").mkdir()
+    job_config = {"job-1": {"learning_rate": 0.1}}
+    (tmp_path / "search" / table.INDEX).write_text(json.dumps({"jobs": job_config}))
+    assert collect.search(tmp_path / "search") is None
+    assert "left out of the report: 1 jobs" in capsys.readouterr().out
+
+
+def test_overwrite_removes_nothing_that_is_not_its_own(tmp_path, do) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="delete it yourself"):
+        do(tmp_path, "baseline", "--overwrite")
+    assert (tmp_path / "baseline" / "thesis.txt").exists()
+
+
 def test_final_before_the_search_says_so(tmp_path, do) -> None:
     with pytest.raises(UserError, match="run the search first"):
         do(tmp_path / "empty", "final")
@@ -133,8 +163,7 @@ def test_ablation_rows_have_mean_spread_and_gain(tmp_path, monkeypatch) -> None:
         )
 
     rows = [row({}, 0, 0.5), row({}, 1, 0.7), row({"mixup": 0.2}, 0, 0.9), row({"mixup": 0.2}, 1, 0.9)]
-    (tmp_path / table.INDEX).write_text("{}")
-    monkeypatch.setattr(collect, "finished_rows", lambda folder: rows)
+    monkeypatch.setattr(collect, "whole_sweep", lambda folder: rows)
     found = collect.ablation(tmp_path)
     assert [one["change"] for one in found["rows"]] == [{}, {"mixup": 0.2}]
     assert [one["mean"] for one in found["rows"]] == pytest.approx([0.6, 0.9])
