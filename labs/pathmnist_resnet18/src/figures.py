@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labs.pathmnist_resnet18.src.wording import change
 from toolkit import plots
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def search_bars(results: Results, path: Path | None) -> Figure | None:
     if not search:
         return None
     rows = search["rows"][::-1]
-    names = [", ".join(f"{short(row['settings'][flag])}" for flag in search["flags"] if flag != "seed") for row in rows]
+    names = [", ".join(str(row["settings"][flag]) for flag in search["flags"] if flag != "seed") for row in rows]
     figure = plots.new_figure(7, 1.3 + 0.36 * len(rows))
     axes = figure.subplots()
     axes.barh(range(len(rows)), [row["mean"] for row in rows], color=plots.TRUE_COLOR)
@@ -123,13 +124,3 @@ def per_class_bars(results: Results, path: Path | None) -> Figure | None:
     axes.grid(alpha=0.3, axis="y")
     axes.legend(ncols=3, loc="upper center")
     return plots.save_figure(figure, path)
-
-
-def change(settings: Mapping[str, Any]) -> str:
-    """'augment stain, mixup 0.2'; 'baseline' for no change."""
-    return ", ".join(f"{key} {short(value)}" for key, value in settings.items()) or "baseline"
-
-
-def short(value: Any) -> str:
-    """A setting as a reader wants it."""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

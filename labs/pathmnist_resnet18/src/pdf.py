@@ -138,7 +138,7 @@ def _table(paper: Paper, element: ElementTree.Element) -> None:
     with paper.table(
         rows,
         col_widths=widths,
-        width=sum(widths),
+        width=min(sum(widths), paper.epw),  # the sum may be a rounding error wider
         align="LEFT",
         text_align="LEFT",
         line_height=4.6,

@@ -7,23 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labs.pathmnist_resnet18.src.figures import change, short
+from labs.pathmnist_resnet18.src.wording import change, fixed, mean_sd, network, schedule, words
 from toolkit.errors import UserError
 from toolkit.runs import read_json, write_bytes
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 STYLE = Path(__file__).with_name("report.css")
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_auc")
-WORDS = {
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "macro_auc": "macro AUC",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "sgd": "SGD (Nesterov momentum)",
-    "cross_entropy": "cross-entropy",
-}
-NETWORKS = {"resnet": "ResNet-", "densenet": "DenseNet-"}
 ORIGINS = {"bundled": "bundled with the repository", "file": "file in the data folder", "download": "downloaded"}
 
 
@@ -60,7 +50,7 @@ def render(results: Mapping[str, Any], figures: Path) -> str:
         "points": lambda value: f"{100 * value:+.1f}",
         "points_plain": lambda value: f"{100 * value:.1f}",
         "interval": lambda pair: f"{pair[0]:.3f} – {pair[1]:.3f}" if pair else "",
-        "words": lambda name: WORDS.get(name, str(name).replace("_", " ")),
+        "words": words,
         "network": network,
         "schedule": schedule,
         "mean_sd": mean_sd,
@@ -112,31 +102,6 @@ def verdict(data: Mapping[str, Any], goals: Mapping[str, Any], final: Mapping[st
         "gap": gap <= goals["val_test_gap"],
     }
     return "; ".join(f"{name}: {'met' if is_met else 'not met'}" for name, is_met in met.items()) + "."
-
-
-def fixed(value: float | None) -> str:
-    """Three decimals; nothing for a figure that does not exist."""
-    return "" if value is None else f"{value:.3f}"
-
-
-def mean_sd(row: Mapping[str, Any]) -> str:
-    """'0.842 ± 0.011 (n = 2)', or the value alone for one seed."""
-    return f"{row['mean']:.3f}" + (f" ± {row['sd']:.3f}" if row["sd"] is not None else "") + f" (n = {row['n']})"
-
-
-def network(name: str) -> str:
-    """'resnet18' → 'ResNet-18'."""
-    kind = name.rstrip("0123456789")
-    return NETWORKS.get(kind, kind) + name[len(kind) :]
-
-
-def schedule(settings: Mapping[str, Any]) -> str:
-    """The learning rate's course in words."""
-    if settings["schedule"] == "step":
-        return f"times {short(settings['step_factor'])} every {settings['step_epochs']} epochs"
-    return {"constant": "constant rate", "cosine": "cosine schedule", "onecycle": "one-cycle schedule"}[
-        settings["schedule"]
-    ]
 
 
 def to_html(text: str) -> str:
