@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     import numpy as np
-    import torch
     from torch import nn
 
     from labs.medmnist_experiments.common import Experiment
@@ -99,13 +98,6 @@ def build(experiment: Experiment, task: Task) -> nn.Module:
     return place(task.prepared(network), experiment.device)
 
 
-def class_weights(experiment: Experiment, task: Task) -> torch.Tensor | None:
-    """What the loss weighs the classes with, if it does."""
-    if experiment.args.class_weights == "none" or task.kind != "classes":
-        return None
-    return task.weights(experiment.source.read("train").labels)
-
-
 def train(experiment: Experiment, task: Task, run: RunFolder) -> dict[str, Any]:
     """Train one seed → facts for its results.json; figures on validation data only."""
     import torch
@@ -149,12 +141,9 @@ def answers(experiment: Experiment, task: Task, model: nn.Module, split: Split) 
     from labs.medmnist_experiments import tasks
     from toolkit.medmnist_data import Split
 
-    weights = class_weights(experiment, task)
     views = [Split(split.images.flip(axes), split.labels) for axes in MIRRORS[: experiment.args.views]]
-    found = [
-        tasks.predict(experiment, task, model, tasks.evaluation_loader(experiment, task, view), weights)
-        for view in views
-    ]
+    loaders = [tasks.evaluation_loader(experiment, task, view) for view in views]
+    found = [tasks.predict(experiment, task, model, loader) for loader in loaders]
     return sum(found) / len(found)
 
 
@@ -183,7 +172,7 @@ def draw_curves(experiment: Experiment, runs: list[dict[str, Any]]) -> None:
     """Learning curves of all seeds."""
     from labs.medmnist_experiments import pictures
 
-    title = f"3D CNN on {experiment.source.name}; accuracy with classes weighed equally"
+    title = f"3D CNN on {experiment.source.name}"
     histories = [run["history"] for run in runs]
     pictures.curves({"validation": histories}, title, experiment.folder / "curves.png")
 

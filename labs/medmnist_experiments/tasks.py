@@ -71,7 +71,7 @@ class Task:
     def criterion(self, labels: torch.Tensor, weighted: bool) -> nn.Module:
         """The loss; `weighted` makes the rare as heavy as the frequent, by their counts in training labels (N, ...)."""
         if self.kind == CLASSES:
-            return nn.CrossEntropyLoss(weight=self.weights(labels) if weighted else None)
+            return BalancedCrossEntropy(self.weights(labels)) if weighted else nn.CrossEntropyLoss()
         positives = self.targets(labels).float().mean(dim=0)  # (Q,)
         weight = (1 - positives) / positives.clamp(min=1 / len(labels))
         return BinaryCrossEntropy(weight if weighted else torch.ones_like(weight))
@@ -126,6 +126,24 @@ class Questions(nn.Module):
         """See the class."""
         z = self.network(images)
         return torch.stack([torch.zeros_like(z), z], dim=-1).flatten(0, 1)
+
+
+class BalancedCrossEntropy(nn.Module):
+    """Cross-entropy with class weights whose network still answers with the probabilities of the data as they are.
+
+    With plain class weights w a network learns softmax(logits) = p w / sum(p w): it answers as if all classes were
+    equally frequent, and its accuracy suffers. Here log w is added to its logits within the loss, so that the logits
+    themselves learn log p. Up to that constant it is the same loss.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)  # (K,)
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits (B, K), labels int64 (B,) → mean loss in nats."""
+        weight = self.weight.to(logits.device)
+        return F.cross_entropy(logits.float() + weight.log(), labels, weight=weight)
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -203,17 +221,7 @@ def evaluation_loader(experiment: Experiment, task: Task, split: Split, batch_si
     return make_loader(Samples(split, task, device=experiment.device), batch_size, shuffle=False)
 
 
-def predict(
-    experiment: Experiment, task: Task, model: nn.Module, loader: DataLoader, weights: torch.Tensor | None = None
-) -> np.ndarray:
-    """Probability of each class, label or grade, float (N, K).
-
-    weights: the class weights that the loss had. A network that was trained with them answers as if all classes were
-    equally frequent; dividing by them gives the probabilities of the data as they are.
-    """
+def predict(experiment: Experiment, task: Task, model: nn.Module, loader: DataLoader) -> np.ndarray:
+    """Probability of each class, label or grade, float (N, K)."""
     answers, _targets = metrics.predict(model, loader, experiment.device, experiment.precision)
-    probabilities = task.probabilities(answers)
-    if weights is not None and task.kind == CLASSES:
-        probabilities = probabilities / weights.numpy()
-        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return probabilities
+    return task.probabilities(answers)

@@ -103,27 +103,35 @@ def test_argmax_accuracy_of_several_labels_is_refused_with_the_reason():
     Task(GRADES, NAMES).check_metric("accuracy")
 
 
-def test_class_weights_are_taken_out_of_the_probabilities():
-    """A network that learned with weighted classes to answer p(class | x) w / sum gives p(class | x) again."""
-    task = Task(CLASSES, NAMES[:2])
-    labels = torch.tensor([0] * 30 + [1] * 10)
+def test_balanced_loss_is_the_weighted_one_of_shifted_logits():
+    task, labels = Task(CLASSES, NAMES[:3]), torch.tensor([0] * 6 + [1] * 3 + [2])
     weights = task.weights(labels)
-    assert weights.tolist() == pytest.approx([40 / 60, 40 / 20])
-    logits = nn.Parameter(torch.zeros(2))  # the best constant answer to the weighted loss
-    optimizer = torch.optim.LBFGS([logits], max_iter=50)
-    criterion = task.criterion(labels, weighted=True)
+    assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+    logits = torch.randn(10, 3)
+    shifted = F.cross_entropy(logits + weights.log(), labels, weight=weights)
+    torch.testing.assert_close(task.criterion(labels, weighted=True)(logits, labels), shifted)
+    torch.testing.assert_close(task.criterion(labels, weighted=False)(logits, labels), F.cross_entropy(logits, labels))
 
-    def closure():
-        optimizer.zero_grad()
-        loss = criterion(logits.expand(40, 2), labels)
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    answered = logits.detach().softmax(0).numpy()
-    assert answered == pytest.approx([0.5, 0.5], abs=1e-3)
-    corrected = answered / weights.numpy()
-    assert corrected / corrected.sum() == pytest.approx([0.75, 0.25], abs=1e-3)
+def test_classes_weigh_the_same_and_answers_stay_probabilities_of_the_data():
+    """The best constant answer to the balanced loss is the share of each class; to a plainly weighted one it is 1/2."""
+    task, labels = Task(CLASSES, NAMES[:2]), torch.tensor([0] * 30 + [1] * 10)
+
+    def best_answer(criterion: nn.Module) -> np.ndarray:
+        logits = nn.Parameter(torch.zeros(2))
+        optimizer = torch.optim.LBFGS([logits], max_iter=50)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = criterion(logits.expand(40, 2), labels)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return logits.detach().softmax(0).numpy()
+
+    assert best_answer(task.criterion(labels, weighted=True)) == pytest.approx([0.75, 0.25], abs=1e-3)
+    assert best_answer(nn.CrossEntropyLoss(weight=task.weights(labels))) == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
 def test_a_class_without_images_is_named():
