@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labs.medmnist_experiments.tables import PUBLISHED_SOURCE, Row, published_rows, table, table_csv
+from labs.medmnist_experiments.tables import (
+    PUBLISHED_SOURCE,
+    PUBLISHED_TITLE,
+    Row,
+    data_line,
+    published_rows,
+    table,
+    table_csv,
+)
 from toolkit.cli import OneLineParser, in_range, not_empty
 from toolkit.errors import UserError, check_choice
 from toolkit.runs import RunFolder, environment, read_json, started_as, write_bytes, write_json
@@ -145,13 +153,6 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot write to --output_dir {folder}: {error.strerror}") from None
 
 
-def data_line(source: Source) -> str:
-    """'breastmnist (official file, bundled)': what the figures were measured on."""
-    kind = "a sample, not comparable with published figures" if source.is_sample else "official file"
-    kind = "a file of your own" if source.name.endswith("-unverified") else kind
-    return f"{source.name} ({kind}, {source.origin})"
-
-
 def run_seeds(
     experiment: Experiment,
     variant: str,
@@ -194,6 +195,7 @@ def run_seeds(
 
 
 def _command() -> str:
+    """The command line that goes on where this one was stopped."""
     return " ".join(["python", started_as(), *(word for word in sys.argv[1:] if word != "--overwrite")])
 
 
@@ -213,7 +215,10 @@ def _open_run(experiment: Experiment, variant: str, seed: int) -> RunFolder:
     path = run_path(experiment, variant, seed)
     config = {key: value for key, value in vars(experiment.args).items() if key not in experiment.free}
     config = {"experiment": experiment.name, "variant": variant, "dataset": experiment.source.name, **config}
-    if not (path / "config.json").exists() or _is_first_visit(experiment, path):
+    # With --overwrite every run is made anew once, and then read as usual by later parts of the same script.
+    is_to_replace = experiment.args.overwrite and path not in experiment.visited
+    experiment.visited.add(path)
+    if not (path / "config.json").exists() or is_to_replace:
         return RunFolder.create(path, {**config, "seed": seed}, overwrite=experiment.args.overwrite)
     run = RunFolder.open(path)
     before = {key: value for key, value in run.config.items() if key not in (*experiment.free, "seed")}
@@ -224,13 +229,6 @@ def _open_run(experiment: Experiment, variant: str, seed: int) -> RunFolder:
             "or --overwrite"
         )
     return run
-
-
-def _is_first_visit(experiment: Experiment, path: Path) -> bool:
-    """With --overwrite every run is made anew once, and then read as usual by later parts of the same script."""
-    is_first = path not in experiment.visited
-    experiment.visited.add(path)
-    return experiment.args.overwrite and is_first
 
 
 def published_here(experiment: Experiment) -> list[Row]:
@@ -278,16 +276,26 @@ def report(
         "config": vars(args),
     }
     write_json(experiment.folder / "results.json", results)
-    note = f"{data_line(source)}; mean ± sample standard deviation over n seeds; {describe(experiment.device)}."
-    note += f" Published: {PUBLISHED_SOURCE}." if published else ""
-    note += " QUICK RUN: these figures mean nothing." if args.quick else ""
-    markdown = f"{table([*rows, *published], metrics)}\n\n{note}\n"
-    write_bytes(experiment.folder / "table.md", markdown.encode())
-    write_bytes(experiment.folder / "table.csv", table_csv([*rows, *published], metrics).encode())
-    print(f"\n{markdown}")
+    _write_table(experiment, [*rows, *published], metrics)
     names = sorted(path.name for path in experiment.folder.iterdir() if not path.name.startswith("."))
     print(f"{seconds:.0f} s; files in {experiment.folder}: {', '.join(names)}")
     return results
+
+
+def _write_table(experiment: Experiment, rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """table.md and table.csv, and the table on the terminal, with what its figures were measured on."""
+    from toolkit.devices import describe
+
+    note = (
+        f"{data_line(experiment.source)}; mean ± sample standard deviation over n seeds; {describe(experiment.device)}."
+    )
+    if any(row.title.startswith(PUBLISHED_TITLE) for row in rows):
+        note += f" Published: {PUBLISHED_SOURCE}."
+    note += " QUICK RUN: these figures mean nothing." if experiment.args.quick else ""
+    markdown = f"{table(rows, metrics)}\n\n{note}\n"
+    write_bytes(experiment.folder / "table.md", markdown.encode())
+    write_bytes(experiment.folder / "table.csv", table_csv(rows, metrics).encode())
+    print(f"\n{markdown}")
 
 
 def fit(

@@ -7,7 +7,12 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from toolkit.medmnist_data import Source
+
+PUBLISHED_TITLE = "published: "  # how a row that is not ours begins
 PUBLISHED_SOURCE = (
     "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
 )
@@ -72,7 +77,9 @@ class Row:
 
 def published_rows(flag: str) -> list[Row]:
     """MedMNIST's own figures for the set, as rows; none where it publishes none."""
-    return [Row(f"published: {name}", {"auc": [auc], "accuracy": [acc]}) for name, auc, acc in PUBLISHED.get(flag, ())]
+    return [
+        Row(f"{PUBLISHED_TITLE}{name}", {"auc": [auc], "accuracy": [acc]}) for name, auc, acc in PUBLISHED.get(flag, ())
+    ]
 
 
 def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -84,7 +91,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     lines = []
     for row in rows:
         cells = [figure(row.values.get(name, ())) for name in metrics]
-        if row.title.startswith("published: "):
+        if row.title.startswith(PUBLISHED_TITLE):
             cells = [cell.replace(" (n=1)", "") for cell in cells]
         lines.append([row.title, row.where, *cells])
     return markdown(heads, lines)
@@ -103,3 +110,10 @@ def table_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             cells.append(f"{statistics.stdev(values):.6f}" if len(values) > 1 else "")
         writer.writerow([row.title, row.where, max((len(v) for v in row.values.values()), default=0), *cells])
     return text.getvalue()
+
+
+def data_line(source: Source) -> str:
+    """'breastmnist (official file, bundled)': what the figures were measured on."""
+    kind = "a sample, not comparable with published figures" if source.is_sample else "official file"
+    kind = "a file of your own" if source.name.endswith("-unverified") else kind
+    return f"{source.name} ({kind}, {source.origin})"
