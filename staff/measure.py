@@ -78,8 +78,8 @@ def plan(bank: list[Variant], quick: bool, seeds: int) -> list[Task]:
             todos = tuple(sorted(variant.todos + variant.may_cost))
         for seed in range(seeds if variant.is_right else 1):
             tasks.append(Task(variant, seed, todos, gates=variant.is_right and not quick))
-    # The longest first, so that at the end no process waits for another.
-    return sorted(tasks, key=lambda task: not task.variant.is_right)
+    # The longest first, so that at the end no process waits for another; a run that is stopped has whole seeds.
+    return sorted(tasks, key=lambda task: (not task.variant.is_right, task.seed))
 
 
 def grade_task(job: tuple[Task, str | None]) -> list[dict]:
