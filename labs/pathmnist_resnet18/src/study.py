@@ -80,6 +80,8 @@ class Study:
         from labs.pathmnist_resnet18.src import attention, collect, figures, report
 
         results = collect.collect(self)
+        if not any(results[name] for name in ("baseline", "search", "final", "ablation")):
+            raise UserError(f"nothing of the study is in {self.folder} yet; run the baseline first, or all")
         write_json(self.folder / "results.json", results)
         print(f"results: {self.folder / 'results.json'}")
         (self.pages / "figures").mkdir(parents=True, exist_ok=True)

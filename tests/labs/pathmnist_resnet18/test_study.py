@@ -192,6 +192,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
         ("job", ["--dataset", "sample", "--train_share", "0.001"], "train_share is 0.001"),
         ("pathmnist_resnet18", ["nonsense"], "invalid choice: 'nonsense'"),
         ("pathmnist_resnet18", ["report", "--results", "README.md"], "README.md is not valid JSON"),
+        ("pathmnist_resnet18", ["report"], "nothing of the study is in"),
         ("pathmnist_resnet18", ["final", "--final_config", "configs/missing.json"], "cannot read configs/missing.json"),
         ("pathmnist_resnet18", ["fullsize", "--steps", "1"], "steps is 1"),
     ],
