@@ -10,6 +10,7 @@ torchao is imported when it is first needed. Nothing of torch.ao, which torch gi
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from labs.medmnist_experiments.int8_onnx import quiet, require
 
@@ -32,9 +34,12 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def _capture(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """The graph of `model` for batches of any size; images (B, C, ...) with B of at least 2."""
+    """The graph of a copy of `model` for batches of any size; images (B, C, ...) with B of at least 2.
+
+    Of a copy, because a captured graph shares its weights: training it would change `model`.
+    """
     batch = torch.export.Dim("batch")
-    return torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+    return torch.export.export(copy.deepcopy(model), (images,), dynamic_shapes=({0: batch},)).module()
 
 
 def _quantizer(**settings: bool) -> Any:
@@ -49,7 +54,8 @@ def post_training(
 ) -> torch.fx.GraphModule:
     """Post-training quantization; `batches` of training images (B, C, ...) tell the ranges of the activations.
 
-    dynamic: ranges are found at run time, and only dense layers are quantized (PT2E has no dynamic convolution).
+    dynamic: ranges are found at run time. torch has such int8 kernels for dense layers alone; convolutions round their
+    weights and inputs and then compute in float32.
     """
     batches = list(batches)
     with quiet(), torch.no_grad():
@@ -79,8 +85,8 @@ def _converted(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
 class QuantizationAware(nn.Module):
     """A network whose forward pass rounds as int8 will, and whose backward pass ignores the rounding.
 
-    folded: see fold_batchnorm. images (B, C, ...): an example. The ranges follow the batches of training mode and stand
-    still in evaluation mode, so that no validation image moves them.
+    folded: see fold_batchnorm; it stays as it is and is the teacher, see `distance`. images (B, C, ...): an example.
+    The ranges follow the batches of training mode and stand still in evaluation mode: no validation image moves them.
     """
 
     def __init__(self, folded: nn.Module, images: torch.Tensor, *, reduce_range: bool = False) -> None:
@@ -90,10 +96,22 @@ class QuantizationAware(nn.Module):
             from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
             self.graph = prepare_qat_pt2e(_capture(folded, images), _quantizer(is_qat=True, reduce_range=reduce_range))
+        self._teacher = (folded,)  # in a tuple, so that it is no part of what is trained and saved
+        self._wanted = torch.empty(0)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 (B, C, ...) → logits (B, K)."""
+        """float32 (B, C, ...) → logits (B, K); what the teacher says of the same images is kept for `distance`."""
+        with torch.no_grad():
+            self._wanted = self._teacher[0](images)
         return self.graph(images)
+
+    def distance(self, logits: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        """The loss: mean squared difference of the last batch's logits to the teacher's (Hinton et al. 2015).
+
+        What is learned is to live with rounding, and no more of the task: labels would go on changing the answers of a
+        network that has all training images right.
+        """
+        return F.mse_loss(logits, self._wanted)
 
     def train(self, mode: bool = True) -> QuantizationAware:
         """Let the ranges follow, or hold them."""

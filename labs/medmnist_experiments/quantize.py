@@ -11,6 +11,7 @@ runs the files without torch.
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments import common
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from labs.medmnist_experiments.common import Experiment
+    from labs.medmnist_experiments.int8_torch import QuantizationAware
     from labs.medmnist_experiments.tasks import Task
     from labs.medmnist_experiments.variants import Variant
     from toolkit.runs import RunFolder
 
 KEEP = "lower_loss"  # see common.fit
-FREE = ("threads", "latency_batch", "rounds", "calibration", "calibration_images")
+# Flags that the float32 runs do not depend on; those of QAT are in the name of its runs.
+FREE = ("threads", "latency_batch", "rounds", "calibration", "calibration_images", "reduce_range")
+FREE = (*FREE, "qat_epochs", "qat_learning_rate")
 
 
 def build_parser() -> OneLineParser:
@@ -39,7 +43,7 @@ def build_parser() -> OneLineParser:
     )
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="of AdamW")
     group.add_argument("--qat_epochs", type=in_range(int, 1), default=3, help="of quantization-aware training")
-    group.add_argument("--qat_learning_rate", type=in_range(float, 0, open_low=True), default=2e-5, help="of AdamW")
+    group.add_argument("--qat_learning_rate", type=in_range(float, 0, open_low=True), default=1e-5, help="of AdamW")
     group = parser.add_argument_group("quantization")
     group.add_argument(
         "--calibration",
@@ -67,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = common.begin("quantize", args, free=FREE)
     task = single_label_task(experiment)
     floats = common.run_seeds(experiment, "float32", lambda seed, run: train(experiment, task, run))
-    students = common.run_seeds(experiment, "qat", lambda seed, run: train_student(experiment, task, run))
+    students = common.run_seeds(experiment, aware(args), lambda seed, run: train_student(experiment, task, run))
     made, choices = {}, {}
     for seed in experiment.seeds:
         made[seed], choices[seed] = quantize(experiment, task, seed)
@@ -81,6 +85,12 @@ def main(argv: list[str] | None = None) -> None:
     speed = variants.measure(made[0], batch, args.rounds, args.threads)
     facts = {"runs": {"float32": floats, "qat": students}, "validation": on_val, "chosen": chosen}
     quantize_report.report(experiment, made[0], on_test, speed, facts)
+
+
+def aware(args: Namespace) -> str:
+    """Name of the runs of quantization-aware training, with what they depend on beside the float32 run."""
+    bits = "7bit" if args.reduce_range else "8bit"
+    return f"qat-{bits}-{args.qat_epochs}-epochs-{args.qat_learning_rate:g}"
 
 
 def single_label_task(experiment: Experiment) -> Task:
@@ -112,10 +122,11 @@ def train(experiment: Experiment, task: Task, run: RunFolder) -> dict[str, Any]:
 
 
 def train_student(experiment: Experiment, task: Task, run: RunFolder) -> dict[str, Any]:
-    """Go on from the float32 network of the same seed, with rounding to 8 bits in the forward pass."""
+    """Go on from the float32 network of the same seed, with rounding in the forward pass; it is the teacher, too."""
     student = make_student(experiment, task, run.config["seed"])
     epochs = 1 if experiment.args.quick else experiment.args.qat_epochs
-    return fit(on_processor(experiment), task, run, student, epochs, experiment.args.qat_learning_rate)
+    rate = experiment.args.qat_learning_rate
+    return fit(on_processor(experiment), task, run, student, epochs, rate, criterion=student.distance)
 
 
 def on_processor(experiment: Experiment) -> Experiment:
@@ -125,7 +136,15 @@ def on_processor(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, device=torch.device("cpu"), precision="float32")
 
 
-def fit(experiment: Experiment, task: Task, run: RunFolder, model: nn.Module, epochs: int, rate: float) -> dict:
+def fit(
+    experiment: Experiment,
+    task: Task,
+    run: RunFolder,
+    model: nn.Module,
+    epochs: int,
+    rate: float,
+    criterion: Any = None,
+) -> dict[str, Any]:
     """Train on the course's loop → facts for results.json."""
     import torch
 
@@ -139,7 +158,15 @@ def fit(experiment: Experiment, task: Task, run: RunFolder, model: nn.Module, ep
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     history = common.fit(
-        experiment, run, model, loaders, epochs=epochs, keep=KEEP, optimizer=optimizer, scheduler=schedule
+        experiment,
+        run,
+        model,
+        loaders,
+        epochs=epochs,
+        keep=KEEP,
+        optimizer=optimizer,
+        scheduler=schedule,
+        criterion=criterion,
     )
     found = tasks.predict(experiment, task, model, loaders[1])
     figures = task.figures(found, experiment.source.read("val").labels.numpy())
@@ -155,7 +182,7 @@ def folded_network(experiment: Experiment, task: Task, seed: int) -> nn.Module:
     return int8_torch.fold_batchnorm(common.restore(build(experiment, task), run, KEEP))
 
 
-def make_student(experiment: Experiment, task: Task, seed: int) -> nn.Module:
+def make_student(experiment: Experiment, task: Task, seed: int) -> QuantizationAware:
     """The network of quantization-aware training before its first step."""
     from labs.medmnist_experiments import int8_torch
 
@@ -186,7 +213,7 @@ def quantize(experiment: Experiment, task: Task, seed: int) -> tuple[list[Varian
     common.make_folder(folder)
     folded = folded_network(experiment, task, seed)
     student = make_student(experiment, task, seed)
-    common.restore(student, RunFolder.open(common.run_path(experiment, "qat", seed)), KEEP)
+    common.restore(student, RunFolder.open(common.run_path(experiment, aware(args), seed)), KEEP)
     calibration = normalized(experiment, "train", min(args.calibration_images, experiment.source.count("train")))
     batch = normalized(experiment, "train", args.latency_batch)
     int8_onnx.export(folded, batch[:2], folder / "float32.onnx")

@@ -129,7 +129,7 @@ def make_all(
     notes = {"qat": "trained by torchao"}
     found = [onnx_variant(folder / f"{kind}.onnx", kind, threads, notes.get(kind, "")) for kind in KINDS]
     found.append(torch_variant(folded, "float32", folder / "float32.pt2", batch))
-    notes = {"dynamic": "dense layers alone"}
+    notes = {"dynamic": "convolutions compute in float32", "qat": "trained by torchao"}
     for kind, graph in graphs.items():
         found.append(torch_variant(graph, kind, folder / f"{kind}.pt2", batch, notes.get(kind, "")))
     return found

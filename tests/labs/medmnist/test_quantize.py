@@ -149,6 +149,10 @@ def test_pt2e_weights_follow_the_formula_and_run_everywhere_alike(folded: nn.Mod
 def test_aware_training_rounds_learns_and_holds_its_ranges(folded: nn.Module) -> None:
     student = int8_torch.QuantizationAware(folded, IMAGES)
     labels = torch.arange(32) % 3
+    with torch.no_grad():
+        wanted = folded(IMAGES)
+        logits = student(IMAGES)
+        assert student.distance(logits, labels) == F.mse_loss(logits, wanted)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     losses = []
     for _ in range(12):
@@ -158,6 +162,8 @@ def test_aware_training_rounds_learns_and_holds_its_ranges(folded: nn.Module) ->
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+    with torch.no_grad():
+        assert torch.equal(folded(IMAGES), wanted)  # the teacher does not learn along
     before = {name: value.clone() for name, value in student.eval().state_dict().items()}
     with torch.inference_mode():
         rounded = student(100 * IMAGES)  # values that no training image had
