@@ -137,3 +137,24 @@ def test_a_file_of_somebody_else_is_never_replaced(tmp_path) -> None:
 
 def test_full_size_is_the_official_one() -> None:
     assert fullsize.FULL == {"train": 89_996, "val": 10_004, "test": 7_180}
+
+
+def test_a_run_that_takes_too_much_memory_is_told() -> None:
+    figures = {
+        "images": fullsize.FULL,
+        "stored_size": 28,
+        "model_name": "resnet18",
+        "batch_size": 128,
+        "precision": "float32",
+        "device": "cpu",
+        "step_ms": 500.0,
+        "steps": 20,
+        "validation_seconds": 30.0,
+        "epoch_seconds": 382.0,
+        "steps_of_an_epoch": 704,
+        "extrapolated": True,
+    }
+    assert "3.10 GB (NOT below 3 GB)" in fullsize.describe({**figures, "peak_memory_bytes": 3_100_000_000})
+    text = fullsize.describe({**figures, "peak_memory_bytes": 1_500_000_000})
+    assert "1.50 GB (below 3 GB)" in text
+    assert "an epoch: 382 s (extrapolated: 704 steps" in text

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
+import subprocess
+import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -76,7 +79,7 @@ def test_html_and_pdf_change_with_the_file(results, quick_study, tmp_path) -> No
     folder, _read = quick_study
     path = tmp_path / "results.json"
     path.write_text(json.dumps(changed(results, "final.test.metrics.accuracy", 0.7654)))
-    (tmp_path / "figures").symlink_to(folder / "figures")
+    shutil.copytree(folder / "figures", tmp_path / "figures")
     report.from_file(path, tmp_path)
     page = (tmp_path / "reports" / "report.html").read_text(encoding="utf-8")
     paper = pypdfium2.PdfDocument(tmp_path / "reports" / "report.pdf")
@@ -144,9 +147,6 @@ def test_notebook_is_kept_without_outputs() -> None:
 
 
 def test_notebook_runs_and_is_exported(quick_study, tmp_path, do) -> None:
-    import subprocess
-    import sys
-
     for package in ("nbclient", "ipykernel", "nbconvert", "captum"):
         pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
     folder, _read = quick_study
