@@ -34,7 +34,7 @@ def build_parser() -> OneLineParser:
     """The flags; nothing heavy is imported for --help."""
     parser = common.build_parser("cnn3d", __doc__.splitlines()[0], flag="adrenalmnist3d", epochs=120)
     group = parser.add_argument_group("3D CNN")
-    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.002, help="of AdamW")
+    group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.004, help="of AdamW")
     group.add_argument("--weight_decay", type=in_range(float, 0), default=0.05, help="of AdamW")
     group.add_argument("--dropout", type=in_range(float, 0, 0.95), default=0.5, help="before the last dense layer")
     group.add_argument("--patience", type=in_range(int, 1), default=60, help="epochs without a better one, then stop")
@@ -42,7 +42,7 @@ def build_parser() -> OneLineParser:
     group.add_argument(
         "--augment",
         choices=("none", "flips", "symmetries"),
-        default="symmetries",
+        default="flips",
         help="flips: of each axis; symmetries: also quarter turns; both: shifts, intensity",
     )
     group.add_argument(
