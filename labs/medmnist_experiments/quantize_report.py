@@ -6,12 +6,14 @@ import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from labs.medmnist_experiments import common
 from labs.medmnist_experiments.common import Experiment
+from labs.medmnist_experiments.int8_onnx import PACKAGES
 from labs.medmnist_experiments.tasks import Task
 from labs.medmnist_experiments.variants import ONNX, TORCH, Variant
 from toolkit.augment import normalize
@@ -106,9 +108,11 @@ def report(
     text = speed_table(experiment, table)
     write_bytes(experiment.folder / "speed.md", text.encode())
     draw(experiment, table, on_test)
-    verdicts = bars(table, on_test)
+    verdicts = [] if experiment.source.flag.endswith("3d") else bars(table, on_test)
     rows = [common.Row(title, figures) for title, figures in on_test.items()]
-    common.report(experiment, rows, METRICS, {**facts, "test": on_test, "speed": table, "bars": verdicts})
+    versions = {name: metadata.version(name) for name in (*PACKAGES, "torchao")}
+    facts = {**facts, "test": on_test, "speed": table, "bars": verdicts, "packages": versions}
+    common.report(experiment, rows, METRICS, facts)
     print(f"\n{text}\n")
     for verdict in verdicts:
         met = "met" if verdict["met"] else "NOT met"

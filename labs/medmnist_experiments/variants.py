@@ -126,12 +126,14 @@ def make_all(
     }
     int8_onnx.quantize_dynamic(folder / "float32.onnx", folder / "dynamic.onnx")
     int8_onnx.export(graphs["qat"], batch[:2], folder / "qat.onnx")
-    notes = {"qat": "trained by torchao"}
-    found = [onnx_variant(folder / f"{kind}.onnx", kind, threads, notes.get(kind, "")) for kind in KINDS]
+    is_3d = batch.dim() == 5
+    aware = "trained by torchao" + (", which leaves 3D convolutions in float32" if is_3d else "")
+    found = [onnx_variant(folder / f"{kind}.onnx", kind, threads, aware if kind == "qat" else "") for kind in KINDS]
     found.append(torch_variant(folded, "float32", folder / "float32.pt2", batch))
-    notes = {"dynamic": "convolutions compute in float32", "qat": "trained by torchao"}
     for kind, graph in graphs.items():
-        found.append(torch_variant(graph, kind, folder / f"{kind}.pt2", batch, notes.get(kind, "")))
+        note = "convolutions compute in float32" if kind == "dynamic" else ""
+        note = "3D convolutions stay in float32" if is_3d else note
+        found.append(torch_variant(graph, kind, folder / f"{kind}.pt2", batch, note))
     return found
 
 
