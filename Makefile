@@ -10,10 +10,10 @@ endif
 RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint format bench starter clean
+.PHONY: help train test check lint format bench experiments starter clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.student: requirements.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
@@ -48,6 +48,16 @@ bench: $(VENV)/.staff ## speed of loader, training, dispatcher, image folders an
 	$(RUN) -m bench.dispatch
 	$(RUN) -m bench.folder
 	$(RUN) -m bench.grade --only complete starter
+
+EXPERIMENT := $(RUN) -m labs.medmnist_experiments
+experiments: $(VENV)/.staff ## all MedMNIST experiments with their seeds, about an hour and a half; goes on where it was stopped
+	$(EXPERIMENT).cnn3d
+	$(EXPERIMENT).augmentation
+	$(EXPERIMENT).transfer --backbone mobilenet_v2 $(if $(WEIGHTS),--weights $(WEIGHTS))
+	$(EXPERIMENT).gradcam --flag breastmnist
+	$(EXPERIMENT).gradcam --flag adrenalmnist3d
+	$(EXPERIMENT).quantize
+	$(EXPERIMENT).resnet
 
 starter: $(VENV)/.staff ## build the students' repository in build/starter and prove that nothing leaked
 	$(RUN) -m staff.make_starter --assignment project2 --out build/starter
