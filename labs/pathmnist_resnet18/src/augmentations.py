@@ -76,7 +76,8 @@ def _moved(images: torch.Tensor, angle: float = 0.0, across: float = 0.0, down: 
     return vision.affine(images, angle, shift, 1.0, list(shear), fill=[255.0] * images.shape[1])
 
 
-# The operations of RandAugment (Cubuk et al. 2020) that leave tissue recognisable: no inversion, no solarisation.
+# The operations of RandAugment (Cubuk et al. 2020) that leave tissue recognisable. Inversion, solarisation and the
+# equalisation of each channel turn it black or green.
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda images, strength: images,
     "rotate": lambda images, strength: _moved(images, angle=30 * strength),
@@ -89,7 +90,6 @@ OPERATIONS: dict[str, Operation] = {
     "contrast": lambda images, strength: vision.adjust_contrast(images, 1 + 0.5 * strength),
     "sharpness": lambda images, strength: vision.adjust_sharpness(images, 1 + 0.9 * strength),
     "posterise": lambda images, strength: vision.posterize(images, 8 - round(4 * abs(strength))),
-    "equalise": lambda images, strength: vision.equalize(images),
 }
 
 
