@@ -64,7 +64,8 @@ def measure(student, gate, hidden, number: int) -> float:
     if kind != FINAL:
         return after_100_steps(student, rng, part, hidden, gate, kind, number)
     task, epochs = {"acc": ("classification", 10), "iou": ("segmentation", 3)}[metric]
-    content, _ = reference_checkpoint.train(task, epochs, number)
+    with contextlib.redirect_stdout(sys.stderr):  # its lines of progress; what is printed here is pasted
+        content, _ = reference_checkpoint.train(task, epochs, number)
     path = student.place.tree / f"{task}.pt"
     save_checkpoint(path, content)
     path.chmod(0o644)

@@ -48,7 +48,8 @@ def test_every_gate_of_the_sample_stores_evidence_that_supports_it(name):
     gate = GATES[name]
     stored = gate.evidence["reference"]
     assert stored["runs"] >= 5
-    assert gate.value < stored["least"] <= stored["mean"]
+    assert stored["least"] <= stored["mean"]
+    assert gate.value - gate.grey < stored["least"], "a first try so low would not be repeated"
     assert stored["fails"] < evidence.LARGEST_FALSE_FAILURE
     assert gate.tries <= 3
     # The stored probabilities follow from the stored mean and deviation: recomputed from values with just these.
