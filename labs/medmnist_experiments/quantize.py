@@ -42,8 +42,8 @@ def build_parser() -> OneLineParser:
         "--width", type=in_range(int, 0, 512), default=0, help="channels of the first stage; 0: 32 (2D), 16 (3D)"
     )
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="of AdamW")
-    group.add_argument("--qat_epochs", type=in_range(int, 1), default=3, help="of quantization-aware training")
-    group.add_argument("--qat_learning_rate", type=in_range(float, 0, open_low=True), default=1e-5, help="of AdamW")
+    group.add_argument("--qat_epochs", type=in_range(int, 1), default=2, help="of quantization-aware training")
+    group.add_argument("--qat_learning_rate", type=in_range(float, 0, open_low=True), default=2e-6, help="of AdamW")
     group = parser.add_argument_group("quantization")
     group.add_argument(
         "--calibration",
