@@ -120,7 +120,8 @@ class Study:
         write_json(self.folder / f"{name}.json", [{**base, **grid, **quick} for grid in grids])
         words = ["--script", JOB, "--config_path", self.folder / f"{name}.json", "--log_dir", folder]
         words += ["--grid_search_results_path", folder / "grid_results.csv", "--metric", "val_acc"]
-        words += ["--num_workers", self.options.jobs, "--gpus", self.options.gpus, "--seeds", seeds]
+        jobs = max(2, self.options.jobs) if self.quick else self.options.jobs  # two steps each: most of it is imports
+        words += ["--num_workers", jobs, "--gpus", self.options.gpus, "--seeds", seeds]
         code = dispatcher.main([str(word) for word in words])
         if code == 130:
             raise KeyboardInterrupt
