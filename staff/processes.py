@@ -33,9 +33,13 @@ def _all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def descendants(root: int) -> dict[int, int]:
-    """Process id -> resident bytes of every living process below `root`, zombies left out."""
-    table = {pid: stat for pid in _all_pids() if (stat := _stat(pid))}
+def _snapshot() -> dict[int, tuple[int, str, int]]:
+    return {pid: stat for pid in _all_pids() if (stat := _stat(pid))}
+
+
+def descendants(root: int, table: dict[int, tuple[int, str, int]] | None = None) -> dict[int, int]:
+    """Process id -> resident bytes of every living process below `root`, zombies left out; `table`: an earlier look."""
+    table = _snapshot() if table is None else table
     found: dict[int, int] = {}
     grew = True
     while grew:
@@ -44,6 +48,16 @@ def descendants(root: int) -> dict[int, int]:
             if pid not in found and (parent == root or parent in found):
                 found[pid], grew = resident, True
     return {pid: resident for pid, resident in found.items() if table[pid][1] != "Z"}
+
+
+def strays(spared: set[int]) -> list[int]:
+    """Living processes below this one that neither are in `spared` nor hang below it.
+
+    Both sides come from one snapshot: with two, a process that a spared one starts in between would look like a stray.
+    """
+    table = _snapshot()
+    safe = spared.union(*(descendants(pid, table) for pid in spared))
+    return [pid for pid in descendants(os.getpid(), table) if pid not in safe]
 
 
 def of_user(uid: int) -> list[int]:
@@ -117,10 +131,7 @@ def _offspring(process: subprocess.Popen, spared: set[int], uid: int | None) -> 
     found = [] if process.poll() is not None else [process.pid, *descendants(process.pid)]
     if uid:
         return found + of_user(uid)
-    safe = set(spared)
-    for pid in spared:
-        safe.update(descendants(pid))
-    return found + [pid for pid in descendants(os.getpid()) if pid not in safe]
+    return found + strays(spared)
 
 
 def _reap(spared: set[int]) -> None:

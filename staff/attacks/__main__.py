@@ -211,10 +211,7 @@ class Runner:
 
     def _left_processes(self, processes) -> list[str]:
         """Orphans become our children; what hangs below no active run was left behind. They are ended."""
-        safe = set(self.active)
-        for pid in self.active:
-            safe.update(processes.descendants(pid))
-        left = [pid for pid in processes.descendants(os.getpid()) if pid not in safe]
+        left = processes.strays(set(self.active))
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -187,6 +189,20 @@ def test_forks_and_orphans_do_not_survive(student):
     left = set(processes.descendants(os.getpid())) - before
     assert not left
     assert not uid or not processes.of_user(uid)
+
+
+def test_what_a_spared_process_starts_is_no_stray():
+    # The spared one starts a process every few milliseconds, so a search made of two looks at /proc finds strays.
+    forever = "import subprocess\nwhile True: subprocess.run(['true'])"
+    with subprocess.Popen([sys.executable, "-c", forever]) as spared:
+        try:
+            time.sleep(0.3)
+            others = set(processes.descendants(os.getpid())) - set(processes.descendants(spared.pid)) - {spared.pid}
+            found = [processes.strays({spared.pid} | others) for _ in range(200)]
+            assert processes.strays(others), "without the pardon it is a stray"
+        finally:
+            spared.kill()
+    assert not any(found)
 
 
 def test_output_is_drained_and_forged_frames_are_noticed(student):
