@@ -87,7 +87,7 @@ def search(folder: Path) -> dict[str, Any] | None:
         "num_epochs": rows[0].config["num_epochs"],
         "train_share": rows[0].config["train_share"],
         "train_images": rows[0].metrics["train_images"],
-        "steps_per_epoch": rows[0].metrics["steps_per_epoch"],
+        "steps_per_epoch": sorted({row.metrics["steps_per_epoch"] for row in rows}),
         "seconds": sum(row["seconds"] for row in ordered),
     }
 

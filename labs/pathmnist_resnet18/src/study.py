@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from argparse import Namespace
@@ -65,7 +66,9 @@ class Study:
             grids = [
                 {key: value[0] if isinstance(value, list) else value for key, value in grid.items()} for grid in grids
             ]
-        self._sweep("search", grids)
+        sizes = [QUICK["batch_size"]] if self.quick else [size for grid in grids for size in grid["batch_size"]]
+        share = sufficient_share(grids[0]["train_share"], max(sizes), self.source.count("train"))
+        self._sweep("search", [{**grid, "train_share": share} for grid in grids])
 
     def _final(self) -> None:
         settings = self.final_settings()
@@ -127,6 +130,14 @@ class Study:
             raise KeyboardInterrupt
         if code:
             raise UserError(f"not every job of the {name} is done; {folder / 'report.html'} says why")
+
+
+def sufficient_share(wanted: float, batch_size: int, images: int) -> float:
+    """The share of the training images to search on: the wanted one, or on a small set as many as two batches need."""
+    needed = min(math.ceil(100 * 2 * batch_size / images) / 100, 1.0)
+    if needed > wanted:
+        print(f"{needed:.0%} of the {images} training images, not {wanted:.0%}: two batches of {batch_size} must fit")
+    return max(wanted, needed)
 
 
 def open_study(args: Namespace, folder: Path, pages: Path) -> Study:

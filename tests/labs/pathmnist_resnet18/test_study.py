@@ -134,6 +134,13 @@ def test_the_grid_of_the_search_is_the_one_of_the_task() -> None:
     assert {(point["num_epochs"], point["train_share"]) for point in points} == {(3, 0.2)}
 
 
+@pytest.mark.parametrize(("images", "share"), [(89_996, 0.2), (600, 0.43), (100, 1.0)])
+def test_every_batch_of_the_search_fits_into_its_images(images: int, share: float) -> None:
+    largest = max(point["batch_size"] for point in grid.get_experiment_list(read_json(CONFIGS / "search.json")))
+    assert study.sufficient_share(0.2, largest, images) == share
+    assert images < 2 * largest or round(share * images) >= 2 * largest
+
+
 @pytest.mark.parametrize("name", ["baseline.json", "recipe_full.json"])
 def test_configurations_are_flags_of_the_training_script(name: str) -> None:
     settings = study.settings_of(CONFIGS / name)
