@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from staff import drawn, oracle
+from staff.plain_models import build_optimizer, build_plain
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def random_masks(seed: int = 0):
@@ -99,3 +106,33 @@ def test_linear_problem_is_linear():
     solution = np.linalg.lstsq(x[:1200] @ x[:1200].T + 10 * np.eye(1200), np.eye(9)[labels[:1200]], rcond=None)[0]
     guessed = (x[1200:] @ x[:1200].T @ solution).argmax(axis=1)
     assert (guessed == labels[1200:]).mean() > 0.8  # the check asks for 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sgd", {"lr": 0.1}), ("sgd", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}), ("adam", {"lr": 0.01})],
+)
+def test_optimizers_without_the_compiler_take_torchs_own_steps(name: str, settings: dict) -> None:
+    layers = [["flatten"], ["linear", 48, 6], ["relu"], ["linear", 6, 2]]
+    ours, theirs = build_plain(layers), build_plain(layers)
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [build_optimizer(name, ours, settings)]
+    optimizers.append({"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name](theirs.parameters(), **settings))
+    for seed in range(4):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+            optimizer.step()
+    for mine, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, expected)
+    assert isinstance(optimizers[0], type(optimizers[1]))
+
+
+def test_a_step_of_the_grader_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch; from staff.plain_models import build_optimizer\n"
+        "model = torch.nn.Linear(2, 2); optimizer = build_optimizer('sgd', model, {'lr': 1.0})\n"
+        "optimizer.zero_grad(); model(torch.ones(1, 2)).sum().backward(); optimizer.step()\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
