@@ -71,7 +71,7 @@ def picture(
         predicted = model(images).argmax(dim=1)
     maps = [grad_cam(network, layer, images, predicted) for network in (model, randomised(model))]
     bands = -(-len(images) // COLUMNS)
-    figure = plots.new_figure(1.7 * COLUMNS + 0.4, 5.6 * bands + 0.5)
+    figure = plots.new_figure(1.25 * COLUMNS + 0.4, 4.4 * bands + 0.5)
     figure.suptitle(f"Grad-CAM for the predicted class, final model, validation images of {data}")
     panels = figure.subplots(3 * bands, COLUMNS, squeeze=False)
     for axes in panels.flat:
@@ -81,7 +81,7 @@ def picture(
         color = plots.TRUE_COLOR if true == said else plots.PREDICTED_COLOR
         band, column = divmod(number, COLUMNS)
         column_panels = panels[3 * band : 3 * band + 3, column]
-        column_panels[0].set_title(wrapped(f"{true}" if true == said else f"{true} → {said}"), fontsize=8, color=color)
+        column_panels[0].set_title(wrapped(f"{true}" if true == said else f"{true} → {said}"), fontsize=7, color=color)
         for axes, heat, name in zip(
             column_panels, (None, maps[0][number], maps[1][number]), ("image", "trained", "random weights"), strict=True
         ):
@@ -99,7 +99,7 @@ def stage(model: backbones.Resized) -> torch.nn.Module:
 
 
 def wrapped(name: str) -> str:
-    """A class name on lines of at most 22 letters."""
+    """A class name on lines of at most 20 letters."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(name, 22))
+    return "\n".join(textwrap.wrap(name, 20))

@@ -90,7 +90,7 @@ def ablation_points(results: Results, path: Path | None) -> Figure | None:
     axes.axvline(rows[-1]["mean"], color="0.6", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(rows)), [change(row["change"]) for row in rows])
     n = results["data"]["images"]["val"]
-    axes.set(xlabel=f"validation accuracy, n = {n:,}; dots: seeds, bar: mean, dotted: no change")
+    axes.set(xlabel=f"validation accuracy, n = {n:,}\ndots: seeds; bar: mean; dotted line: no change")
     axes.set_title(f"one change at a time, {results['data']['name']}")
     axes.grid(alpha=0.3, axis="x")
     return plots.save_figure(figure, path)
