@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument("--no-gates", action="store_true", help="no accuracy gates: a quick look, not a grade")
+    how.add_argument("--first-failure", action="store_true", help="of each TODO, stop at the first check that fails")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
     how.add_argument(
         "--request-s", type=float, metavar="S", help="seconds for one question (default: the assignment's)"
@@ -123,7 +124,8 @@ def grade(arguments: argparse.Namespace) -> dict:
         limits = sandbox.Limits(threads=arguments.threads)
         budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
         process = StudentProcess(place, layer, limits, budget, secret_paths)
-        plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, not arguments.no_gates)
+        how = {"with_gates": not arguments.no_gates, "first_failure": arguments.first_failure}
+        plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, **how)
         try:
             process.start()
             run_checks(plugin, assignment.tests)

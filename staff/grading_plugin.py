@@ -41,9 +41,10 @@ class GradingPlugin:
         seed: int,
         only: list[str] | None,
         with_gates: bool = True,
+        first_failure: bool = False,
     ) -> None:
         self.assignment, self.process, self.hidden_data, self.seed = assignment, process, hidden_data, seed
-        self.only, self.with_gates = only, with_gates
+        self.only, self.with_gates, self.first_failure = only, with_gates, first_failure
         self.outcomes: dict[str, Outcome] = {}
         self.measured: list[dict] = []
         self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
@@ -89,9 +90,19 @@ class GradingPlugin:
         extra = [name for name in by_name if self.assignment.find(name) is None]
         if missing or extra:
             raise pytest.UsageError(f"checks without a test: {missing}; tests without a check: {extra}")
-        items[:] = [by_name[check.test] for todo, check in wanted if self.only is None or todo.id in self.only]
         if not self.with_gates:
-            items[:] = [item for item in items if "gates" not in item.fixturenames]
+            wanted = [(todo, check) for todo, check in wanted if "gates" not in by_name[check.test].fixturenames]
+        items[:] = [by_name[check.test] for check in self._chosen(wanted)]
+
+    def _chosen(self, wanted: list[tuple[Todo, Check]]) -> list[Check]:
+        """The checks of the TODOs that were asked for, and the core checks of those that they need."""
+        if self.only is None:
+            return [check for _, check in wanted]
+        needed: set[str] = set()
+        for todo, check in reversed(wanted):  # a check needs earlier TODOs alone
+            if todo.id in self.only or (todo.id in needed and check.core):
+                needed.update(check.needs)
+        return [check for todo, check in wanted if todo.id in self.only or (todo.id in needed and check.core)]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -123,6 +134,8 @@ class GradingPlugin:
             previous = self.outcomes.get(check.test)
             if previous is None or previous.status == "passed":
                 self.outcomes[check.test] = outcome
+            if self.first_failure and outcome.status == "failed":
+                self.halted.setdefault(todo.id, "not run: an earlier check of this TODO failed")
         return report
 
     def _outcome(self, todo: Todo, check: Check, error: BaseException | None) -> Outcome:
