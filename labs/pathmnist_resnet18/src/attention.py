@@ -72,7 +72,7 @@ def picture(
     maps = [grad_cam(network, layer, images, predicted) for network in (model, randomised(model))]
     bands = -(-len(images) // COLUMNS)
     figure = plots.new_figure(1.25 * COLUMNS + 0.4, 4.4 * bands + 0.5)
-    figure.suptitle(f"Grad-CAM for the predicted class, final model, validation images of {data}")
+    figure.suptitle(f"Grad-CAM for the predicted class, final model\nvalidation images of {data}", fontsize=11)
     panels = figure.subplots(3 * bands, COLUMNS, squeeze=False)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[], frame_on=False)
