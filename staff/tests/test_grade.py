@@ -93,6 +93,25 @@ def test_partial_credit_expectation_and_hint(tmp_path):
     assert "to zero" in failed["test_many_steps"]["hint"]
 
 
+def test_todo_runs_what_it_needs_and_first_failure_ends_it(tmp_path):
+    folder = reference(tmp_path / "submission", checkpoints=False)
+    models = folder / "segmentation_models.py"
+    text = models.read_text()
+    assert text.count("1 - ") >= 1
+    models.write_text(text.replace("1 - ", "1 + "))  # the Dice loss has more than one check against that
+    words = ["--todo", "1.6", "2.4", "--no-gates", "--first-failure"]
+    graded = grade(folder, tmp_path / "out", *words)
+    todos = {todo["id"]: todo for todo in graded.results["todos"]}
+    statuses = {todo: [check["status"] for check in todos[todo]["checks"]] for todo in todos}
+    assert statuses["1.6"][0] == "passed", "its history needs 1.3 to 1.5, whose core checks ran"
+    assert "passed" in statuses["1.4"]
+    assert set(statuses["1.0"]) == {"skipped"}
+    assert statuses["2.4"].count("failed") == 1
+    after = todos["2.4"]["checks"][statuses["2.4"].index("failed") + 1 :]
+    assert after
+    assert all("an earlier check of this TODO failed" in check["message"] for check in after)
+
+
 def test_own_traceback_is_shown_without_paths(tmp_path):
     folder = reference(tmp_path / "submission", checkpoints=False)
     with open(folder / "classification_train.py", "a") as file:
