@@ -1,4 +1,4 @@
-"""What does augmentation bring? A 2D CNN without any, with each transformation alone, and with all of them.
+"""What does augmentation bring? A 2D CNN without any, with each transformation alone, with all, with those that help.
 
 python -m labs.medmnist_experiments.augmentation
 python -m labs.medmnist_experiments.augmentation --flag pneumoniamnist --rows none all
@@ -6,7 +6,9 @@ python -m labs.medmnist_experiments.augmentation --flag pneumoniamnist --rows no
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labs.medmnist_experiments import common
@@ -32,8 +34,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "intensity": {"intensity": 0.2},
     "erasing": {"erasing": 0.25},  # of the side: a square of 7 pixels
 }
-ROWS = ("none", *PARTS, "all", *(f"without-{name}" for name in PARTS))
-DEFAULT_ROWS = ("none", *PARTS, "all")
+CHOSEN = "chosen"  # the parts that helped on validation images, together
+ROWS = ("none", *PARTS, "all", *(f"without-{name}" for name in PARTS), CHOSEN)
+DEFAULT_ROWS = ("none", *PARTS, "all", CHOSEN)
 STAGES = ((32,), (64,), (128,))  # widths of the convolutions at 28, 14 and 7 pixels
 KEEP = "lower_loss"  # which epoch, see common.fit
 STEPS, FEWEST_EPOCHS = 1400, 6  # of training, where --epochs is not given: small and large sets learn equally long
@@ -57,19 +60,38 @@ def main(argv: list[str] | None = None) -> None:
     """Train every row with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
 
-    args.rows = list(dict.fromkeys(["none", *args.rows]))  # every gain is over "none"
+    names = list(dict.fromkeys(["none", *(name for name in args.rows if name != CHOSEN)]))  # every gain is over "none"
     experiment, task = begin(args)
-    draw_samples(experiment, args.rows)
-    runs = {}
-    for name in args.rows:
-        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
+    runs: dict[str, list[dict[str, Any]]] = {}
+    train_rows(experiment, task, names, runs)
+    if CHOSEN in args.rows:
+        train_rows(experiment, task, [chosen(runs, args.metric)], runs)
+    draw_samples(experiment, list(runs))
     draw_curves(experiment, runs)
     test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
-    figures = {name: evaluate(experiment, task, name, test) for name in args.rows}
-    rows = [row(name, found, figures["none"], args.metric, task) for name, found in figures.items()]
+    figures = {name: evaluate(experiment, task, name, test) for name in runs}
+    rows = [row(name, runs[name], figures, args.metric, task) for name in runs]
     draw_comparison(experiment, task, rows)
-    metrics = (*task.metrics, f"gain in {args.metric}")
+    metrics = (*task.metrics, f"gain in {args.metric}", f"validation {args.metric}")
     common.report(experiment, rows, metrics, {"runs": runs, "test": figures})
+
+
+def train_rows(experiment: Experiment, task: Task, names: list[str], runs: dict[str, list[dict[str, Any]]]) -> None:
+    """Train every seed of each row and put the results into `runs`."""
+    for name in names:
+        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
+
+
+def chosen(runs: Mapping[str, list[dict[str, Any]]], metric: str) -> str:
+    """Name of the row of those parts that raise the mean of `metric` on validation images; "none" if none does."""
+
+    def mean(name: str) -> float:
+        found = [run["validation"][metric] for run in runs[name] if run["validation"][metric] is not None]
+        return statistics.fmean(found) if found else math.nan
+
+    helpful = [name for name in PARTS if name in runs and mean(name) > mean("none")]
+    print(f"chosen on validation images: {', '.join(helpful) or 'no augmentation'}")
+    return "+".join(helpful) or "none"
 
 
 def begin(args: Namespace) -> tuple[Experiment, Task]:
@@ -84,14 +106,14 @@ def begin(args: Namespace) -> tuple[Experiment, Task]:
 
 
 def named(name: str) -> ImageAugmentation | None:
-    """The augmentation of a row: none, all, one part, or all without one."""
+    """The augmentation of a row: none, all, parts joined by +, or all without one."""
     from labs.medmnist_experiments.transforms import ImageAugmentation
 
     if name == "none":
         return None
     left_out = name.removeprefix("without-") if name.startswith("without-") else None
-    chosen = [part for part in PARTS if part == name or ((name == "all" or left_out) and part != left_out)]
-    return ImageAugmentation(**{key: value for part in chosen for key, value in PARTS[part].items()})
+    parts = [part for part in PARTS if part in name.split("+") or ((name == "all" or left_out) and part != left_out)]
+    return ImageAugmentation(**{key: value for part in parts for key, value in PARTS[part].items()})
 
 
 def build(experiment: Experiment, task: Task) -> nn.Module:
@@ -147,15 +169,31 @@ def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list
     return [task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()) for model in models]
 
 
-def row(name: str, figures: list[dict[str, Any]], plain: list[dict[str, Any]], metric: str, task: Task) -> common.Row:
+def row(
+    name: str,
+    runs: list[dict[str, Any]],
+    figures: Mapping[str, list[dict[str, Any]]],
+    metric: str,
+    task: Task,
+) -> common.Row:
     """A line of the table; the gain is over the run without augmentation that started from the same weights."""
-    values = {key: [found[key] for found in figures if found[key] is not None] for key in task.metrics}
+    mine = figures[name]
+    values = {key: [found[key] for found in mine if found[key] is not None] for key in task.metrics}
     if name != "none":
-        pairs = zip(figures, plain, strict=True)
+        pairs = zip(mine, figures["none"], strict=True)
         gains = [one[metric] - other[metric] for one, other in pairs if None not in (one[metric], other[metric])]
         values[f"gain in {metric}"] = gains
+    known = [run["validation"][metric] for run in runs]
+    values[f"validation {metric}"] = [value for value in known if value is not None]
+    return common.Row(row_title(name), values)
+
+
+def row_title(name: str) -> str:
+    """A row's name in words."""
     titles = {"none": "no augmentation", "all": "all together"}
-    return common.Row(titles.get(name, name.replace("-", " ") if "-" in name else f"{name} alone"), values)
+    if name.startswith("without-"):
+        return f"without {name.removeprefix('without-')}"
+    return titles.get(name, " and ".join(name.split("+")) if "+" in name else f"{name} alone")
 
 
 def draw_samples(experiment: Experiment, names: list[str]) -> None:
@@ -175,10 +213,11 @@ def draw_samples(experiment: Experiment, names: list[str]) -> None:
 
 
 def draw_curves(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Validation loss and accuracy over epochs of the two ends of the table."""
+    """Validation loss and accuracy over epochs without augmentation and with several parts of it."""
     from labs.medmnist_experiments import pictures
 
-    shown = {name: [run["history"] for run in runs[name]] for name in ("none", "all") if name in runs}
+    several = [name for name in runs if name == "all" or "+" in name] or [list(runs)[-1]]
+    shown = {name: [run["history"] for run in runs[name]] for name in dict.fromkeys(["none", *several])}
     title = f"2D CNN on {experiment.source.name}, without and with augmentation"
     pictures.curves(shown, title, experiment.folder / "curves.png")
 

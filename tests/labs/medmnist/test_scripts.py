@@ -88,6 +88,21 @@ def test_accuracy_of_several_labels_is_refused_before_anything_is_trained(tmp_pa
     assert reads == []
 
 
+def test_parts_that_help_on_validation_images_are_put_together(tmp_path):
+    figures = {"none": [0.80, 0.90], "flips": [0.83, 0.88], "shift": [0.81, 0.91], "rotation": [0.70, 0.99]}
+    runs = {name: [{"validation": {"auc": value}} for value in values] for name, values in figures.items()}
+    assert augmentation.chosen(runs, "auc") == "flips+shift"
+    assert augmentation.chosen({"none": runs["shift"], "flips": runs["none"]}, "auc") == "none"
+    both = augmentation.named("rotation+shift")
+    assert (both.rotation, both.shift, both.mirror, both.erasing) == (15.0, 0.1, False, 0.0)
+    small_set("breastmnist", tmp_path)
+    augmentation.main(words("breastmnist", tmp_path, "--rows", "rotation", "shift", "chosen"))
+    found = results(tmp_path)
+    helpful = augmentation.chosen(found["runs"], "auc")
+    assert set(found["runs"]) == {"none", "rotation", "shift", helpful}
+    assert len(found["rows"]) == len(found["runs"])
+
+
 def test_rows_differ_in_augmentation_alone(tmp_path):
     small_set("breastmnist", tmp_path)
     augmentation.main(words("breastmnist", tmp_path, "--rows", "flips", "without-flips"))
