@@ -193,7 +193,7 @@ def row_title(name: str) -> str:
     titles = {"none": "no augmentation", "all": "all together"}
     if name.startswith("without-"):
         return f"without {name.removeprefix('without-')}"
-    return titles.get(name, " and ".join(name.split("+")) if "+" in name else f"{name} alone")
+    return titles.get(name, f"{name.replace('+', ', ')} together" if "+" in name else f"{name} alone")
 
 
 def draw_samples(experiment: Experiment, names: list[str]) -> None:
