@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train every row with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
 
-    names = list(dict.fromkeys(["none", *(name for name in args.rows if name != CHOSEN)]))  # every gain is over "none"
+    names = rows_to_train(args.rows)
     experiment, task = begin(args)
     runs: dict[str, list[dict[str, Any]]] = {}
     train_rows(experiment, task, names, runs)
@@ -74,6 +74,13 @@ def main(argv: list[str] | None = None) -> None:
     draw_comparison(experiment, task, rows)
     metrics = (*task.metrics, f"gain in {args.metric}", f"validation {args.metric}")
     common.report(experiment, rows, metrics, {"runs": runs, "test": figures})
+
+
+def rows_to_train(asked: list[str]) -> list[str]:
+    """Without "chosen", which is known later, and with what the others need: every gain is over "none"."""
+    plain = [name for name in asked if name != CHOSEN]
+    parts = PARTS if CHOSEN in asked and not set(PARTS) & set(plain) else ()  # something to choose from
+    return list(dict.fromkeys(["none", *plain, *parts]))
 
 
 def train_rows(experiment: Experiment, task: Task, names: list[str], runs: dict[str, list[dict[str, Any]]]) -> None:

@@ -93,6 +93,8 @@ def test_parts_that_help_on_validation_images_are_put_together(tmp_path):
     runs = {name: [{"validation": {"auc": value}} for value in values] for name, values in figures.items()}
     assert augmentation.chosen(runs, "auc") == "flips+shift"
     assert augmentation.chosen({"none": runs["shift"], "flips": runs["none"]}, "auc") == "none"
+    assert augmentation.rows_to_train(["chosen"]) == ["none", *augmentation.PARTS]
+    assert augmentation.rows_to_train(["all", "flips", "chosen"]) == ["none", "all", "flips"]
     both = augmentation.named("rotation+shift")
     assert (both.rotation, both.shift, both.mirror, both.erasing) == (15.0, 0.1, False, 0.0)
     small_set("breastmnist", tmp_path)
