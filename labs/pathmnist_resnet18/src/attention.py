@@ -69,7 +69,10 @@ def picture(
     layer = next(name for name, module in model.named_modules() if module is stage(model))
     with torch.no_grad():
         predicted = model(images).argmax(dim=1)
-    maps = [grad_cam(network, layer, images, predicted) for network in (model, randomised(model))]
+    with torch.random.fork_rng(devices=[]):  # the same picture each time
+        torch.manual_seed(0)
+        random_one = randomised(model)
+    maps = [grad_cam(network, layer, images, predicted) for network in (model, random_one)]
     bands = -(-len(images) // COLUMNS)
     figure = plots.new_figure(1.25 * COLUMNS + 0.4, 4.4 * bands + 0.5)
     figure.suptitle(f"Grad-CAM for the predicted class, final model\nvalidation images of {data}", fontsize=11)
