@@ -66,8 +66,9 @@ CRITERIA = {
 def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """The same optimizer without what torch wraps around its methods for torch.compile.
 
-    The first call of a wrapper imports the compiler, 1.8 s of processor time in the grader and as much in the worker,
-    more than most checks take (torch 2.15). Where a torch has no such wrappers, nothing is taken off.
+    The first call of a wrapper imports torch._dynamo: 1.0 s of processor time in the grader and as much in the worker,
+    more than most checks take (torch 2.15, time.process_time around the import). Where a torch has no such wrappers,
+    nothing is taken off.
     """
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "step")}
     methods["step"] = torch.no_grad()(methods["step"])  # one of the wrappers did that
