@@ -12,13 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 
 from labs.medmnist_experiments import int8_onnx, predict_onnx
 from toolkit.errors import UserError
 from toolkit.medmnist_data import locate
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (requirements-dev.txt)")
 
 ROOT = Path(__file__).resolve().parents[3]
 FACTS = predict_onnx.Facts(("a", "b"), channels=1, size=28, dimensions=2, mean=0.5, deviation=0.5)

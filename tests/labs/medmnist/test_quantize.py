@@ -11,10 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,6 +22,8 @@ from labs.medmnist_experiments.tasks import CLASSES, Task
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Split, locate
 from toolkit.runs import read_json
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (requirements-dev.txt)")
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = torch.randn(32, 1, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -58,7 +58,7 @@ def folder(folded: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def integer_weights(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """name → (int8 weights, their scales) of the layers in a QDQ file."""
     graph = onnx.load(str(path)).graph
-    known = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    known = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in known]
     pairs = {node.input[0]: (known[node.input[0]], known[node.input[1]]) for node in nodes}
     return {name: pair for name, pair in pairs.items() if pair[0].dtype == np.int8 and pair[0].ndim > 1}
