@@ -96,7 +96,10 @@ def main() -> int:
         if "complete" in arguments.only and not arguments.quick:
             complete = folder / "complete"
             complete.mkdir()
-            for path in [*(ROOT / name for name in PART_1 + PART_2), *(ROOT / "staff/checkpoints").glob("*.pt")]:
+            for path in [
+                *(ROOT / name for name in PART_1 + PART_2),
+                *(ROOT / "staff/assignments/project2/checkpoints").glob("*.pt"),
+            ]:
                 shutil.copy(path, complete)
             met.append(grade(complete, folder, "complete", 120))
         if "starter" in arguments.only:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from staff import sandbox
+from staff.grader import sandbox
 from staff.tests import grading_tools
 
 # Started in the background of a script, pytest inherits that Ctrl-C is ignored, and so would the programs it tests.

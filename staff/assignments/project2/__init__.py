@@ -1,0 +1,1 @@
+"""Project 2: points, graded tests, starter, hints."""

@@ -1,0 +1,143 @@
+"""Part 2: the four segmentation models. Their skips are found by what they do, not by what they are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from staff.grader import drawn, oracle
+from staff.grader.asking import expect, student_model
+
+MODULE = "segmentation_models"
+MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
+COPIES_WITH_SKIP = 0.80  # 80 steps of 16: U-Nets reach 0.93 to 0.97, the same without skips 0.46 to 0.70
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    clipped = probabilities.astype(np.float64).clip(1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped))
+
+
+def departure_from_affine(model, rng) -> float:
+    """As for the classifiers, on the log-odds of the mask. A deep model that is new hardly depends on its input."""
+    x, y, a = drawn.noise(rng, 16), drawn.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
+    a = a.astype(np.float32)
+    f_x, f_y, f_mixed = (logit(model(images)) for images in (x, y, a * x + (1 - a) * y))
+    expect(f_x.std(axis=0).max() > 2e-6, "the mask is the same for every image: it does not depend on the input")
+    return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
+
+
+def learned(student, rng, name, task, batch, recipe) -> float:
+    """Mean IoU on fresh images of a task after our own training of the student's model.
+
+    recipe: (steps, learning rate, training images).
+    """
+    steps, learning_rate, count = recipe
+    model = student_model(student, MODULE, name)
+    images, masks = task.draw(count)
+    model.fit(images, masks, drawn.batches(rng, count, steps, batch), "mask", learning_rate, seed=1)
+    images, masks = task.draw(200)
+    probabilities = model(images)
+    # A trained model is surer than one half of what lies outside; else an activation stands before the sigmoid.
+    expect(probabilities.min() < 0.5, "no probability is ever below one half: what stands before the sigmoid?")
+    return float(np.mean(oracle.iou(probabilities, masks)))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_shapes(student, rng, kind):
+    for channels, outputs, batch in ((3, 1, 1), (3, 1, 5), (1, 2, 2)):
+        model = student_model(student, MODULE, MODELS[kind], in_channels=channels, out_channels=outputs)
+        masks = model(drawn.noise(rng, batch, channels))
+        wanted = (batch, outputs, drawn.SIDE, drawn.SIDE)
+        expect(masks.shape == wanted, f"the output has shape {masks.shape}, expected {wanted}")
+    sizes = (4.0 * drawn.noise(rng, 4), 0.1 * drawn.noise(rng, 4))
+    model = student_model(student, MODULE, MODELS[kind])
+    masks = np.concatenate([model(images) for images in sizes])
+    expect(masks.min() >= 0 and masks.max() <= 1, "the output is not a probability in [0, 1]")
+
+
+def test_unet_base_channels(student, rng):
+    small, large = (student_model(student, MODULE, "TinyUNet", base_channels=c) for c in (8, 16))
+    expect(small.trainable < large.trainable, "base_channels does not change the number of parameters")
+    expect(small(drawn.noise(rng, 2)).shape == (2, 1, 28, 28), "base_channels=8 gives another output shape")
+
+
+def test_linear_is_affine(student, rng):
+    departure = departure_from_affine(student_model(student, MODULE, "LinearSegmentation"), rng)
+    expect(departure < 1e-2, f"the log-odds are not linear in the image: they depart by {departure:.2g}")
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
+def test_not_linear(student, rng, kind):
+    departure = departure_from_affine(student_model(student, MODULE, MODELS[kind]), rng)
+    expect(departure > 5e-3, "the model is a linear function of the image")
+
+
+def test_linear_learns(student, rng):
+    task = drawn.FieldTask(rng, linear=True, distracting=False)
+    reached = learned(student, rng, "LinearSegmentation", task, 32, (150, 1e-2, 1024))
+    expect(reached >= 0.75, f"150 steps on a linear problem reach IoU {reached:.2f}, expected at least 0.75")
+
+
+def test_mlp_learns(student, rng):
+    """Wide tanh layers are right, but need more than 100 steps for a nonlinear problem: they may show an easier one."""
+    reached = {}
+    for linear, enough in ((False, 0.65), (True, 0.85)):
+        task = drawn.FieldTask(rng, linear=linear, distracting=True)
+        reached[linear] = learned(student, rng, "MLPSegmentation", task, 64, (100, 1e-3, 1024))
+        if reached[linear] >= enough:
+            return
+    found = f"IoU {reached[False]:.2f} on a nonlinear problem, expected at least 0.65"
+    expect(False, f"100 steps reach {found}; and {reached[True]:.2f} on a linear one, expected at least 0.85")
+
+
+@pytest.mark.parametrize("kind", ["cnn", "unet"])
+def test_convolution_learns(student, rng, kind):
+    reached = learned(student, rng, MODELS[kind], drawn.TextureTask(rng), 16, (80, 2e-3, 512))
+    expect(reached >= 0.80, f"80 steps on textures that may lie anywhere reach IoU {reached:.2f}, expected 0.80")
+
+
+def test_unet_has_skips(student, rng):
+    reached = learned(student, rng, "TinyUNet", drawn.CopyTask(rng), 16, (80, 3e-3, 512))
+    expect(
+        reached >= COPIES_WITH_SKIP,
+        f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
+    )
+
+
+def without_middle(student, rng, kind: str) -> tuple[dict, np.ndarray]:
+    """What the worker reports while the smallest maps are zero, and the outputs for two images."""
+    model = student_model(student, MODULE, MODELS[kind])
+    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": drawn.noise(rng, 2)})
+    side, output = reply.result.get("smallest_side"), reply.arrays.get("output")
+    expect(type(side) is int and output is not None and len(output) == 2, "your process answered nonsense")
+    expect(side <= drawn.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
+    return reply.result, output
+
+
+def test_unet_skips_at_every_size(student, rng):
+    """With the smallest maps zero, the encoder's layers of every other size still reach the output. Reported, too."""
+    sides = without_middle(student, rng, "unet")[0].get("cut_sides")
+    expect(isinstance(sides, list), "your process answered nonsense")
+    sizes = " and ".join(f"{side} x {side}" for side in sides if type(side) is int)
+    expect(not sides, f"the encoder's maps of {sizes} reach the output through the middle alone: no skip at that size")
+
+
+@pytest.mark.parametrize("kind", ["cnn", "unet"])
+def test_middle(student, rng, kind):
+    """With the smallest maps set to zero, only a network with skips still sees its input. Reported by the worker."""
+    output = without_middle(student, rng, kind)[1]
+    sees = bool(np.abs(output[0] - output[1]).max() > 1e-6)
+    if kind == "unet":
+        expect(sees, "with the middle removed the output no longer depends on the image: there are no skip connections")
+    else:
+        expect(not sees, "with the middle removed the output still depends on the image: there is a skip connection")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_gradients(student, rng, kind):
+    model = student_model(student, MODULE, MODELS[kind])
+    expect(model.trainable > 0, "the model has no trainable parameter")
+    weights = rng.standard_normal((8, 1, drawn.SIDE, drawn.SIDE)).astype(np.float32)
+    dead = model.dead_parameters(drawn.noise(rng, 8), weights)
+    expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")

@@ -1,0 +1,48 @@
+"""Part 2: what train_segmentation_model reports, and what the models reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from staff.grader import drawn, oracle
+from staff.grader.results_of import (
+    Part,
+    check_gate,
+    check_history,
+    check_validation_data_unused,
+    checkpoint_model,
+    score,
+)
+
+PART = Part(
+    module="segmentation_train",
+    function="train_segmentation_model",
+    models="segmentation_models",
+    names={"mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"},
+    factory="get_segmentation_model",
+    metric="iou",
+    layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
+    draw=lambda rng, count: (drawn.noise(rng, count), drawn.rectangles(rng, count)),
+    loss=None,  # which loss train_segmentation_model uses is the student's choice
+    criterion=("powered_error", (1.5, 1.0)),
+    epochs={"train": "train_segmentation_epoch", "val": "validate_segmentation_epoch"},
+    score=oracle.iou,
+)
+
+
+def test_history(student, rng):
+    check_history(student, rng, PART)
+
+
+def test_validation_data_unused(student, rng):
+    check_validation_data_unused(student, rng, PART)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
+def test_gate(student, rng, hidden, gates, record, kind):
+    check_gate(student, rng, PART, hidden, gates[f"iou_{kind}"], kind, record)
+
+
+def test_checkpoint(student, rng, hidden, gates, record, place):
+    model = checkpoint_model(student, place, "segmentation.pt", PART, "unet")
+    gates["iou_final"].apply(lambda attempt: score(model, PART, hidden, rng), record, "the checkpoint")

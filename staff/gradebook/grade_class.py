@@ -1,0 +1,195 @@
+"""Grade a class: `python -m staff.grade_class FOLDER --jobs 2`.
+
+Every folder and zip archive in FOLDER is one submission, named after it. Results lie in OUT (default: FOLDER-grades):
+grades.csv, overview.html, feedback/NAME.html for each student, jobs/ with everything else. A submission that was graded
+before with the same files, the same grader and the same data is not graded again, so a run that was interrupted goes on
+where it was. Exit code: 0 all graded, 1 some could not be graded (grades.csv says why), 2 mistake in the call,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.cli import OneLineParser, in_range
+from toolkit.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = (
+    "staff/student_side/*.py",
+    "staff/grader/**/*",
+    "staff/assignments/course.toml",
+    "staff/assignments/*/*.py",
+    "staff/assignments/*/assignment.toml",
+    "staff/assignments/*/graded_tests/*",
+    "toolkit/*.py",
+)
+# They choose hints and change no grade, so that work on them does not grade a class again.
+NO_GRADING = ("staff/grader/code_features.py", "staff/grader/diagnosis.py")
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
+JOB_TIMEOUT_S = 1200  # the grader ends a submission long before
+
+
+@dataclass
+class Entry:
+    """One submission of the class. `job`: name of the folder with its results; "" if it cannot be read (`problem`)."""
+
+    name: str
+    path: Path
+    digest: str = ""
+    job: str = ""
+    problem: str = ""
+
+
+class GradeScript:
+    """What the dispatcher runs for each job."""
+
+    name = "staff.grade"
+
+    def command(self, argv: list[str]) -> list[str]:
+        return [sys.executable, "-m", self.name, *argv]
+
+    def own_argv(self, folder: str) -> list[str]:
+        """Where the outputs go."""
+        outputs = {"--out": "results.json", "--html": "page.html"}
+        return [word for flag, name in outputs.items() for word in (flag, os.path.join(folder, name))] + ["--quiet"]
+
+
+def build_parser() -> OneLineParser:
+    """Flags of the command line."""
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder with one folder or zip archive a student")
+    parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: FOLDER-grades)")
+    parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="submissions graded at the same time")
+    parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
+    parser.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
+    parser.add_argument("--regrade", nargs="+", default=[], metavar="NAME", help="grade these anew, with a new seed")
+    return parser
+
+
+def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[str]]:
+    """((name, path) of every submission, names of what else lies there). UserError if there is no submission."""
+    if not folder.is_dir():
+        raise UserError(f"folder is {str(folder)!r}, which is no folder")
+    found, others = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.resolve() == out.resolve():
+            continue
+        is_archive = path.is_file() and path.suffix.lower() == ".zip"
+        (found if path.is_dir() or is_archive else others).append(path)
+    if not found:
+        raise UserError(f"{folder} holds no submission: put one folder or zip archive a student there")
+    stems = [path.stem if path.is_file() else path.name for path in found]
+    # Ada.zip beside Ada/: both keep their full names.
+    names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, found, strict=True)]
+    return list(zip(names, found, strict=True)), [path.name for path in others]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def grader_digest(assignment, data_path: Path, require: str | None) -> str:
+    """Changes whenever a grade could change: with the grader's files, the provided files, the data, torch."""
+    from importlib.metadata import version
+
+    patterns = [*SOURCES, *assignment.provided]
+    tools = {ROOT / name for name in NO_GRADING}
+    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()} - tools)
+    parts = [f"{path.relative_to(ROOT)} {file_digest(path)}" for path in files if "__pycache__" not in path.parts]
+    parts += [assignment.name, file_digest(data_path), f"torch {version('torch')}", f"layer {require}", sys.version]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list[Entry]:
+    """Read every submission once: its digest names its job; one that cannot be read says why."""
+    from staff.grader.submission import read_submission
+
+    entries = []
+    for name, path in found:
+        entry = Entry(name, path.resolve())
+        try:
+            submission = read_submission(path, assignment.files)
+        except (UserError, OSError) as error:
+            entry.problem = str(error)
+        else:
+            entry.digest = submission.digest()
+            entry.job = hashlib.sha256(f"{grader} {entry.digest}".encode()).hexdigest()[:20]
+        entries.append(entry)
+    return entries
+
+
+def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) -> bool:
+    """Run what is not graded yet through the dispatcher's machinery; True if it was interrupted."""
+    from toolkit.sweeps.devices import Device, usable_cores
+    from toolkit.sweeps.jobs import Job
+    from toolkit.sweeps.live import make_view
+    from toolkit.sweeps.local import LocalEngine
+    from toolkit.sweeps.sweep import Rules, Sweep
+
+    argv = ["--assignment", arguments.assignment, "--data-root", str(Path(arguments.data_root).resolve())]
+    argv += ["--threads", str(max(1, usable_cores() // arguments.jobs))]
+    argv += ["--require", arguments.require] if arguments.require else []
+    rules = Rules(timeout_s=JOB_TIMEOUT_S, retries=1, stop_after=0)
+    sweep = Sweep(GradeScript(), str(out / "jobs"), LocalEngine([Device(None, arguments.jobs)]), rules)
+    sweep.add(Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv]) for entry in entries if entry.job)
+    view = make_view(sweep.progress, lambda: "")
+    sweep.on_finished.append(view.job_ended)
+    sweep.on_turn.append(view.update)
+    try:
+        return sweep.run().interrupted
+    finally:
+        view.close()
+
+
+def forget(entries: list[Entry], names: list[str], out: Path) -> None:
+    """Drop what --regrade names, so that it is graded anew. UserError for a name that is not there."""
+    by_name = {entry.name: entry for entry in entries}
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"regrade is {name!r}; allowed: {', '.join(by_name)}")
+        if by_name[name].job:
+            shutil.rmtree(out / "jobs" / by_name[name].job, ignore_errors=True)
+
+
+def main() -> int:
+    """Read, grade, report."""
+    arguments = build_parser().parse_args()
+
+    from staff.gradebook import class_report
+    from staff.grader import assignment as assignments
+    from staff.grader import sandbox
+    from staff.grader.hidden import HiddenData
+
+    folder = arguments.folder.resolve()
+    out = (arguments.out or folder.with_name(f"{folder.name}-grades")).resolve()
+    assignment = assignments.load(arguments.assignment)
+    found, others = find_entries(folder, out)
+    if arguments.require and (reason := sandbox.check_layer(arguments.require)):
+        raise UserError(f"--require {arguments.require}: {reason}")
+    hidden = HiddenData.find(arguments.data_root)
+    entries = read_entries(found, assignment, grader_digest(assignment, hidden.source.path, arguments.require))
+    (out / "jobs").mkdir(parents=True, exist_ok=True)
+    forget(entries, arguments.regrade, out)
+    print(f"{len(entries)} submissions, results in {out}")
+    if others:
+        print(f"note: neither folder nor zip archive: {', '.join(others[:10])}")
+    interrupted = grade_all(entries, arguments, out)
+    rows = class_report.write(entries, assignment, out)
+    print(class_report.summary(rows, out))
+    if interrupted:
+        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_FAILED if any(row["score"] is None for row in rows) else 0

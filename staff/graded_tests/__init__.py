@@ -1,1 +1,0 @@
-"""Checks of the assignments. Runs in the trusted process; `student` answers from the sandbox."""

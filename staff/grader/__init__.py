@@ -1,0 +1,1 @@
+"""The trusted process: hidden data, sandbox, checks, points, feedback."""

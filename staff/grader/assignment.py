@@ -1,0 +1,168 @@
+"""Reading an assignment's toml: TODOs, their checks and points, gates with their evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from staff.grader.client import CheckFailed
+from toolkit.errors import UserError, check_choice
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+FOLDER = Path(__file__).resolve().parents[1] / "assignments"
+
+
+@dataclass
+class Check:
+    """One test: `core` ones must pass for any point of their TODO, the others share its points by `weight`."""
+
+    test: str
+    title: str
+    weight: float = 1.0
+    core: bool = False
+    reported: bool = False
+    needs: list[str] = field(default_factory=list)
+    hint: str = ""
+
+
+@dataclass
+class Todo:
+    """A task of the handout, with its points."""
+
+    id: str
+    title: str
+    part: str
+    points: float
+    checks: list[Check]
+    extra: bool = False
+
+
+@dataclass
+class Gate:
+    """A threshold that a measured value must reach.
+
+    A first value below it by no more than `grey` is measured again with a new start, at most `tries` times in all.
+    """
+
+    name: str
+    value: float
+    grey: float
+    tries: int
+    timeout_s: float
+    above: bool = False  # strictly above, not just reached
+    evidence: dict[str, dict] = field(default_factory=dict)  # "reference", "alternates": see staff/quality/evidence.py
+
+    def apply(self, measure: Callable[[int], float], record: Callable[[dict], None], what: str) -> None:
+        """Measure and compare; CheckFailed with value and margin if the gate is missed."""
+        values = [measure(0)]
+        while not self._reached(values[-1]) and values[0] >= self.value - self.grey and len(values) < self.tries:
+            values.append(measure(len(values)))
+        best = max(values)
+        record({"gate": self.name, "threshold": self.value, "values": [round(v, 4) for v in values]})
+        if not self._reached(best):
+            tried = f" (best of {len(values)} tries)" if len(values) > 1 else ""
+            relation = "more than" if self.above else "at least"
+            raise CheckFailed(f"{what} reaches {best:.3f}{tried}, expected {relation} {self.value:.3f}")
+
+    def _reached(self, value: float) -> bool:
+        return value > self.value if self.above else value >= self.value
+
+
+@dataclass
+class Assignment:
+    """All of it. `files`: name -> largest size in bytes of what may be handed in."""
+
+    name: str
+    title: str
+    files: dict[str, int]
+    provided: list[str]
+    tests: Path
+    todos: list[Todo]
+    gates: dict[str, dict[str, Gate]]  # by data kind, then by name
+    request_s: float
+    submission_s: float
+    hidden_data: bool = True  # False: all checks draw their own data
+    history: dict | None = None  # how the repository's history is judged, see handed_in.judge_history
+
+    @property
+    def points(self) -> float:
+        """Points without extra credit."""
+        return sum(todo.points for todo in self.todos if not todo.extra)
+
+    @property
+    def extra_points(self) -> float:
+        """Extra credit."""
+        return sum(todo.points for todo in self.todos if todo.extra)
+
+    def find(self, test: str) -> tuple[Todo, Check] | None:
+        """The check that a test's name ('file.py::test[case]') stands for."""
+        for todo in self.todos:
+            for check in todo.checks:
+                if check.test == test:
+                    return todo, check
+        return None
+
+
+def names() -> list[str]:
+    """Assignments there are."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/assignment.toml"))
+
+
+def load(name: str) -> Assignment:
+    """Read and check an assignment. UserError for an unknown one or a file that contradicts itself."""
+    check_choice("assignment", name, names())
+    with open(FOLDER / name / "assignment.toml", "rb") as file:
+        content = tomllib.load(file)
+    todos = [_todo(entry) for entry in content["todo"]]
+    gates: dict[str, dict[str, Gate]] = {"full": {}, "sample": {}}
+    for gate_name, entry in content.get("gate", {}).items():
+        for kind in gates:
+            if kind in entry:
+                settings = {key: entry[key] for key in ("grey", "tries", "timeout_s", "above") if key in entry}
+                # What was measured on the sample says nothing about gates of the full set.
+                known = {who: entry[who] for who in ("reference", "alternates") if kind == "sample" and who in entry}
+                gates[kind][gate_name] = Gate(name=gate_name, value=entry[kind], evidence=known, **settings)
+    limits = content["limits"]
+    assignment = Assignment(
+        name=name,
+        title=content["title"],
+        files=content["files"],
+        provided=content["provided"],
+        tests=FOLDER / name / "graded_tests",
+        todos=todos,
+        gates=gates,
+        request_s=limits["request_s"],
+        submission_s=limits["submission_s"],
+        hidden_data=content.get("hidden_data", True),
+        history=content.get("history"),
+    )
+    _check(assignment, content["points"], content.get("extra_points", 0))
+    return assignment
+
+
+def _todo(entry: dict) -> Todo:
+    checks = [Check(**check) for check in entry.pop("check")]
+    # Core checks first: what they say explains the rest.
+    return Todo(checks=sorted(checks, key=lambda check: not check.core), **entry)
+
+
+def _check(assignment: Assignment, points: float, extra: float) -> None:
+    tests = [check.test for todo in assignment.todos for check in todo.checks]
+    ids = [todo.id for todo in assignment.todos]
+    if len(set(tests)) != len(tests) or len(set(ids)) != len(ids):
+        raise UserError(f"{assignment.name}/assignment.toml names a test or a TODO twice")
+    if (assignment.points, assignment.extra_points) != (points, extra):
+        raise UserError(
+            f"{assignment.name}/assignment.toml: points add up to {assignment.points} + {assignment.extra_points}"
+        )
+    for position, todo in enumerate(assignment.todos):
+        if not any(check.core and not check.reported for check in todo.checks):
+            raise UserError(f"{assignment.name}/assignment.toml: TODO {todo.id} has no core check that is verified")
+        for check in todo.checks:
+            for need in check.needs:
+                check_choice(f"needs of {check.test}", need, ids[:position])

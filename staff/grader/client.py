@@ -1,0 +1,192 @@
+"""The grader's end of the pipe: asks the student's process, survives whatever it does, believes nothing.
+
+A crash, a timeout or a malformed answer fails the check that asked; the worker is killed and the next check gets a
+fresh one. A module whose import failed is not tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from staff.grader.sandbox import Confined, Limits, Place
+from staff.student_side.protocol import Channel, Frame, PeerClosed, PeerTimeout, ProtocolError
+
+Shape = tuple[int | None, ...]
+Expected = Mapping[str, tuple[str, Shape]]
+
+
+class CheckFailed(AssertionError):
+    """A check's verdict in words for the student: what was expected and what came instead; never hidden data."""
+
+
+class Incident(CheckFailed):
+    """The student's process crashed, hung or answered nonsense; what it was asked for would meet the same end again."""
+
+
+class StudentError(CheckFailed):
+    """The student's code raised an exception. `kind` is its type, `frames` the lines of their files."""
+
+    def __init__(self, kind: str, message: str, frames: list[str]) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind, self.message, self.frames = kind, message, frames
+
+
+def clean(text: object, limit: int = 1500) -> str:
+    """Text of the student's process made harmless: a string, printable, not too long, no terminal codes."""
+    text = text if isinstance(text, str) else ""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text[: 4 * limit])
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs(4))[:limit]
+
+
+@dataclass
+class Reply:
+    """A checked answer: JSON `result` (not trusted) and the arrays that were asked for."""
+
+    result: dict
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass
+class Budget:
+    """Seconds for one request and for the whole submission; how often a worker that died is replaced."""
+
+    request_s: float = 60.0
+    submission_s: float = 240.0
+    restarts: int = 8
+    started: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        """Seconds that the submission may still use."""
+        return self.started + self.submission_s - time.monotonic()
+
+
+class StudentProcess:
+    """A worker that is started when needed and replaced when it dies."""
+
+    def __init__(self, place: Place, layer: str, limits: Limits, budget: Budget, secret_paths: list[str]) -> None:
+        self.place, self.layer, self.limits, self.budget = place, layer, limits, budget
+        self.secret_paths = secret_paths
+        self.worker: Confined | None = None
+        self.in_force: list[str] = []
+        self.restarts = 0
+        self.request_number = 0
+        self.dead_modules: dict[str, str] = {}
+        self.failed_imports: dict[str, StudentError] = {}
+        self.printed = ""
+
+    def start(self) -> None:
+        """Start the worker if none runs. CheckFailed once it has been replaced too often."""
+        if self.worker is not None:
+            return
+        if self.restarts > self.budget.restarts:
+            raise Incident(f"your code ended its process {self.restarts} times; no further attempt is made")
+        if self.budget.left() <= 0:
+            raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
+        self.worker = Confined(self.place, self.layer, self.limits, self.secret_paths)
+        self.in_force = self.worker.in_force
+        self.request("forget", {}, timeout_s=self.limits.start_s)  # loads torch, on our time and not on the import's
+
+    def end(self) -> None:
+        """Kill the worker and all it started."""
+        if self.worker is not None:
+            worker, self.worker = self.worker, None
+            worker.end()
+            self.printed = clean(worker.printed(), 4000)
+
+    def _give_up(self, why: str) -> None:
+        """End the worker after an incident and fail the check that met it."""
+        worker = self.worker
+        if worker is not None:
+            with contextlib.suppress(Exception):
+                worker.process.wait(timeout=0.5)
+            status = worker.process.poll()
+            why = f"{why} ({worker.why_ended})" if worker.why_ended else why
+            if status is not None and not worker.why_ended:
+                why += f" (exit status {status})"
+        self.end()
+        self.restarts += 1
+        raise Incident(why)
+
+    def request(
+        self, op: str, args: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
+    ) -> Frame:
+        """One question, one answer. CheckFailed for every way in which none comes."""
+        self.start()
+        seconds = min(timeout_s or self.budget.request_s, self.budget.left())
+        if seconds <= 0:
+            raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
+        channel: Channel = self.worker.channel
+        self.request_number += 1
+        deadline = time.monotonic() + seconds
+        try:
+            if channel.pending():
+                self._give_up("your process sent an answer that nobody had asked for")
+            channel.send(Frame({"id": self.request_number, "op": op, "args": args}, dict(arrays or {})), deadline)
+            reply = channel.receive(deadline)
+        except PeerClosed:
+            self._give_up("your code ended the process it ran in")
+        except PeerTimeout:
+            self._give_up(f"your code did not finish within {seconds:.0f} s")
+        except ProtocolError as error:
+            self._give_up(f"your process sent a malformed answer: {clean(str(error), 200)}")
+        if reply.header.get("id") != self.request_number or type(reply.header.get("ok")) is not bool:
+            self._give_up("your process answered another question than it was asked")
+        return reply
+
+    def ask(self, op: str, args: dict, arrays=None, expect: Expected | None = None, timeout_s=None) -> Reply:
+        """A request whose arrays must have the dtypes and shapes given. StudentError if the student's code raised."""
+        module = args.get("module")
+        if module:
+            self.require(module)
+        reply = self.request(op, args, arrays, timeout_s)
+        if not reply.header["ok"]:
+            raise _student_error(reply.header.get("error"))
+        result = reply.header.get("result")
+        for name, (dtype, shape) in (expect or {}).items():
+            _check_array(name, reply.arrays.get(name), dtype, shape)
+        return Reply(result if isinstance(result, dict) else {}, reply.arrays)
+
+    def require(self, module: str) -> None:
+        """Import a module of the submission once per process; one that ended its process is not tried again."""
+        if module in self.dead_modules:
+            raise Incident(self.dead_modules[module])
+        if module in self.failed_imports:
+            raise self.failed_imports[module]
+        if not (self.place.tree / f"{module.replace('.', '/')}.py").exists():
+            raise CheckFailed(f"{module.replace('.', '/')}.py was not handed in")
+        try:
+            reply = self.request("import", {"module": module}, timeout_s=min(15.0, self.budget.request_s))
+        except CheckFailed as error:
+            self.dead_modules[module] = f"importing {module}.py: {error}"
+            raise Incident(self.dead_modules[module]) from None
+        if not reply.header["ok"]:
+            error = _student_error(reply.header.get("error"))
+            message = f"{error.message} (while importing {module}.py)"
+            self.failed_imports[module] = StudentError(error.kind, message, error.frames)
+            raise self.failed_imports[module]
+
+
+def _student_error(error: object) -> StudentError:
+    error = error if isinstance(error, dict) else {}
+    frames = error.get("frames")
+    frames = [clean(line, 250) for line in frames[:8]] if isinstance(frames, list) else []
+    return StudentError(clean(error.get("type"), 80) or "error", clean(error.get("message")), frames)
+
+
+def _check_array(name: str, array: np.ndarray | None, dtype: str, shape: Shape) -> None:
+    if array is None:
+        raise CheckFailed(f"no {name} came back")
+    fits = len(array.shape) == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=True))
+    if not fits:
+        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise CheckFailed(f"{name} has shape {array.shape}, expected {wanted}")
+    if array.dtype.name != dtype:
+        raise CheckFailed(f"{name} has dtype {array.dtype.name}, expected {dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CheckFailed(f"{name} holds NaN or infinite values")

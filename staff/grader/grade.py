@@ -1,0 +1,244 @@
+"""Grade one submission: `python -m staff.grade SUBMISSION --assignment project2 --out results.json`.
+
+The submission is a folder, a zip archive or a git repository. Its code runs only in a sandboxed process that never sees
+a label of the hidden data; everything that earns a point is computed or compared here.
+Exit code: 0 graded, 2 a mistake in the call or the submission's packing, 3 the grader itself failed (no points then).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from toolkit.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+GRADER_FAILED = 3
+FAILED = "The grader failed, which is no fault of the submission. The staff will grade it again."
+# What the submission must not be able to open. The probe runs inside the sandbox, before any of its lines.
+SECRET_PATHS = (
+    "staff",
+    "staff/grader/grade.py",
+    "staff/assignments",
+    "data/bundled",
+    "classification_models.py",
+    ".git",
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m staff.grade", description=__doc__.splitlines()[0])
+    parser.add_argument("submission", help="folder, zip archive or git repository")
+    parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
+    parser.add_argument("--out", type=Path, default=Path("results.json"), help="results for the staff (JSON)")
+    more = parser.add_argument_group("further outputs")
+    more.add_argument("--gradescope", type=Path, metavar="FILE", help="results in Gradescope's format")
+    more.add_argument("--junit", type=Path, metavar="FILE", help="results as JUnit XML")
+    more.add_argument("--html", type=Path, metavar="FILE", help="one page for the student")
+    how = parser.add_argument_group("how")
+    how.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
+    how.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
+    how.add_argument("--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
+    how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
+    how.add_argument("--no-gates", action="store_true", help="no accuracy gates: a quick look, not a grade")
+    how.add_argument("--first-failure", action="store_true", help="of each TODO, stop at the first check that fails")
+    how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
+    how.add_argument(
+        "--request-s", type=float, metavar="S", help="seconds for one question (default: the assignment's)"
+    )
+    how.add_argument("--restarts", type=int, default=8, metavar="N", help="of a process that died (default 8)")
+    how.add_argument("--quiet", action="store_true", help="print only the score")
+    return parser
+
+
+def read_seed(path: Path | None) -> int:
+    """The secret seed: from a file, never from arguments or environment, where other processes could read it.
+
+    An earlier results.json gives the seed that it was made with.
+    """
+    if path is None:
+        return int.from_bytes(os.urandom(8), "big")
+    if path.suffix == ".json":
+        from toolkit.runs import read_json
+
+        found = read_json(path)
+        if not isinstance(found, dict) or type(found.get("staff_only", {}).get("seed")) is not int:
+            raise UserError(f"--seed-file {path} is no results.json of this grader")
+        return found["staff_only"]["seed"]
+    text = path.read_bytes()
+    if not text.strip():
+        raise UserError(f"--seed-file {path} is empty")
+    return int.from_bytes(hashlib.sha256(text.strip()).digest()[:8], "big")
+
+
+def assemble(place, assignment, files: dict[str, bytes]) -> None:
+    """A clean tree: our provided files, then the submission's graded files over them."""
+    for pattern in assignment.provided:
+        for path in sorted(ROOT.glob(pattern)):
+            if "__pycache__" not in path.parts:
+                target = place.tree / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    for name, content in files.items():
+        target = place.tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    for path in place.tree.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def run_checks(plugin, tests: Path) -> None:
+    """pytest in this process on the graded tests, with settings that nothing outside can change."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)
+    import pytest
+
+    settings = ["-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(ROOT), "--confcutdir", str(tests)]
+    code = pytest.main([str(tests), *settings, "-p", "no:terminal"], plugins=[plugin])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"the graded tests did not run (pytest exit code {int(code)})")
+
+
+def grade(arguments: argparse.Namespace) -> dict:
+    """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
+    from staff.grader import assignment as assignments
+    from staff.grader import diagnosis, handed_in, processes, sandbox
+    from staff.grader.client import Budget, StudentProcess
+    from staff.grader.grading_plugin import GradingPlugin
+    from staff.grader.hidden import HiddenData
+    from staff.grader.submission import read_submission
+
+    started = time.monotonic()
+    processes.guard_grader()
+    assignment = assignments.load(arguments.assignment)
+    submission = read_submission(arguments.submission, assignment.files)
+    seed, notes = read_seed(arguments.seed_file), []
+    hidden = HiddenData.find(arguments.data_root, announce=notes.append) if assignment.hidden_data else None
+    layer, weaker = sandbox.choose_layer(arguments.require)
+    secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()]
+    secret_paths += [str(hidden.source.path)] if hidden else []
+    with sandbox.temporary_place() as place:
+        assemble(place, assignment, submission.files)
+        limits = sandbox.Limits(threads=arguments.threads)
+        budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
+        process = StudentProcess(place, layer, limits, budget, secret_paths)
+        how = {"with_gates": not arguments.no_gates, "first_failure": arguments.first_failure}
+        plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, **how)
+        try:
+            process.start()
+            run_checks(plugin, assignment.tests)
+        finally:
+            process.end()  # nothing of the student's runs any more when results are written
+    results = collect(assignment, submission, plugin, seed)
+    diagnosis.diagnose(results["todos"], assignment.name, submission.files)
+    results["data"]["notes"] = notes
+    results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
+    results["seconds"] = round(time.monotonic() - started, 1)
+    if assignment.history:
+        handed_in.judge(results, arguments.submission, submission.files, assignment.history)
+    return results
+
+
+def collect(assignment, submission, plugin, seed: int) -> dict:
+    """The results of the checks, and of what they were the checks."""
+    from staff.grader import scoring
+
+    hidden, process = plugin.hidden_data, plugin.process
+    errors = [f"{o.check.test}: {o.message}" for o in plugin.outcomes.values() if o.status == "grader_error"]
+    return {
+        "assignment": assignment.name,
+        "title": assignment.title,
+        **scoring.score_all(assignment, plugin.outcomes),
+        "submission": {
+            "sha256": submission.digest(),
+            "files": sorted(submission.files),
+            "ignored": submission.ignored,
+            "notes": submission.notes,
+        },
+        "data": {
+            "name": hidden.source.name if hidden else "data drawn for this submission",
+            "kind": hidden.kind if hidden else "drawn",
+        },
+        "staff_only": {"seed": seed, "restarts": process.restarts, "printed": process.printed, "grader_errors": errors},
+    }
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Before two minutes are spent: can every output be written? An older result is no result of this run: it goes."""
+    outputs = [arguments.out, arguments.gradescope, arguments.junit, arguments.html]
+    for path in filter(None, outputs):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the file to write")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
+    """Write every output that was asked for, each whole or not at all."""
+    from staff.grader.reports import gradescope, junit, page
+    from toolkit.runs import write_bytes, write_json
+
+    write_json(arguments.out, results)
+    if arguments.gradescope:
+        write_json(arguments.gradescope, gradescope.render(results))
+    if arguments.junit:
+        write_bytes(arguments.junit, junit.render(results))
+    if arguments.html:
+        write_bytes(arguments.html, page.render(results).encode())
+
+
+def report_failure(arguments: argparse.Namespace, message: str) -> None:
+    """Tell a student on Gradescope that there is no grade, and why."""
+    from staff.grader.reports import gradescope
+    from toolkit.runs import write_json
+
+    if arguments.gradescope:
+        with contextlib.suppress(OSError):
+            write_json(arguments.gradescope, gradescope.failure(message))
+
+
+def summary(results: dict, quiet: bool) -> str:
+    """The table for the terminal."""
+    lines = []
+    for todo in [] if quiet else results["todos"]:
+        lines.append(f"{todo['id']:>4}  {todo['title']:<38} {todo['points']:5.2f} / {todo['max']:<4g} {todo['status']}")
+        for check in todo["checks"]:
+            if check["status"] in ("failed", "grader_error"):
+                lines.append(f"        {check['title']}: {check['message'].splitlines()[0][:150]}")
+    extra = f" + {results['extra']:g} of {results['max_extra']:g} extra" if results["max_extra"] else ""
+    layer = ", ".join(results["sandbox"]["in_force"])
+    lines.append(f"score {results['score']:g} of {results['max_score']:g}{extra} ({results['seconds']:.0f} s; {layer})")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and processes go with us
+    try:
+        check_outputs(arguments)
+        results = grade(arguments)
+        write_outputs(results, arguments)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        report_failure(arguments, str(error) if isinstance(error, UserError) else FAILED)
+        return 2
+    except Exception as error:
+        report_failure(arguments, FAILED)
+        if type(error).__name__ not in ("SandboxError", "RuntimeError"):
+            raise
+        print(f"error: nothing was graded: {error}", file=sys.stderr)
+        return GRADER_FAILED
+    print(summary(results, arguments.quiet))
+    for line in results["staff_only"]["grader_errors"]:
+        print(f"error in the grader: {line}", file=sys.stderr)
+    return GRADER_FAILED if results["staff_only"]["grader_errors"] else 0

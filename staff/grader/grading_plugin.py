@@ -1,0 +1,166 @@
+"""The pytest plugin of a grading run: fixtures for graded tests, order, dependencies, and what became of each check."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from staff.grader.assignment import Assignment, Check, Todo
+from staff.grader.client import CheckFailed, Incident, StudentError, StudentProcess
+from staff.grader.hidden import HiddenData
+from staff.grader.sandbox import Place, SandboxError
+
+NOT_STARTED = "NotImplementedError"
+
+
+@dataclass
+class Outcome:
+    """What became of one check. status: passed, failed, skipped, not_started or grader_error."""
+
+    todo: Todo
+    check: Check
+    status: str
+    message: str = ""
+    frames: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    measured: list[dict] = field(default_factory=list)
+
+
+class GradingPlugin:
+    """Runs the checks of an assignment in its order and collects outcomes by test name."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        process: StudentProcess,
+        hidden_data: HiddenData,
+        seed: int,
+        only: list[str] | None,
+        with_gates: bool = True,
+        first_failure: bool = False,
+    ) -> None:
+        self.assignment, self.process, self.hidden_data, self.seed = assignment, process, hidden_data, seed
+        self.only, self.with_gates, self.first_failure = only, with_gates, first_failure
+        self.outcomes: dict[str, Outcome] = {}
+        self.measured: list[dict] = []
+        self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
+        self.started = 0.0
+
+    @pytest.fixture
+    def student(self) -> StudentProcess:
+        """The student's process, with no objects left from earlier checks."""
+        if self.process.worker is not None:
+            self.process.ask("forget", {})
+        return self.process
+
+    @pytest.fixture
+    def rng(self, request) -> np.random.Generator:
+        """Secret randomness of this check: depends on the run's seed and the test's name, not on what ran before."""
+        return np.random.default_rng([self.seed, zlib.crc32(test_name(request.node).encode())])
+
+    @pytest.fixture
+    def hidden(self) -> HiddenData:
+        """Hidden images and labels; they must not be sent together."""
+        return self.hidden_data
+
+    @pytest.fixture
+    def gates(self):
+        """Thresholds that belong to the data at hand."""
+        return self.assignment.gates[self.hidden_data.kind]
+
+    @pytest.fixture
+    def record(self):
+        """Notes a measured value for the results."""
+        return self.measured.append
+
+    @pytest.fixture
+    def place(self) -> Place:
+        """The submission's folder."""
+        return self.process.place
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the checks of the assignment, in its order. Every check must exist: a lost one would cost nobody."""
+        by_name = {test_name(item): item for item in items}
+        wanted = [(todo, check) for todo in self.assignment.todos for check in todo.checks]
+        missing = [check.test for _, check in wanted if check.test not in by_name]
+        extra = [name for name in by_name if self.assignment.find(name) is None]
+        if missing or extra:
+            raise pytest.UsageError(f"checks without a test: {missing}; tests without a check: {extra}")
+        if not self.with_gates:
+            wanted = [(todo, check) for todo, check in wanted if "gates" not in by_name[check.test].fixturenames]
+        items[:] = [by_name[check.test] for check in self._chosen(wanted)]
+
+    def _chosen(self, wanted: list[tuple[Todo, Check]]) -> list[Check]:
+        """The checks of the TODOs that were asked for, and the core checks of those that they need."""
+        if self.only is None:
+            return [check for _, check in wanted]
+        needed: set[str] = set()
+        for todo, check in reversed(wanted):  # a check needs earlier TODOs alone
+            if todo.id in self.only or (todo.id in needed and check.core):
+                needed.update(check.needs)
+        return [check for todo, check in wanted if todo.id in self.only or (todo.id in needed and check.core)]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip what cannot tell anything: its TODO is not started or crashed, or an earlier TODO is missing."""
+        self.started, self.measured = time.monotonic(), []
+        todo, check = self.assignment.find(test_name(item))
+        if todo.id in self.halted:
+            pytest.skip(self.halted[todo.id])
+        unmet = [need for need in check.needs if not self.core_passed(need)]
+        if unmet:
+            titles = {other.id: other.title for other in self.assignment.todos}
+            pytest.skip("needs " + ", ".join(f"TODO {need} ({titles[need]})" for need in unmet))
+
+    def core_passed(self, todo_id: str) -> bool:
+        """Whether every core check of a TODO passed."""
+        todo = next(todo for todo in self.assignment.todos if todo.id == todo_id)
+        done = [self.outcomes.get(check.test) for check in todo.checks if check.core]
+        return all(outcome is not None and outcome.status == "passed" for outcome in done)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):
+        """Turn exceptions into outcomes; anything but a verdict is an error of the grader and earns nothing."""
+        report = yield
+        todo, check = self.assignment.find(test_name(item))
+        error = call.excinfo.value if call.excinfo else None
+        if call.when == "call" or error is not None:
+            outcome = self._outcome(todo, check, error)
+            outcome.seconds, outcome.measured = time.monotonic() - self.started, list(self.measured)
+            previous = self.outcomes.get(check.test)
+            if previous is None or previous.status == "passed":
+                self.outcomes[check.test] = outcome
+            if self.first_failure and outcome.status == "failed":
+                self.halted.setdefault(todo.id, "not run: an earlier check of this TODO failed")
+        return report
+
+    def _outcome(self, todo: Todo, check: Check, error: BaseException | None) -> Outcome:
+        if error is None:
+            return Outcome(todo, check, "passed")
+        if isinstance(error, pytest.skip.Exception):
+            return Outcome(todo, check, "skipped", str(error))
+        if isinstance(error, StudentError):
+            if error.kind == NOT_STARTED and error.message.startswith("TODO"):
+                if error.message.replace(":", " ").split()[1:2] == [todo.id]:
+                    self.halted[todo.id] = "not started"
+                return Outcome(todo, check, "not_started", error.message)
+            return Outcome(todo, check, "failed", str(error), error.frames)
+        if isinstance(error, CheckFailed):
+            if isinstance(error, Incident):
+                self.halted[todo.id] = f"not tried again after: {error}"
+            return Outcome(todo, check, "failed", str(error))
+        if isinstance(error, SandboxError):
+            raise error
+        return Outcome(todo, check, "grader_error", f"{type(error).__name__}: {error}")
+
+
+def test_name(item: pytest.Item) -> str:
+    """'test_1_models.py::test_shapes[linear]'."""
+    return f"{item.path.name}::{item.name}"
+
+
+test_name.__test__ = False

@@ -1,0 +1,168 @@
+"""What is handed in beside code: figures, written answers, the history of the repository.
+
+Pictures and texts come from students: they are read here with limits, and nothing of them is run.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from staff.grader import submission as submissions
+from staff.grader.client import clean
+from toolkit.errors import UserError
+
+SIDES = (150, 6000)  # pixels of a figure that can be read and that a page can show
+MIN_SPREAD = 3.0  # standard deviation of the grey values; an empty plot with axes has about 10
+ANSWER = re.compile(r"#\s*ANSWER (\d+\.\d+):\s*(.*)")
+MAX_COMMITS = 2000
+
+
+def fault_of_figure(content: bytes) -> str:
+    """What is wrong with a PNG, '' if nothing is: it must be one, of sensible size, and not blank."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            width, height = picture.size  # from the header; nothing is unpacked yet
+            if not SIDES[0] <= min(width, height) or not max(width, height) <= SIDES[1]:
+                return f"has {width} x {height} pixels; expected {SIDES[0]} to {SIDES[1]} a side"
+            spread = float(np.asarray(picture.convert("L"), dtype=np.float32).std())
+    except Exception as error:  # Pillow raises whatever the damage makes it raise
+        return f"is no readable PNG ({clean(str(error), 80) or type(error).__name__})"
+    return "is blank" if spread < MIN_SPREAD else ""
+
+
+def answers_in(source: str) -> dict[str, str]:
+    """{'1.2': text} of the comments that start with ANSWER, each with the comment lines right below it."""
+    found: dict[str, str] = {}
+    current, last_line = "", -1
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type != tokenize.COMMENT:
+                continue
+            match = ANSWER.match(token.string)
+            if match:
+                current = match[1]
+                found[current] = match[2].strip()
+            elif current and token.start[0] == last_line + 1:
+                found[current] += " " + token.string.lstrip("#").strip()
+            else:
+                current = ""
+            last_line = token.start[0]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        pass  # what came before the fault counts; the code itself is judged elsewhere
+    return {number: clean(text.strip(), 5000) for number, text in found.items()}
+
+
+@dataclass
+class Commit:
+    """One commit of the submission: time in seconds since 1970, subject, how many lines of graded files it changed."""
+
+    time: int
+    subject: str
+    files: list[str] = field(default_factory=list)
+    lines: int = 0
+
+
+def read_history(path: str | Path, graded: Sequence[str]) -> list[Commit] | None:
+    """Commits without merges, oldest first; None if the submission is no git repository."""
+    path = Path(path)
+    git_folder = path / ".git" if (path / ".git").is_dir() else path
+    if not (git_folder / "HEAD").is_file() or not (git_folder / "objects").is_dir():
+        return None
+    arguments = ["--no-merges", f"--max-count={MAX_COMMITS}", "--reverse", "--no-renames", "--no-ext-diff"]
+    pretty = "--format=%x01%at%x02%s"
+    output = submissions.read_git(git_folder, "log", *arguments, "--no-textconv", pretty, "--numstat", "HEAD", "--")
+    commits = []
+    for record in output.decode("utf-8", "replace").split("\x01")[1:]:
+        head, *rows = record.split("\n")
+        time, _, subject = head.partition("\x02")
+        commit = Commit(int(time) if time.lstrip("-").isdigit() else 0, clean(subject, 200))
+        for added, removed, name in (row.split("\t", 2) for row in rows if row.count("\t") >= 2):
+            commit.files.append(clean(name, 200))
+            if any(name == file or name.endswith("/" + file) for file in graded):
+                commit.lines += sum(int(number) for number in (added, removed) if number.isdigit())
+        commits.append(commit)
+    return commits
+
+
+def judge_history(commits: list[Commit] | None, rules: dict[str, Any]) -> list[dict[str, Any]]:
+    """The two verdicts on the history: [{'title', 'deduction', 'reason'}], deductions as points from 0 up.
+
+    A meaningful commit changes at least `min_lines` lines of graded files. A clear subject has two words or more, ten
+    letters or more, and is not one of the words that say nothing ("update", "fix", "final", "asdf").
+    """
+    points = rules["deduction"]
+    titles = ("several meaningful commits", "clear commit messages")
+    if commits is None:
+        reason = "no git repository was handed in, so there is no history to judge"
+        return [{"title": title, "deduction": points, "reason": reason} for title in titles]
+    # The first commit brings the starter, which is not the student's work.
+    own = [commit for commit in commits[1:] if commit.files]
+    meaningful = [commit for commit in own if commit.lines >= rules["min_lines"]]
+    unclear = [commit.subject or "(empty)" for commit in own if not is_clear(commit.subject)]
+    hours = (max(c.time for c in own) - min(c.time for c in own)) / 3600 if own else 0.0
+    facts = f"{len(commits)} commits, {len(meaningful)} of them after the first change graded code"
+    few = len(meaningful) < rules["min_commits"]
+    reason = f"{facts}, over {hours:.1f} hours; {rules['min_commits']} are expected"
+    share = len(unclear) / len(own) if own else 1.0
+    examples = "; ".join(f"{subject!r}" for subject in unclear[:3])
+    told = f"{len(unclear)} of {len(own)} messages after the first do not say what was done"
+    return [
+        {"title": titles[0], "deduction": points if few else 0, "reason": reason},
+        {
+            "title": titles[1],
+            "deduction": points if share > rules["max_unclear"] else 0,
+            "reason": told + (f": {examples}" if examples else ""),
+        },
+    ]
+
+
+EMPTY_WORDS = frozenset(
+    "a again and asdf bug change changed changes code commit done edit file files final finally finished "
+    "fix fixed fixes hw hw5 homework it last minor more my new now of ok part please some stuff "
+    "submission submit temp test the things this to todo try update updated updates upload version wip "
+    "work working".split()
+)
+
+
+def is_clear(subject: str) -> bool:
+    """Whether a message says what was done: two words or more that carry meaning, ten letters or more."""
+    words = re.findall(r"[^\W\d_]{2,}", subject.lower())
+    return sum(map(len, words)) >= 10 and sum(word not in EMPTY_WORDS for word in words) >= 2
+
+
+def judge(results: dict[str, Any], path: str, files: dict[str, bytes], rules: dict[str, Any]) -> None:
+    """Add the history's verdict (as an entry with points below 0) and the answers for the human grader to `results`."""
+    graded = [name for name in files if name.endswith(".py")]
+    try:
+        commits = read_history(path, graded)
+    except UserError:
+        commits = None
+    verdicts = judge_history(commits, rules)
+    deduction = sum(verdict["deduction"] for verdict in verdicts)
+    checks = [
+        {
+            "test": "history",
+            "title": verdict["title"],
+            "status": "failed" if verdict["deduction"] else "passed",
+            "message": f"-{verdict['deduction']:g}: {verdict['reason']}" if verdict["deduction"] else verdict["reason"],
+            **{"weight": 1.0, "core": False, "reported": False, "needs": [], "hint": "", "frames": []},
+            **{"seconds": 0.0, "measured": []},
+        }
+        for verdict in verdicts
+    ]
+    entry = {"id": "git", "title": "history of the repository", "part": "Git workflow", "extra": False}
+    status = "failed" if deduction else "passed"
+    results["todos"].append({**entry, "points": -deduction, "max": 0, "status": status, "checks": checks})
+    results["score"] = round(max(0.0, results["score"] - deduction), 2)
+    texts = [files[name].decode("utf-8", "replace") for name in graded]
+    results["answers"] = {number: text for source in texts for number, text in sorted(answers_in(source).items())}

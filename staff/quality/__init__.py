@@ -1,0 +1,1 @@
+"""How good is the grader? Attacks, right solutions, typical mistakes, measured gates."""

@@ -1,0 +1,1 @@
+"""What leaves this repository: starters and the grader's package."""

@@ -1,0 +1,58 @@
+"""Build a student's repository from the reference solution.
+
+python -m staff.make_starter --assignment project2 --out build/starter
+python -m staff.check_starter build/starter
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.cli import OneLineParser
+
+
+def build_parser() -> OneLineParser:
+    """The flags."""
+    parser = OneLineParser(description="Build a student's repository from the reference solution.")
+    parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
+    parser.add_argument("--out", required=True, help="folder to make; an older release there is replaced")
+    parser.add_argument("--zip", action="store_true", help="also write OUT.zip")
+    parser.add_argument("--classroom", action="store_true", help="add the workflow of a GitHub Classroom template")
+    parser.add_argument("--student", metavar="ID", help="watermark this copy; needs --secret")
+    parser.add_argument(
+        "--secret", type=Path, metavar="FILE", help="secret of the watermarks, kept out of repositories"
+    )
+    parser.add_argument("--source", type=Path, help="the staff repository (default: the one this file is in)")
+    return parser
+
+
+def main() -> None:
+    """Parse, build, write, say what was done."""
+    args = build_parser().parse_args()
+
+    from staff.release.starter import recipe as recipes
+    from staff.release.starter import release, watermark
+    from staff.release.starter.build import build
+    from toolkit.errors import UserError
+
+    if (args.student is None) != (args.secret is None):
+        raise UserError("--student and --secret belong together")
+    mark = watermark.Mark(watermark.read_secret(args.secret), args.student) if args.student else None
+    recipe = recipes.load(args.assignment, args.source.resolve() if args.source else recipes.ROOT)
+    folder = Path(args.out)
+    release.check_target(folder)
+    made = build(recipe, classroom=args.classroom, mark=mark)
+    options = {"classroom": args.classroom, "watermarked": mark is not None}
+    made.files[release.RELEASE_FILE] = release.manifest(made.files, recipe.name, made.commit, **options)
+    kept = release.write_release(folder, made.files)
+    for note in made.notes:
+        print(f"note: {note}")
+    if kept:
+        print(f"note: somebody worked in the older release; it is kept as {kept}")
+    size = sum(map(len, made.files.values()))
+    print(f"{folder}: {len(made.files)} files, {size / 1e6:.1f} MB, from commit {made.commit}")
+    if args.zip:
+        path = folder.with_name(folder.name + ".zip")
+        digest = release.write_zip(path, made.files, recipe.name)
+        print(f"{path}: SHA-256 {digest}")
+    print(f"prove it leak-free: python -m staff.check_starter {folder}")

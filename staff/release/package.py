@@ -1,0 +1,101 @@
+"""Pack the grader for another machine: `python -m staff.package gradescope`.
+
+The zip holds setup.sh, run_autograder and the grader with its hidden data, and neither the solution nor the attacks. It
+must not get into the hands of students.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from pathlib import Path
+
+from toolkit.cli import OneLineParser
+from toolkit.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = Path(__file__).parent / "gradescope"
+# The grader's own files; what the assignment provides is added. Every graded module is left out, whatever matches.
+GRADER = (
+    "staff/__init__.py",
+    "staff/grade.py",
+    "staff/student_side/*.py",
+    "staff/grader/*",
+    "staff/grader/reports/*.py",
+    "staff/assignments/__init__.py",
+    "staff/assignments/{assignment}/*.py",
+    "staff/assignments/{assignment}/assignment.toml",
+    "staff/assignments/{assignment}/patterns.json",
+    "staff/assignments/{assignment}/graded_tests/*.py",
+    "toolkit/*.py",
+    "data/bundled/*",
+)
+TIME = (2026, 1, 1, 0, 0, 0)  # of every entry, so that the same files give the same bytes
+
+
+def build_parser() -> OneLineParser:
+    """Flags of the command line."""
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument("site", choices=("gradescope",), help="for which site")
+    parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
+    parser.add_argument("--out", type=Path, help="file to write (default: build/ASSIGNMENT-gradescope.zip)")
+    parser.add_argument("--require", choices=("bwrap", "user"), help="refuse to grade without this sandbox layer")
+    parser.add_argument("--data", type=Path, help="pathmnist.npz, to grade on the full set instead of the sample")
+    return parser
+
+
+def contents(assignment, data: Path | None) -> dict[str, Path]:
+    """Name in the archive -> file."""
+    files: dict[str, Path] = {name: ROOT / name for name in ("requirements.txt", "constraints.txt")}
+    patterns = [pattern.format(assignment=assignment.name) for pattern in GRADER] + assignment.provided
+    for pattern in patterns:
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_file() and name not in assignment.files:
+                files[f"grader/{name}"] = path
+    if data is not None:
+        if not data.is_file():
+            raise UserError(f"data is {str(data)!r}, which is no file")
+        files["grader/data/pathmnist.npz"] = data
+    return files
+
+
+def scripts(assignment: str, require: str | None) -> dict[str, str]:
+    """setup.sh and run_autograder with the settings filled in."""
+    words = {"@ASSIGNMENT@": assignment, "@REQUIRE@": f"--require {require}" if require else ""}
+    found = {}
+    for path in (TEMPLATES / "setup.sh", TEMPLATES / "run_autograder"):
+        text = path.read_text(encoding="utf-8")
+        for word, value in words.items():
+            text = text.replace(word, value)
+        found[path.name] = text
+    return found
+
+
+def write_zip(path: Path, arguments: argparse.Namespace) -> int:
+    """Write the archive whole or not at all; number of its files."""
+    from staff.grader import assignment as assignments
+    from toolkit.runs import write_bytes
+
+    assignment = assignments.load(arguments.assignment)
+    entries: dict[str, bytes] = {n: t.encode() for n, t in scripts(assignment.name, arguments.require).items()}
+    entries |= {name: file.read_bytes() for name, file in contents(assignment, arguments.data).items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            info = zipfile.ZipInfo(name, TIME)
+            info.external_attr = (0o755 if name in ("setup.sh", "run_autograder") else 0o644) << 16
+            info.compress_type = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+    return len(entries)
+
+
+def main() -> None:
+    """Parse, pack, say what was done."""
+    arguments = build_parser().parse_args()
+    path = arguments.out or ROOT / "build" / f"{arguments.assignment}-{arguments.site}.zip"
+    count = write_zip(path, arguments)
+    print(f"{path}: {count} files, {path.stat().st_size / 1e6:.1f} MB; it holds hidden data, keep it from students")

@@ -1,0 +1,106 @@
+"""Proofs that need the starter to run: it imports, ruff is clean, its tests fail as they should."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from staff.release.starter.proof import Proof
+
+WOULD_REFORMAT = re.compile(r"(?:Would reformat: | +--> )(.+?)(?::\d+:\d+)?$")  # two generations of ruff
+TIMEOUT_S = 300  # for each step; on a calm machine all of them together end within 30 s
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        print(f"{name}: {type(error).__name__}: {error}".split("\\n")[0])
+"""
+
+
+def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a Python module or code in the copy, away from the staff's own modules."""
+    hidden = ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_WORKER", "RUFF_CONFIG")
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    call = [sys.executable, *command]
+    try:
+        return subprocess.run(
+            call,
+            cwd=folder,
+            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "2", **environment},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(call, 124, "", f"no end within {TIMEOUT_S} s")
+
+
+def proves_imports(folder: Path, files: Sequence[str]) -> Proof:
+    """Every module of the starter but its tests is imported, all in one process, without visible output."""
+    names = [name for name in files if name.endswith(".py") and not name.startswith("tests/")]
+    modules = [name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in names]
+    result = run(folder, "-c", IMPORT_ALL, *modules)
+    problems = result.stdout.splitlines() or result.stderr.splitlines()[-1:]
+    if result.returncode and not problems:
+        problems = [f"importing ended with exit code {result.returncode}"]
+    return Proof("imports", f"{len(modules)} modules import and say nothing", problems)
+
+
+def proves_ruff(folder: Path, files: Sequence[str]) -> Proof:
+    """ruff finds no errors and would change no layout, with the starter's own settings."""
+    check = run(folder, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ".")
+    layout = run(folder, "-m", "ruff", "format", "--no-cache", "--check", ".")
+    problems = [line for line in check.stdout.splitlines() if re.match(r".+:\d+:\d+:", line)]
+    changed = [match[1] for line in layout.stdout.splitlines() if (match := WOULD_REFORMAT.match(line))]
+    problems += [f"{name}: ruff would change its layout" for name in changed]
+    for name, result, seen in (("check", check, problems), ("format", layout, changed)):
+        if result.returncode and not seen:
+            problems.append(f"ruff {name} ended with exit code {result.returncode}: {result.stderr.strip()[-200:]}")
+    return Proof("ruff", f"{sum(name.endswith('.py') for name in files)} Python files, lint and layout", problems)
+
+
+def proves_tests(folder: Path, todos: Mapping[str, Any]) -> Proof:
+    """Each test of a TODO fails with the NotImplementedError of that TODO, every other test passes."""
+    outcomes = folder.parent / "outcomes.jsonl"
+    plugin = Path(__file__).with_name("probe_plugin.py")
+    (folder.parent / "plugin").mkdir()
+    (folder.parent / "plugin" / plugin.name).write_bytes(plugin.read_bytes())
+    options = f"-q -p {plugin.stem} -p no:cacheprovider -p no:randomly --timeout=60".split()
+    environment = {"STARTER_PROBE_FILE": str(outcomes), "PYTHONPATH": str(outcomes.parent / "plugin")}
+    result = run(folder, "-m", "pytest", *options, **environment)
+    records = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
+    problems = [problem for record in records if (problem := judge(record))]
+    failing, passing = ([item for item in records if item["outcome"] == kind] for kind in ("failed", "passed"))
+    met = {todo for item in failing for todo in todos_of(item)}
+    problems += [f"TODO {todo} has no public test that fails" for todo in todos if todo not in met]
+    if not records:
+        problems = [f"pytest ran no test: {(result.stdout + result.stderr).strip()[-300:]}"]
+    what = f"{len(failing)} tests of {len(met)} TODOs fail with their own stub, {len(passing)} of provided code pass"
+    return Proof("public tests", what, problems)
+
+
+def judge(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the outcome of one test in a starter without solutions; None if nothing is."""
+    todos = todos_of(record)
+    got = f"{record['outcome']} ({record['error']}: {record['message']})" if record["error"] else record["outcome"]
+    if not todos:
+        return None if record["outcome"] == "passed" else f"{record['test']}: guards provided code, but {got}"
+    if len(todos) > 1:
+        return f"{record['test']}: belongs to several TODOs: {', '.join(todos)}"
+    own = record["error"] == "NotImplementedError" and record["message"].startswith(f"TODO {todos[0]}:")
+    return None if record["outcome"] == "failed" and own else f"{record['test']}: TODO {todos[0]} is to do, but {got}"
+
+
+def todos_of(record: Mapping[str, Any]) -> list[str]:
+    """['1.2'] for a test marked todo_1_2 or, in a homework, hw5_1_2."""
+    found = (re.fullmatch(r"(?:todo|hw\d+)_(\d+)_(\d+)", mark) for mark in record["markers"])
+    return [f"{match[1]}.{match[2]}" for match in found if match]

@@ -1,0 +1,153 @@
+"""The documents of a release: templates with the facts of the course filled in, each fact from its one place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staff.release.starter.recipe import Recipe
+from toolkit.errors import UserError
+from toolkit.expectations import EXTRA_CREDIT, LONG, QUICK
+
+if TYPE_CHECKING:
+    from staff.release.starter.build import Graded
+
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")  # GitHub's own ${{ ... }} has spaces or dots inside and stays
+
+
+def documents(recipe: Recipe, graded: Sequence[Graded], classroom: bool) -> dict[str, bytes]:
+    """{path: bytes} of every template that this release needs."""
+    facts = collect_facts(recipe, graded)
+    templates = dict(recipe.settings["templates"])
+    if classroom:
+        templates |= recipe.settings["classroom"]
+    return {path: fill(recipe.template(name), facts, name).encode() for path, name in templates.items()}
+
+
+def fill(template: str, facts: dict[str, str], name: str) -> str:
+    """Replace each {{fact}}; UserError for one that does not exist."""
+    unknown = sorted({match[1] for match in PLACEHOLDER.finditer(template)} - set(facts))
+    if unknown:
+        raise UserError(f"template {name} asks for {', '.join(unknown)}; allowed: {', '.join(sorted(facts))}")
+    return PLACEHOLDER.sub(lambda match: facts[match[1]], template)
+
+
+def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
+    """Everything that a template may name."""
+    course, grader = recipe.course[recipe.name], recipe.points
+    points = todo_points(recipe, graded)
+    due, analysis = course["due"], course.get("analysis_points", 0)
+    prefix = recipe.settings.get("marker", "todo")
+    weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
+    facts = {
+        "title": recipe.settings["title"],
+        "term": recipe.course["term"],
+        "team_size": str(recipe.course["team_size"]),
+        "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({course['due_timezone']})",
+        "analysis_points": show(analysis),
+        "extra_credit_points": show(grader.get("extra_points", 0)),
+        "all_points": show(sum(points.values()) + analysis),
+        "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
+        "graded_file_names": " ".join(recipe.graded),
+        "weight_file_names": " ".join(weights),
+        "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
+        "classroom_steps": classroom_steps(points, prefix),
+        "classroom_results": "\n".join(
+            f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"
+            for step in (step_id(todo, prefix) for todo in points)
+        ),
+        "classroom_runners": ",".join(step_id(todo, prefix) for todo in points),
+    }
+    for name in weights:
+        facts[f"weights_{Path(name).stem}"] = name
+    for part in dict.fromkeys(todo.split(".")[0] for todo in points):
+        of_part = {todo: value for todo, value in points.items() if todo.startswith(f"{part}.")}
+        facts[f"part{part}_points"] = show(sum(of_part.values()))
+        facts[f"part{part}_todos"] = todo_table(graded, of_part)
+    return facts | expectations() | recipe.settings.get("facts", {})
+
+
+def expectations() -> dict[str, str]:
+    """What the course expects, as the templates name it: expect_classification_mlp, expect_classification_long, ..."""
+    facts = {f"expect_{task}_{model}": percent(value) for (task, model), value in QUICK.items()}
+    facts |= {f"expect_{task}_long": percent(value) for task, value in LONG.items()}
+    return facts | {f"expect_{task}_extra": percent(value) for task, value in EXTRA_CREDIT.items()}
+
+
+def todo_points(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, Fraction]:
+    """Points of each TODO, in order, from the grader's settings. UserError where those and the markers disagree."""
+    todos = sorted({region.todo for item in graded for region in item.regions}, key=todo_key)
+    settings = f"staff/assignments/{recipe.name}/assignment.toml"
+    records = [record for record in recipe.points["todo"] if not record.get("extra")]
+    points = {record["id"]: Fraction(str(record["points"])) for record in records}
+    if differing := sorted(set(points) ^ set(todos), key=todo_key):
+        raise UserError(f"{settings} and the markers of the graded files differ in TODO {', '.join(differing)}")
+    if sum(points.values()) != recipe.points["points"]:
+        raise UserError(f"{settings}: the TODOs add up to {show(sum(points.values()))}, not {recipe.points['points']}")
+    return {todo: points[todo] for todo in todos}
+
+
+def put_points(table: str, points: dict[str, Fraction], name: str) -> tuple[str, list[str]]:
+    """Write the points into the rows Todo("1.2", "title", points, ...) of the table that students see.
+
+    Returns the text and the TODOs that had other points. UserError if a row is missing.
+    """
+    changed = []
+    for todo, value in points.items():
+        row = re.compile(rf'(Todo\("{re.escape(todo)}", "[^"]*", )([\d.]+)(?=[,)])')
+        match = row.search(table)
+        if not match:
+            raise UserError(f"{name} has no row Todo({todo!r}, title, points, ...)")
+        if Fraction(match[2]) != value:
+            changed.append(todo)
+        table = row.sub(rf"\g<1>{show(value)}", table)
+    return table, changed
+
+
+def todo_table(graded: Sequence[Graded], points: dict[str, Fraction]) -> str:
+    """Rows of a Markdown table: TODO, what, file, points; a TODO with several stubs has one row."""
+    rows = []
+    for todo in points:
+        places = [(item.name, region.text) for item in graded for region in item.regions if region.todo == todo]
+        what = "; ".join(dict.fromkeys(text for _name, text in places))
+        rows.append(f"| {todo} | {what} | `{places[0][0]}` | {show(points[todo])} |")
+    return "\n".join(["| TODO | what | file | points |", "|---|---|---|---|", *rows])
+
+
+def classroom_steps(points: dict[str, Fraction], prefix: str) -> str:
+    """One step a TODO for GitHub Classroom's graders."""
+    return "\n".join(
+        f"""      - name: TODO {todo}
+        id: {step_id(todo, prefix)}
+        uses: classroom-resources/autograding-command-grader@v1
+        with:
+          test-name: TODO {todo}
+          command: {json.dumps(f"python -m pytest -q -m {step_id(todo, prefix)}")}
+          timeout: 10
+          max-score: {show(value)}"""
+        for todo, value in points.items()
+    )
+
+
+def step_id(todo: str, prefix: str) -> str:
+    """'1.2' → 'todo_1_2', which is the pytest marker, too."""
+    return f"{prefix}_{todo.replace('.', '_')}"
+
+
+def todo_key(todo: str) -> tuple[int, ...]:
+    """Sorts 1.10 behind 1.9."""
+    return tuple(map(int, todo.split(".")))
+
+
+def show(value: Fraction | float) -> str:
+    """A number of points without needless digits."""
+    return f"{float(value):g}"
+
+
+def percent(expectation: Any) -> str:
+    """'about 32%', 'more than 54%'."""
+    return f"{'about' if expectation.about else 'more than'} {expectation.value:.0%}"

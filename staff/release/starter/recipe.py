@@ -1,0 +1,174 @@
+"""The recipe of an assignment and the source files that it names; project2/starter.toml explains each setting."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError, check_choice
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    try:
+        import tomli as tomllib
+    except ModuleNotFoundError:
+        raise UserError("staff tools need Python 3.11 or newer (or the package tomli with 3.10)") from None
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "staff" / "assignments"
+COMMON = ROOT / "staff" / "release" / "templates"  # for every assignment
+NEVER = (".git/*", "*/__pycache__/*", "*.pyc", ".venv/*", "build/*", "runs/*", "staff/*", "bench/*", ".ci/*")
+NEVER_TESTS = ("tests/sweeps/cluster/*",)
+LABS = ("labs/*", "tests/labs/*")  # of other assignments; a recipe names its own under `labs`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One assignment: what is graded, what ships, and the facts for its documents."""
+
+    name: str
+    root: Path  # of the staff repository
+    settings: dict[str, Any]  # the assignment's toml
+    course: dict[str, Any]  # staff/assignments/course.toml
+    points: dict[str, Any]  # staff/assignments/NAME/assignment.toml, the grader's settings
+
+    @property
+    def graded(self) -> list[str]:
+        """Names of the graded files."""
+        return self.settings["graded"]
+
+    @property
+    def graded_elsewhere(self) -> list[str]:
+        """Graded files of other assignments: markers there are right, and shipping one would leak its solution."""
+        names: set[str] = set()
+        for other in assignments():
+            names.update(read_toml(FOLDER / other / "starter.toml")["graded"])
+        return sorted(names - set(self.graded))
+
+    def is_foreign(self, name: str) -> bool:
+        """True for what no starter of this assignment may hold: the staff's own, and labs of other assignments."""
+        own = _matches(name, self.settings.get("labs", ()))
+        return _matches(name, (*NEVER, *NEVER_TESTS)) or (_matches(name, LABS) and not own)
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a source file; UserError if it is missing."""
+        path = self.root / name
+        if not path.is_file():
+            raise UserError(f"{name} is missing in {self.root}; the recipe of {self.name} names it")
+        return path.read_bytes()
+
+    def read_text(self, name: str) -> str:
+        """Text of a source file; UserError if it is missing or no UTF-8."""
+        try:
+            return self.read(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name} is not UTF-8 (byte {error.start})") from None
+
+    def template(self, name: str) -> str:
+        """Text of a template of this assignment, else of those for all; UserError if there is none."""
+        paths = [FOLDER / self.name / "templates" / name, COMMON / name]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise UserError(f"{self.name}/starter.toml names the template {name}, but there is no {paths[0]}")
+        return path.read_text(encoding="utf-8")
+
+
+def assignments() -> list[str]:
+    """Names of the assignments that have a recipe."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/starter.toml"))
+
+
+def load(name: str, root: Path = ROOT) -> Recipe:
+    """Read the recipe of assignment `name` for the sources under `root`. UserError for an unknown name or bad TOML."""
+    check_choice("assignment", name, assignments())
+    staff = root / "staff" / "assignments"
+    return Recipe(
+        name,
+        root,
+        read_toml(FOLDER / name / "starter.toml"),
+        read_toml(staff / "course.toml"),
+        read_toml(staff / name / "assignment.toml"),
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; UserError naming it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def source_files(root: Path) -> tuple[list[str], list[str]]:
+    """(files that may ship, files that git does not know): notes and drafts lie about in a working tree.
+
+    Without git, as in an unpacked archive, every file may ship.
+    """
+    tracked = git(root, "ls-files", "-z")
+    if tracked is None:
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()), []
+    unknown = git(root, "ls-files", "-z", "--others", "--exclude-standard") or ""
+    return sorted(filter(None, tracked.split("\0"))), sorted(filter(None, unknown.split("\0")))
+
+
+def shipped_files(recipe: Recipe, files: Iterable[str]) -> list[str]:
+    """Those of `files` that the recipe's patterns choose. UserError for a pattern of `ship` without a match."""
+    settings = recipe.settings
+    files = [name for name in files if not recipe.is_foreign(name) and not _matches(name, settings.get("exclude", ()))]
+    chosen: set[str] = set()
+    for pattern in settings["ship"]:
+        found = fnmatch.filter(files, pattern)
+        if not found:
+            raise UserError(f"{pattern} is missing in {recipe.root}; the recipe of {recipe.name} names it")
+        chosen.update(found)
+    for pattern in settings.get("optional", ()):
+        chosen.update(fnmatch.filter(files, pattern))
+    chosen.update(_imported_tests(recipe, chosen, set(files)))
+    if leaking := sorted(chosen & set(recipe.graded_elsewhere)):
+        raise UserError(f"{recipe.name}/starter.toml ships {', '.join(leaking)}, the solution of another assignment")
+    return sorted(chosen - set(recipe.graded))
+
+
+def _imported_tests(recipe: Recipe, chosen: set[str], files: set[str]) -> set[str]:
+    """Modules of tests/ that the chosen tests import, and what those import."""
+    found: set[str] = set()
+    waiting = [name for name in chosen if name.startswith("tests/")]
+    while waiting:
+        name = waiting.pop()
+        if not name.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(recipe.read_text(name), name)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{item.name}" for item in node.names)]
+            elif isinstance(node, ast.Import):
+                modules = [item.name for item in node.names]
+            else:
+                continue
+            for path in (module.replace(".", "/") + ".py" for module in modules):
+                if path.startswith("tests/") and path in files and path not in chosen | found:
+                    found.add(path)
+                    waiting.append(path)
+    return found
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """Output of a git command, or None where this is no repository of its own or git is missing."""
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        if not (root / ".git").exists():
+            return None
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""What runs in the student's process, and what both processes share; nothing of the grader is imported here."""

@@ -1,0 +1,231 @@
+"""Homework 5 for the staff: figures, answers and history as they are judged, the handout's dates, grading."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from staff.grader import assignment as assignments
+from staff.grader import handed_in
+from staff.release.starter import recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+LAB = "labs/hw5_pneumonia"
+CODE, EVALUATION = f"{LAB}/hw5_dl.py", f"{LAB}/hw5_evaluate.py"
+RULES = assignments.load("hw5").history
+
+
+def png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(content, format="PNG")
+    return content.getvalue()
+
+
+def gradient(height: int = 300, width: int = 400) -> np.ndarray:
+    return np.broadcast_to(np.linspace(0, 255, width), (height, width))
+
+
+def bomb() -> bytes:
+    """A PNG of 100,000 x 100,000 pixels in a few hundred bytes."""
+    header = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk + bytes(200)
+
+
+def test_a_figure_is_a_figure():
+    assert handed_in.fault_of_figure(png(gradient())) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (png(np.full((300, 400), 255)), "is blank"),
+        (png(gradient(40, 400)), "has 400 x 40 pixels"),
+        (png(gradient())[:300], "is no readable PNG"),
+        (b"", "is no readable PNG"),
+        (b"GIF89a" + bytes(100), "is no readable PNG"),
+        (bomb(), "has 100000 x 100000 pixels|is no readable PNG"),
+    ],
+    ids=["blank", "small", "cut short", "empty", "another format", "bomb"],
+)
+def test_what_is_no_figure(content, fault):
+    assert re.match(fault, handed_in.fault_of_figure(content))
+
+
+def test_answers_are_found_wherever_comments_stand():
+    source = 'x = "# ANSWER 1.1: no"\n    # ANSWER 1.2: one\n    # two\n# ANSWER 1.3: three\n\n# apart\ny = 1 # z\n'
+    assert handed_in.answers_in(source.replace("    #", "#")) == {"1.2": "one two", "1.3": "three"}
+    assert handed_in.answers_in("# ANSWER 2.1: kept\n)))(((\n") == {"2.1": "kept"}
+    assert "\x1b" not in handed_in.answers_in("# ANSWER 2.1: a\x1b[31mb")["2.1"]
+
+
+@pytest.mark.parametrize(
+    "subject", ["Stop early on the validation loss", "Grad-CAM: weights and maps", "1.3 augmentation with rotation"]
+)
+def test_clear_messages(subject):
+    assert handed_in.is_clear(subject)
+
+
+@pytest.mark.parametrize(
+    "subject", ["", "update", "final final version", "fix", "asdf asdf", "wip", "more work on hw5", "a b c d e f"]
+)
+def test_messages_that_say_nothing(subject):
+    assert not handed_in.is_clear(subject)
+
+
+def commit(folder: Path, subject: str, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / {"code": CODE, "evaluation": EVALUATION, "notes": "notes.txt"}[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    identity = ["-c", "user.name=S", "-c", "user.email=s@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", folder, "add", "-A"], check=True)
+    message = ["commit", "-q", "--allow-empty-message", "-m", subject]
+    subprocess.run(["git", "-C", folder, *identity, *message], check=True)
+
+
+def repository(folder: Path, subjects: list[str], name: str = "code") -> Path:
+    """A starter, and a commit with ten changed lines of one file for each subject."""
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    commit(folder, "starter", code="x = 0\n" * 50)
+    for number, subject in enumerate(subjects, 1):
+        commit(folder, subject, **{name: f"x = {number}\n" * 10})
+    return folder
+
+
+CLEAR = ["Load the three splits", "Train with early stopping", "Grad-CAM by hand"]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "name", "deductions"),
+    [
+        (CLEAR, "code", [0, 0]),
+        (CLEAR[:1], "code", [5, 0]),
+        (["update", "fix", "final"], "code", [0, 5]),
+        ([*CLEAR, "fix"], "code", [0, 0]),  # one of four may say nothing
+        (CLEAR, "notes", [5, 0]),  # no graded code in it
+        ([], "code", [5, 5]),
+    ],
+    ids=["good", "one commit", "unclear", "mostly clear", "no code", "untouched"],
+)
+def test_history_is_judged(tmp_path, subjects, name, deductions):
+    folder = repository(tmp_path / "work", subjects, name)
+    verdicts = handed_in.judge_history(handed_in.read_history(folder, [CODE]), RULES)
+    assert [verdict["deduction"] for verdict in verdicts] == deductions
+    assert all(verdict["reason"] for verdict in verdicts)
+
+
+def test_no_repository_has_no_history(tmp_path):
+    assert handed_in.read_history(tmp_path, [CODE]) is None
+    assert [verdict["deduction"] for verdict in handed_in.judge_history(None, RULES)] == [5, 5]
+
+
+def test_the_handout_has_the_dates_and_points_of_the_settings():
+    course = recipe.read_toml(ROOT / "staff/assignments/course.toml")["hw5"]
+    text = (ROOT / LAB / "handout.md").read_text(encoding="utf-8")
+    front = dict(re.findall(r"^(\w+): (.*)$", text.split("---\n")[1], re.MULTILINE))
+    assert front["release_date"] == f"{course['released']:%Y-%m-%d %H:%M}"
+    assert front["due_date"] == f"{course['due']:%Y-%m-%d %H:%M}"
+    points = {todo.id: todo.points for todo in assignments.load("hw5").todos if todo.points}
+    assert {n: float(p) for n, p in re.findall(r"^\*\*(\d\.\d) [^*]*\((\d+)\)\.\*\*", text, re.MULTILINE)} == points
+    for part, total in re.findall(r"^## Part (\d): .*\((\d+) points\)$", text, re.MULTILINE):
+        assert sum(value for todo, value in points.items() if todo.startswith(part)) == int(total)
+
+
+# One plausible mistake for each TODO; all of them in one submission, so that one run shows each of them to be found.
+MISTAKES = {
+    CODE: [
+        ("1.1", "shuffle=training", "shuffle=False"),
+        ("1.2", "minlength=len(class_names)).tolist()", "minlength=len(class_names)).tolist()[::-1]"),
+        ("1.3", "return (turned * gain", "return (images * gain"),
+        ("2.1", "                nn.ReLU(),\n                nn.MaxPool2d(2),", "                nn.MaxPool2d(2),"),
+        ("2.2", "                optimizer.zero_grad()\n", ""),
+        ("2.3", "1 + int(np.argmin(validation))", "int(np.argmin(validation))"),
+        ("3.1", "old.weight.sum(dim=1, keepdim=True)", "old.weight.mean(dim=1, keepdim=True)"),
+        ("3.2", "learning_rate / 10", "learning_rate"),
+    ],
+    EVALUATION: [
+        ("3.3", '[row] + [""] * (len(names) - 1)', '["0.900"] * len(names)'),
+        ("4.1", "called = (probabilities >= threshold)", "called = (probabilities > threshold)"),
+        ("4.2", "metrics.average_precision_score(labels, values)", "metrics.roc_auc_score(labels, values)"),
+        ("4.3", "np.argsort(-np.abs(probabilities - threshold)", "np.argsort(np.abs(probabilities - threshold)"),
+        ("5.1", "weights = first.weight.detach().float().cpu()", "weights = first.weight.detach().float().cpu() * 2"),
+        ("5.2", "gradient.mean(dim=(2, 3), keepdim=True)", "gradient.abs().mean(dim=(2, 3), keepdim=True)"),
+        ("6.1", "# ANSWER 6.1:", "# 6.1:"),
+    ],
+}
+FULL_LOSS = {
+    "1.2",
+    "2.2",
+    "2.3",
+    "3.1",
+    "3.2",
+    "3.3",
+    "4.1",
+    "4.2",
+    "4.3",
+    "5.1",
+    "5.2",
+}  # in the others something works
+
+
+def grade(folder: Path, out: Path) -> dict:
+    command = [sys.executable, "-m", "staff.grade", str(folder), "--assignment", "hw5", "--out", str(out), "--quiet"]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def solution(changes: dict[str, list[tuple[str, str, str]]]) -> dict[str, str]:
+    """The graded files with some of their text changed."""
+    texts = {}
+    for name in (CODE, EVALUATION):
+        texts[name] = (ROOT / name).read_text(encoding="utf-8")
+        for todo, old, new in changes.get(name, []):
+            assert texts[name].count(old) == 1, f"{todo}: {old!r} occurs {texts[name].count(old)} times"
+            texts[name] = texts[name].replace(old, new)
+    return texts
+
+
+@pytest.mark.timeout(280)
+def test_the_reference_gets_every_point(tmp_path):
+    folder = repository(tmp_path / "work", CLEAR)
+    outputs = folder / LAB / "outputs"
+    outputs.mkdir()
+    for name in assignments.load("hw5").files:
+        if name.endswith(".png"):
+            (folder / name).write_bytes(png(gradient()))
+    texts = solution({})
+    commit(folder, "Figures of the full run, and answers", code=texts[CODE], evaluation=texts[EVALUATION])
+    found = grade(folder, tmp_path / "results.json")
+    failed = [check["test"] for todo in found["todos"] for check in todo["checks"] if check["status"] != "passed"]
+    assert failed == []
+    assert found["score"] == 100
+    assert set(found["answers"]) == {"1.2", "1.3", "2.3", "4.1", "4.3", "6.1", "6.2", "6.3"}
+
+
+@pytest.mark.timeout(280)
+def test_each_mistake_costs_points(tmp_path):
+    for name, text in solution(MISTAKES).items():
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text(text, encoding="utf-8")
+    found = {todo["id"]: todo for todo in grade(tmp_path / "work", tmp_path / "results.json")["todos"]}
+    for todo in [todo for changes in MISTAKES.values() for todo, _old, _new in changes]:
+        mechanisms = [check for check in found[todo]["checks"] if "test_figure" not in check["test"]]
+        assert any(check["status"] == "failed" for check in mechanisms), f"the mistake in {todo} was not found"
+        if todo in FULL_LOSS:
+            assert found[todo]["points"] == 0, f"{todo} earns {found[todo]['points']} with its mistake"
+    assert found["git"]["points"] == -10

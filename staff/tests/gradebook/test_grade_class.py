@@ -1,0 +1,141 @@
+"""`python -m staff.grade_class`: every line of a class, cached by content, interrupted and continued."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from staff.gradebook.grade_class import find_entries, grader_digest
+from staff.tests.grading_tools import LEGACY, MODULES, ROOT, command
+from toolkit.errors import UserError
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def variant(folder: Path, starter: Path, number: int) -> Path:
+    """A starter that differs from the others in one comment."""
+    folder.mkdir(parents=True)
+    for name in MODULES:
+        shutil.copy(starter / name, folder)
+    with open(folder / MODULES[0], "a") as file:
+        file.write(f"# {number}\n")
+    return folder
+
+
+def rows_of(out: Path) -> dict[str, dict[str, str]]:
+    with open(out / "grades.csv", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def school(tmp_path, starter_folder) -> Path:
+    """Two equal submissions, one with four points in a zip with a dangerous name, and three that cannot be graded."""
+    folder = tmp_path / "class"
+    variant(folder / "ada", starter_folder, 1)
+    variant(folder / "bob", starter_folder, 1)
+    losses = (LEGACY / "segmentation_models.py").read_text()
+    for name in ("MLPSegmentation", "SimpleCNN", "TinyUNet"):
+        losses += f"\n\nclass {name}(nn.Module):\n    def __init__(self, *a, **k):\n        raise NotImplementedError\n"
+    with zipfile.ZipFile(folder / "=cyd & <b>.zip", "w") as archive:
+        archive.writestr("segmentation_models.py", losses)
+    (folder / "empty").mkdir()
+    (folder / "damaged.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    (folder / "notes.txt").write_text("not a submission")
+    return folder
+
+
+def test_class(school):
+    out = school.with_name("class-grades")
+    run = command("staff.grade_class", school, "--jobs", 2)
+    assert run.returncode == 1, run.stderr  # two could not be graded
+    rows = rows_of(out)
+    assert {name: row["score"] for name, row in rows.items()} == {
+        "'=cyd & <b>": "4.0", "ada": "0.0", "bob": "0.0", "damaged": "", "empty": "",
+    }  # fmt: skip
+    assert rows["bob"]["same_files_as"] == "ada"
+    assert rows["'=cyd & <b>"]["TODO 2.4"] == "2.0"
+    assert "holds none of the assignment's files" in rows["empty"]["problem"]
+    assert "notes.txt" in run.stdout
+    assert len(list((out / "jobs").iterdir())) == 2  # ada and bob are one job
+    page = (out / "overview.html").read_text()
+    assert "<b>" not in page
+    assert "same files as ada" in page
+    assert sorted(path.name for path in (out / "feedback").iterdir()) == ["_cyd _ _b_.html", "ada.html", "bob.html"]
+
+    before = {path: path.stat().st_mtime for path in (out / "jobs").rglob("results.json")}
+    again = command("staff.grade_class", school)
+    assert {path: path.stat().st_mtime for path in (out / "jobs").rglob("results.json")} == before
+    assert "2 done (2 before)" in again.stdout
+    assert rows_of(out) == rows
+
+    with open(school / "bob" / MODULES[0], "a") as file:
+        file.write("# bob has changed his mind\n")
+    command("staff.grade_class", school, "--regrade", "ada")
+    changed = [path for path in (out / "jobs").rglob("results.json") if before.get(path) != path.stat().st_mtime]
+    assert len(changed) == 2  # ada because it was asked for, bob because his files differ now; not cyd
+    assert rows_of(out)["bob"]["same_files_as"] == ""
+
+
+def test_interrupted_and_continued(tmp_path, starter_folder):
+    folder, out = tmp_path / "class", tmp_path / "class-grades"
+    for number in range(3):
+        variant(folder / f"student{number}", starter_folder, number)
+    words = [sys.executable, "-m", "staff.grade_class", str(folder), "--jobs", "1"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 400
+    while not list(out.glob("jobs/*/page.html")):  # written after results.json
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    done = [name for name, row in rows_of(out).items() if row["score"]]
+    assert 1 <= len(done) < 3
+    assert {row["problem"] for name, row in rows_of(out).items() if name not in done} <= {
+        "not graded yet",
+        "the dispatcher was stopped",
+    }
+    run = command("staff.grade_class", folder, "--jobs", 2)
+    assert run.returncode == 0, run.stderr
+    assert f"({len(done)} before)" in run.stdout
+    assert {row["score"] for row in rows_of(out).values()} == {"0.0"}
+
+
+def test_names_and_what_is_left_out(tmp_path):
+    for name in ("Ada", ".hidden", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("Ada.zip", "Bob.ZIP", "grades.txt"):
+        (tmp_path / name).write_bytes(b"")
+    found, others = find_entries(tmp_path, tmp_path / "out")
+    assert [name for name, _ in found] == ["Ada", "Ada.zip", "Bob"]
+    assert others == ["grades.txt"]
+
+
+@pytest.mark.parametrize(("folder", "message"), [("nowhere", "which is no folder"), (".", "holds no submission")])
+def test_no_class(tmp_path, folder, message):
+    with pytest.raises(UserError, match=message):
+        find_entries(tmp_path / folder, tmp_path / "out")
+
+
+def test_cache_knows_grader_and_data(tmp_path):
+    """Whatever could change a grade changes the digest."""
+    from staff.grader import assignment
+
+    project = assignment.load("project2")
+    data = tmp_path / "data.npz"
+    data.write_bytes(b"1")
+    first = grader_digest(project, data, None)
+    assert grader_digest(project, data, None) == first
+    assert grader_digest(project, data, "bwrap") != first
+    data.write_bytes(b"2")
+    assert grader_digest(project, data, None) != first

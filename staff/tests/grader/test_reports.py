@@ -1,0 +1,126 @@
+"""What is written from results: Gradescope's JSON, JUnit XML, the student's page; none of it tells a secret."""
+
+from __future__ import annotations
+
+import copy
+import json
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from staff.grader import assignment, scoring
+from staff.grader.grading_plugin import Outcome
+from staff.grader.reports import gradescope, junit, page
+
+HOSTILE = '<script>alert(1)</script>\x1b[2J\x00\u202e]]> & "quoted"'
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Results of a made-up run with every status in it, and text that a hostile submission could have caused."""
+    project = assignment.load("project2")
+    statuses = ["passed", "failed", "not_started", "skipped", "grader_error"]
+    outcomes = {}
+    for number, check in enumerate(check for todo in project.todos for check in todo.checks):
+        todo, _ = project.find(check.test)
+        status = "passed" if todo.id in ("1.0", "1.1") else statuses[number % 5]
+        message = "" if status == "passed" else f"expected this, got {HOSTILE}"
+        outcome = Outcome(todo, check, status, message, frames=[f"classification_models.py:3 in forward: {HOSTILE}"])
+        outcome.measured = [{"gate": "acc_cnn", "threshold": 0.45, "values": [0.4, 0.44]}] * (number % 7 == 0)
+        outcomes[check.test] = outcome
+    return {
+        "assignment": "project2",
+        "title": project.title,
+        **scoring.score_all(project, outcomes),
+        "submission": {"sha256": "0" * 64, "files": [], "ignored": [f"{HOSTILE}.txt"] * 12, "notes": ["a note"]},
+        "data": {"name": "pathmnist-sample", "kind": "sample", "notes": []},
+        "sandbox": {"layer": "bwrap", "in_force": ["bwrap"], "not_available": []},
+        "seconds": 12.5,
+        "staff_only": {"seed": 1234567890123, "restarts": 0, "printed": "printed-by-student", "grader_errors": []},
+    }
+
+
+def checks_of(results: dict) -> list[dict]:
+    return [check for todo in results["todos"] for check in todo["checks"]]
+
+
+def test_gradescope_has_what_the_site_reads(results):
+    made = json.loads(json.dumps(gradescope.render(results), allow_nan=False))
+    assert made["score"] == results["score"] + results["extra"]
+    assert sum(test["score"] for test in made["tests"]) == pytest.approx(made["score"])
+    assert sum(test["max_score"] for test in made["tests"]) == results["max_score"]  # extra credit comes on top
+    assert [test["number"] for test in made["tests"]] == [todo["id"] for todo in results["todos"]]
+    assert {test["status"] for test in made["tests"]} <= {"passed", "failed"}
+    assert {test["output_format"] for test in made["tests"]} == {"text"}  # nothing of a student's is read as markup
+    assert made["stdout_visibility"] == "hidden"
+
+
+def test_gradescope_of_a_failure():
+    made = gradescope.failure("the archive is damaged")
+    assert (made["score"], made["output"]) == (0.0, "the archive is damaged")
+
+
+def test_junit_counts_and_parses(results):
+    root = ElementTree.fromstring(junit.render(results))
+    statuses = [check["status"] for check in checks_of(results)]
+    total = {name: sum(int(suite.get(name)) for suite in root) for name in ("tests", "failures", "errors", "skipped")}
+    assert total == {
+        "tests": len(statuses),
+        "failures": statuses.count("failed") + statuses.count("not_started"),
+        "errors": statuses.count("grader_error"),
+        "skipped": statuses.count("skipped"),
+    }
+    assert len(root.findall(".//failure")) == total["failures"]
+    assert len(root.findall(".//error")) == total["errors"]
+    assert len(root.findall(".//testcase")) == total["tests"]
+
+
+class Tags(HTMLParser):
+    """Collects tags; complains about one that is closed and not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_runs_nothing(results):
+    text = page.render(results)
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert "script" not in tags.seen
+    assert tags.seen.count("details") == len(results["todos"])
+    assert "http" not in text  # needs no network
+    assert f"{results['score']:g} of 50" in text
+
+
+@pytest.mark.parametrize("form", ["gradescope", "junit", "page"])
+def test_no_secret_reaches_a_student(results, form):
+    """Seed, printed output and the text of the grader's own errors stay with the staff."""
+    changed = copy.deepcopy(results)
+    for check in checks_of(changed):
+        if check["status"] == "grader_error":
+            check["message"] = "secret-of-the-grader"
+    if form == "gradescope":
+        text = json.dumps(gradescope.render(changed))
+    else:
+        text = junit.render(changed).decode() if form == "junit" else page.render(changed)
+    for secret in ("1234567890123", "printed-by-student", "secret-of-the-grader"):
+        assert secret not in text
+
+
+def test_outputs_of_a_real_run(starter_graded):
+    results, folder = starter_graded.results, starter_graded.folder
+    assert json.loads((folder / "gradescope.json").read_text())["score"] == 0
+    assert len(ElementTree.parse(folder / "junit.xml").getroot().findall(".//testcase")) == len(checks_of(results))
+    assert "0 of 50" in (folder / "page.html").read_text()
+    assert str(results["staff_only"]["seed"]) not in (folder / "page.html").read_text()

@@ -1,0 +1,100 @@
+"""Points from outcomes, gates from figures, and an assignment's file that must not contradict itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from staff.grader import assignment as assignments
+from staff.grader.assignment import Check, Gate, Todo
+from staff.grader.client import CheckFailed, clean
+from staff.grader.grading_plugin import Outcome
+from staff.grader.scoring import score_todo
+from toolkit.errors import UserError
+
+TODO = Todo("1.1", "model", "Part 1", 4, [Check("a", "a", 1, core=True), Check("b", "b", 2), Check("c", "c", 1)])
+
+
+def score(**statuses: str) -> tuple[float, str]:
+    outcomes = {check.test: Outcome(TODO, check, statuses.get(check.test, "passed")) for check in TODO.checks}
+    made = score_todo(TODO, outcomes)
+    return made["points"], made["status"]
+
+
+def test_points_follow_weights_and_need_the_core():
+    assert score() == (4, "passed")
+    assert score(b="failed") == (2, "partly")
+    assert score(b="failed", c="skipped") == (1, "partly")
+    assert score(a="failed") == (0, "failed")  # nothing without the core, whatever else passes
+    assert score(a="not_started", b="not_started") == (0, "not started")
+    assert score(a="skipped", b="skipped", c="skipped") == (0, "skipped")
+    assert score(a="grader_error") == (0, "failed")
+
+
+def test_a_check_that_never_ran_earns_nothing():
+    outcomes = {check.test: Outcome(TODO, check, "passed") for check in TODO.checks[1:]}
+    assert score_todo(TODO, outcomes)["points"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "above", "tries", "passes"),
+    [
+        ([0.90], False, 1, True),  # reached exactly
+        ([0.99], True, 1, True),
+        ([0.90, 0.90, 0.90], True, 3, False),  # "more than" is more than
+        ([0.85, 0.86, 0.91], False, 3, True),  # in the grey zone: measured again
+        ([0.85, 0.86, 0.87], False, 3, False),
+        ([0.70], False, 1, False),  # far below: not measured again
+        ([float("nan")], False, 1, False),
+    ],
+)
+def test_gate(values, above, tries, passes):
+    gate = Gate("acc", 0.90, grey=0.1, tries=3, timeout_s=1, above=above)
+    recorded, left = [], list(values)
+
+    def check():
+        gate.apply(lambda attempt: left.pop(0), recorded.append, "it")
+
+    if passes:
+        check()
+    else:
+        with pytest.raises(CheckFailed, match=r"expected more than 0\.900" if above else r"expected at least 0\.900"):
+            check()
+    assert len(recorded[0]["values"]) == tries
+
+
+def test_project2_adds_up():
+    project = assignments.load("project2")
+    assert (project.points, project.extra_points) == (50, 10)
+    ordinary = [todo for todo in project.todos if not todo.extra]
+    assert sum(todo.points for todo in ordinary if todo.part == "Part 1") == 25
+    assert sum(todo.points for todo in ordinary if todo.part == "Part 2") == 25
+    assert set(project.gates["full"]) == {*project.gates["sample"], "acc_extra"}
+    assert project.gates["full"]["acc_extra"].above
+    assert project.gates["full"]["acc_extra"].value == 0.99
+    # Outcome counts for less than mechanism: the two TODOs of results.
+    assert sum(todo.points for todo in project.todos if todo.id in ("1.6", "2.8")) <= 0.2 * project.points
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("points = 50\n", "points = 49\n", "points add up to 50 + 10"),
+        ('id = "1.1"', 'id = "1.0"', "names a test or a TODO twice"),
+        ('needs = ["1.2"]', 'needs = ["9.9"]', "needs of test_1_results.py::test_checkpoint is '9.9'"),
+        ("core = true", "core = false", "TODO 1.0 has no core check that is verified"),
+    ],
+)
+def test_contradictions_are_found(tmp_path, monkeypatch, old, new, message):
+    text = (assignments.FOLDER / "project2/assignment.toml").read_text()
+    assert old in text
+    (tmp_path / "project2").mkdir()
+    (tmp_path / "project2/assignment.toml").write_text(text.replace(old, new))
+    monkeypatch.setattr(assignments, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match=message.replace("+", r"\+")):
+        assignments.load("project2")
+
+
+def test_text_of_a_submission_is_made_harmless():
+    assert clean("\x1b[31mred\x1b[0m\ttab\x00\u202e") == "red tab??"
+    assert clean(b"bytes") == clean(None) == ""
+    assert len(clean("x" * 10**6)) == 1500

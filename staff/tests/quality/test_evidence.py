@@ -1,0 +1,61 @@
+"""The evidence behind a gate: fitted probabilities, further tries, and when a stored table is out of date."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from staff.grader import assignment
+from staff.quality import evidence
+
+GATES = assignment.load("project2").gates["sample"]
+STOCHASTIC = [name for name in GATES if not name.endswith("extra")]
+
+
+def test_probability_of_one_try_is_that_of_the_predictive_distribution():
+    # Students' t by simulation: a further value of a normal whose mean and deviation are estimated from five values.
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((200_000, 6))
+    mean, sd = samples[:, :5].mean(axis=1), samples[:, :5].std(axis=1, ddof=1)
+    below = float((samples[:, 5] < mean - 2 * sd).mean())
+    values = [0.7, 0.75, 0.8, 0.85, 0.9]
+    gate = np.mean(values) - 2 * np.std(values, ddof=1)
+    assert evidence.fit(values, gate, 0.0, 1).fails_once == pytest.approx(below, abs=0.002)
+
+
+def test_further_tries_help_only_within_the_grey_band():
+    values = [0.55, 0.6, 0.65, 0.7]
+    once = evidence.fit(values, 0.5, 0.0, 1)
+    assert once.fails == once.fails_once > 0.01
+    no_band = evidence.fit(values, 0.5, 0.0, 3)
+    assert no_band.fails == once.fails_once, "a first value below the band ends it"
+    wide = evidence.fit(values, 0.5, 10.0, 3)
+    assert wide.fails == pytest.approx(once.fails_once**3, rel=0.05)
+    assert wide.fails < evidence.fit(values, 0.5, 0.1, 3).fails < once.fails
+
+
+def test_stored_evidence_is_objected_to_when_it_no_longer_holds():
+    measured = evidence.fit([0.70, 0.71, 0.72, 0.73, 0.74], 0.5, 0.1, 3)
+    stored = dict(measured)
+    assert evidence.objections(stored, measured) == []
+    assert "stored is 0.600" in evidence.objections({**stored, "mean": 0.6}, measured)[0]
+    assert evidence.objections(None, measured) == ["no evidence is stored"]
+    weak = evidence.fit([0.50, 0.55, 0.6], 0.5, 0.1, 3)
+    assert "fails with probability" in evidence.objections(dict(weak), weak)[0]
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_every_gate_of_the_sample_stores_evidence_that_supports_it(name):
+    gate = GATES[name]
+    stored = gate.evidence["reference"]
+    assert stored["runs"] >= 5
+    assert stored["least"] <= stored["mean"]
+    assert gate.value - gate.grey < stored["least"], "a first try so low would not be repeated"
+    assert stored["fails"] < evidence.LARGEST_FALSE_FAILURE
+    assert gate.tries <= 3
+    # The stored probabilities follow from the stored mean and deviation: recomputed from values with just these.
+    spread = np.linspace(-1, 1, stored["runs"])
+    values = stored["mean"] + stored["sd"] * spread / np.std(spread, ddof=1)
+    again = evidence.fit([float(value) for value in values], gate.value, gate.grey, gate.tries)
+    assert stored["fails_once"] == pytest.approx(again.fails_once, rel=0.15)
+    assert stored["fails"] == pytest.approx(again.fails, rel=0.3)

@@ -1,0 +1,129 @@
+"""The zip for Gradescope: what is in it, and a run in a scratch root without network and without this repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from staff.grader import sandbox
+from staff.tests.grading_tools import LEGACY, MODULES, command
+
+SYSTEM = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("package") / "autograder.zip"
+    run = command("staff.package", "gradescope", "--out", path)
+    assert run.returncode == 0, run.stderr
+    return path
+
+
+def test_contents(archive):
+    with zipfile.ZipFile(archive) as opened:
+        names = set(opened.namelist())
+        modes = {info.filename: info.external_attr >> 16 for info in opened.infolist()}
+    assert {"setup.sh", "run_autograder", "requirements.txt", "grader/staff/student_side/worker.py"} <= names
+    assert "grader/data/bundled/pathmnist_sample.npz" in names
+    # Neither the solution nor what would help to cheat.
+    assert not [name for name in names if Path(name).name in MODULES]
+    assert not [name for name in names if "attacks" in name or "checkpoints" in name or "__pycache__" in name]
+    assert modes["setup.sh"] & 0o111
+    assert modes["run_autograder"] & 0o111
+
+
+def test_same_sources_same_bytes(archive, tmp_path):
+    command("staff.package", "gradescope", "--out", tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "run_autograder"])
+def test_scripts_are_valid_bash(archive, tmp_path, script):
+    with zipfile.ZipFile(archive) as opened:
+        text = opened.read(script)
+    assert b"@" not in text  # every setting was filled in
+    assert subprocess.run(["bash", "-n"], input=text, check=False).returncode == 0
+
+
+class Site:
+    """A root file system with the system's folders, Python, and /autograder as Gradescope lays it out; no network."""
+
+    def __init__(self, folder: Path, archive: Path) -> None:
+        self.autograder = folder / "autograder"
+        (self.autograder / "submission").mkdir(parents=True)
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(self.autograder / "source")
+        shutil.copy(self.autograder / "source/run_autograder", self.autograder)
+        for path in (self.autograder / "run_autograder", self.autograder / "source/setup.sh"):
+            path.chmod(0o755)
+
+    def run(self, script: str) -> subprocess.CompletedProcess:
+        """Run a script of /autograder as root of that system."""
+        words = ["bwrap", "--unshare-net", "--unshare-pid", "--die-with-parent", "--cap-add", "ALL"]
+        words += ["--perms", "1777", "--tmpfs", "/tmp"]  # first: Python may lie in the real /tmp
+        for path in SYSTEM:
+            words += ["--ro-bind-try", path, path]
+        for path in sandbox.interpreter_folders():
+            words += ["--ro-bind", path, path]
+        words += ["--proc", "/proc", "--dev", "/dev"]
+        words += ["--bind", str(self.autograder), "/autograder", "--chdir", "/", f"/autograder/{script}"]
+        environment = {"PATH": "/usr/bin:/bin", "GRADER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400, check=False)
+
+    def results(self) -> dict:
+        return json.loads((self.autograder / "results/results.json").read_text())
+
+
+@pytest.fixture
+def site(tmp_path, archive) -> Site:
+    reason = sandbox.check_layer("bwrap") or ("" if os.geteuid() == 0 else "a root file system needs root")
+    if reason:
+        if os.environ.get("COURSE_CI") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Site(tmp_path, archive)
+
+
+def test_runs_in_a_scratch_root_without_network(site):
+    made = site.run("source/setup.sh")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("sandbox:")
+    # Only the losses are there: fast to grade, and points that must come out.
+    shutil.copy(LEGACY / "segmentation_models.py", site.autograder / "submission")
+    text = (site.autograder / "submission/segmentation_models.py").read_text()
+    for name in ("MLPSegmentation", "SimpleCNN", "TinyUNet"):
+        text += f"\n\nclass {name}(nn.Module):\n    def __init__(self, *a, **k):\n        raise NotImplementedError\n"
+    (site.autograder / "submission/segmentation_models.py").write_text(text)
+    run = site.run("run_autograder")
+    results = site.results()
+    assert {test["number"]: test["score"] for test in results["tests"] if test["score"]} == {"2.4": 2, "2.5": 2}, run
+    assert results["score"] == 4
+    staff = json.loads((site.autograder / "staff-results.json").read_text())
+    assert staff["sandbox"]["layer"] in ("bwrap", "user")
+    for path in (
+        site.autograder / "staff-results.json",
+        site.autograder / "source/grader/staff/student_side/worker.py",
+    ):
+        assert path.stat().st_mode & 0o077 == 0  # other users, the student's code among them, cannot read it
+
+
+def test_a_wrong_submission_is_told(site):
+    site.run("source/setup.sh")
+    (site.autograder / "submission/notes.txt").write_text("I handed in the wrong file")
+    site.run("run_autograder")
+    assert site.results()["score"] == 0
+    assert "holds none of the assignment's files" in site.results()["output"]
+
+
+def test_a_broken_grader_is_told(site):
+    (site.autograder / "source/grader/staff/grader/grade.py").write_text("raise SystemError")
+    site.run("run_autograder")
+    assert site.results()["score"] == 0
+    assert "Please tell the staff" in site.results()["output"]
