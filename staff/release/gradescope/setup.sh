@@ -18,4 +18,4 @@ chmod 755 "$root"
 chmod -R go= "$root/source"
 mkdir -p "$root/results"
 cd "$root/source/grader"
-"$python" -c 'from staff import sandbox; layer, weaker = sandbox.choose_layer(); print("sandbox:", layer, *weaker)'
+"$python" -c 'from staff.grader import sandbox; layer, weaker = sandbox.choose_layer(); print("sandbox:", layer, *weaker)'

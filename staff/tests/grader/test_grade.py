@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path):
         (["nowhere"], "submission 'nowhere' does not exist"),
         ([ROOT / "README.md"], "is neither a folder nor a zip archive nor a git repository"),
         ([LEGACY, "--assignment", "project9"], "assignment is 'project9'; allowed: "),
-        ([ROOT / "staff" / "reports"], "holds none of the assignment's files"),
+        ([ROOT / "staff" / "gradebook"], "holds none of the assignment's files"),
         ([LEGACY, "--html", ROOT / "staff"], "is a folder; name the file to write"),
         ([LEGACY, "--seed-file", ROOT / "data/bundled/manifest.json"], "is no results.json of this grader"),
     ],

@@ -20,7 +20,7 @@ def copy_sources(folder: Path) -> Path:
     for name in COPIED:
         shutil.copytree(recipe.ROOT / name, folder / name, ignore=ignored)
     for path in recipe.ROOT.iterdir():
-        if path.is_file():
+        if path.is_file() and path.name != ".git":  # in a git worktree .git is a file that points to the real index
             shutil.copy(path, folder)
     return folder
 
