@@ -114,7 +114,7 @@ def compare_prediction(root: Path, args: Any) -> None:
     size = args.image_size
     network = networks.build(args.model, 3, 9, size).eval()
     facts = (args.model, [str(number) for number in range(9)], False, Preprocessing(size, 3, fit="stretch"), "bench")
-    model = Trained(network, *facts, torch.device("cpu"))
+    model = Trained((network,), *facts, torch.device("cpu"))
     files = sorted(root.rglob("*.png"))[: max(64, args.images // 4)]
     steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
     transform = transforms.Compose(steps)

@@ -7,6 +7,7 @@ All random numbers come from one CPU Generator, so a seed gives the same batches
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -32,14 +33,15 @@ def denormalize(images: torch.Tensor) -> torch.Tensor:
 class Augmentation:
     """What happens to training batches. Probabilities and ranges apply to each image independently.
 
-    flips: left-right and up-down, each with probability 1/2. turns: transposition with probability 1/2; with the
-    flips that makes all eight symmetries of the square (quarter turns and mirror images) equally likely.
+    flips: left-right and up-down, each with probability 1/2; 'left_right' or 'up_down': one of them alone.
+    turns: transposition with probability 1/2; with both flips that makes all eight symmetries of the square (quarter
+    turns and mirror images) equally likely.
     crop_padding: pixels of reflection around the image from which a window of the old size is cut (0: no crop).
     stain_jitter: half-range of the gain of each colour channel, which mimics stains of different strength between
     laboratories. brightness_jitter: half-range of an offset on the [-1, 1] scale, common to the channels.
     """
 
-    flips: bool = True
+    flips: bool | Literal["left_right", "up_down"] = True
     turns: bool = False
     crop_padding: int = 0
     stain_jitter: float = 0.0
@@ -94,7 +96,9 @@ def _transpose_some(images: torch.Tensor, generator: torch.Generator | None) -> 
     return images.clone().index_copy_(0, chosen, turned)
 
 
-def _crop_and_flip(images: torch.Tensor, padding: int, flips: bool, generator: torch.Generator | None) -> torch.Tensor:
+def _crop_and_flip(
+    images: torch.Tensor, padding: int, flips: bool | str, generator: torch.Generator | None
+) -> torch.Tensor:
     """Reflect-pad, cut a random window of the old size, flip; images uint8 (B, H, W, C) contiguous, padding < H, W.
 
     Each row of the result is W * C neighbouring bytes of a padded row, so one gather of byte windows does the crop
@@ -108,6 +112,10 @@ def _crop_and_flip(images: torch.Tensor, padding: int, flips: bool, generator: t
 
     dy, dx = torch.randint(-padding, padding + 1, (2, B, 1), generator=generator)
     mirror, upside_down = torch.randint(0, 2 if flips else 1, (2, B, 1), generator=generator)
+    if flips == "left_right":
+        upside_down = torch.zeros_like(upside_down)
+    elif flips == "up_down":
+        mirror = torch.zeros_like(mirror)
     row = torch.arange(H) + dy  # (B, H), reflected into 0 .. H - 1 by the next line
     row = (H - 1) - ((H - 1) - row.abs()).abs()
     row = torch.where(upside_down.bool(), row.flip(1), row)

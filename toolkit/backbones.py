@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from toolkit.devices import evaluating
 from toolkit.errors import UserError
@@ -39,28 +40,41 @@ class Resized(nn.Module):
 def build(name: str, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
     """The torchvision classifier `name` for ImageNet, with random weights or `weights`.
 
+    resnet18_2223: a ResNet-18 with a third block in its last stage, of which ML.NET publishes ImageNet weights.
     Raises UserError for a name that torchvision does not have and for weights with missing or odd keys or shapes.
     """
     names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
+    if name not in (*names, "resnet18_2223"):
         raise UserError(f"--backbone is {name!r}; allowed: resnet18, mobilenet_v2 and torchvision's other classifiers")
-    network = torchvision.models.get_model(name, weights=None)
+    if name == "resnet18_2223":
+        network = ResNet(BasicBlock, [2, 2, 2, 3])
+    else:
+        network = torchvision.models.get_model(name, weights=None)
     if weights is not None:
-        _check_keys(name, network.state_dict(), weights)
+        check_keys(name, network.state_dict(), weights)
         network.load_state_dict(weights)
     return network
 
 
-def _check_keys(name: str, expected: dict[str, torch.Tensor], found: dict[str, Any]) -> None:
-    """Raise UserError that names missing and odd keys and wrong shapes, the first three of each."""
+def check_keys(
+    name: str,
+    expected: dict[str, torch.Tensor],
+    found: dict[str, Any],
+    origin: str = "the weights",
+    optional: Collection[str] = (),
+) -> None:
+    """Raise UserError that names missing and odd keys and wrong shapes, the first three of each.
+
+    optional: keys that may be missing. origin: what the message calls the weights.
+    """
     faults = {
-        "missing": [key for key in expected if key not in found],
+        "missing": [key for key in expected if key not in found and key not in optional],
         "odd": [key for key in found if key not in expected],
         "of another shape": [key for key in expected if key in found and not _fits(found[key], expected[key])],
     }
     told = [f"{kind}: {_shortened(keys)}" for kind, keys in faults.items() if keys]
     if told:
-        raise UserError(f"the weights do not fit {name}; keys {'; '.join(told)}")
+        raise UserError(f"{origin} do not fit {name}; keys {'; '.join(told)}")
 
 
 def _fits(value: Any, wanted: torch.Tensor) -> bool:
@@ -123,6 +137,22 @@ def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
     if not found:
         raise UserError(f"{type(network).__name__} has no linear head; choose another --backbone")
     return found[-1]
+
+
+def head_of(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Name and module of what makes class scores: the last linear layer, or the last convolution of a SqueezeNet."""
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    linear = [(name, module) for name, module in layers if isinstance(module, nn.Linear)]
+    return (linear or layers)[-1]
+
+
+def new_head(network: nn.Module, num_classes: int) -> None:
+    """Replace the head by one with random weights for `num_classes` scores."""
+    name, old = head_of(network)
+    if isinstance(old, nn.Linear):
+        replace_module(network, name, nn.Linear(old.in_features, num_classes))
+    else:
+        replace_module(network, name, nn.Conv2d(old.in_channels, num_classes, old.kernel_size))
 
 
 def last_map(network: nn.Module, images: torch.Tensor, cells: int = 4) -> str:

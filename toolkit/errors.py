@@ -14,3 +14,10 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     allowed = list(allowed)
     if value not in allowed:
         raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+
+
+def reason_of(error: BaseException, limit: int = 400) -> str:
+    """All lines of an error's message as one of at most `limit` letters; the name of its class if it has no message."""
+    lines = [line.strip(" -\t").rstrip(":;") for line in str(error).splitlines()]
+    text = "; ".join(line for line in lines if line) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,6 +1,6 @@
-"""Measure a trained model on a split of a data folder: figures, intervals, pictures, its worst mistakes.
+"""Measure a trained model on a split of a data folder: metrics, intervals, pictures, its worst mistakes.
 
-    python -m labs.image_classifier.evaluate runs/breast --data data/breast --split test
+    python -m labs.image_classifier.evaluate runs/breast --data data/breast --split test --positive malignant
 
 Writes metrics.json, per_class.csv, predictions.csv, mistakes.csv and the pictures to MODEL/evaluation-SPLIT.
 """
@@ -9,25 +9,45 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from labs.image_classifier.utils import datafolder
+from labs.image_classifier.utils.datafolder import DataFolder, Record
 from toolkit.cli import OneLineParser, in_range, run_script
-from toolkit.errors import UserError
+from toolkit.errors import UserError, check_choice
+from toolkit.images import printable
+from toolkit.runs import environment, write_bytes, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from labs.image_classifier.utils.datafolder import DataFolder, Record
     from labs.image_classifier.utils.trained import Trained
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """A split with what the model says of it: decoded pixels (N, S, S, C), probabilities (N, K), labels."""
+
+    records: list[Record]
+    pixels: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for --help."""
+    """The flags."""
     parser = OneLineParser(prog="python -m labs.image_classifier.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="run folder, or a best.pt in one")
+    parser.add_argument(
+        "model", help="run folder of a training or a cross-validation (the mean of its folds), or a best.pt"
+    )
     parser.add_argument("--data", required=True, metavar="FOLDER", help="made by labs.image_classifier.prepare")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="what to measure on")
+    parser.add_argument(
+        "--positive", metavar="CLASS", help="the finding: sensitivity, specificity, PPV, NPV for it alone"
+    )
     parser.add_argument("--output_dir", metavar="FOLDER", help="default: evaluation-SPLIT in the run folder")
     parser.add_argument("--bootstrap", type=in_range(int, 0), default=500, help="resamples for the intervals; 0: none")
     parser.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of the resampling")
@@ -39,44 +59,39 @@ def build_parser() -> OneLineParser:
 def main(argv: list[str] | None = None) -> None:
     """Load, predict, measure, draw, report."""
     args = build_parser().parse_args(argv)
-
-    from labs.image_classifier.utils import datafolder
-
     data = datafolder.read(args.data)
     records = data.of(args.split)
     if not records:
         raise UserError(f"{data.path} has no image in split {args.split}")
+    if args.positive is not None:
+        check_choice("positive", args.positive, data.classes)
 
-    from labs.image_classifier.utils import cache, scores, trained
+    from labs.image_classifier.utils import cache, trained  # import torch
     from toolkit.devices import describe, pick_device
-    from toolkit.runs import environment, write_json
 
     model = trained.load(args.model, pick_device(args.device))
     check_same_labels(model, data)
+    check_not_trained_on(model, records, args.split)
     run = Path(args.model) if Path(args.model).is_dir() else Path(args.model).parent
     folder = Path(args.output_dir) if args.output_dir else run / f"evaluation-{args.split}"
     folder.mkdir(parents=True, exist_ok=True)
 
     pixels = cache.decoded([record.path for record in records], model.preprocessing, data.path)
-    probabilities = model.predict(pixels, args.batch_size)
-    labels, units = data.labels(records), data.units(records)
-    figures: dict[str, Any] = {
+    found = Predicted(records, pixels, model.predict(pixels, args.batch_size), data.labels(records))
+    metrics: dict[str, Any] = {
         "data": data.name,
         "split": args.split,
         "n": len(records),
         "model_name": model.model_name,
-        **scores.headline(probabilities, labels),
-        "per_class": dict(zip(data.classes, scores.per_class(probabilities, labels), strict=True)),
-        "calibration": scores.calibration(probabilities, labels),
+        "networks": len(model.models),
+        **measure(found, data, args.positive, args.bootstrap, args.seed),
+        "device": describe(model.device),
+        "environment": environment(),
     }
-    if args.bootstrap:
-        figures["interval_95"] = scores.bootstrap(probabilities, labels, units, args.bootstrap, args.seed)
-        figures["bootstrap"] = {"resamples": args.bootstrap, "independent_units": len(set(units.tolist()))}
-    figures |= {"device": describe(model.device), "environment": environment()}
-    write_json(folder / "metrics.json", figures)
-    write_tables(folder, figures, records, model, probabilities, labels)
-    draw(folder, figures, records, model, probabilities, labels, pixels)
-    print_summary(figures)
+    write_json(folder / "metrics.json", metrics)
+    write_tables(folder, metrics["per_class"], found, model)
+    draw(folder, metrics, found, model)
+    print_summary(metrics)
     print(f"files: {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")
 
 
@@ -89,96 +104,134 @@ def check_same_labels(model: Trained, data: DataFolder) -> None:
         )
 
 
-def write_tables(
-    folder: Path,
-    figures: dict[str, Any],
-    records: list[Record],
-    model: Trained,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-) -> None:
-    """per_class.csv, predictions.csv (every image) and mistakes.csv (the worst first)."""
-    from labs.image_classifier.utils import scores
+def check_not_trained_on(model: Trained, records: Sequence[Record], split: str) -> None:
+    """Raise UserError if the model knows validation or test images: prepare has drawn the splits again since."""
+    known = {
+        "train": frozenset(),
+        "val": model.training_images,
+        "test": model.training_images | model.validation_images,
+    }
+    seen = [record for record in records if record.content in known[split]]
+    if seen:
+        raise UserError(
+            f"{len(seen)} of {len(records)} images of split {split} were used to train this model (one of them: "
+            f"{printable(seen[0].path)}); prepare the data as it was then (the same --seed), or use other images"
+        )
 
-    per_class = figures["per_class"]
+
+def measure(found: Predicted, data: DataFolder, positive: str | None, repeats: int, seed: int) -> dict[str, Any]:
+    """All metrics of metrics.json; intervals if `repeats` is above 0."""
+    from labs.image_classifier.utils import scores  # imports scikit-learn
+
+    findings = [positive] if positive is not None else data.classes
+
+    def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+        flat: dict[str, float | None] = dict(scores.headline(probabilities, labels))
+        for name in findings:
+            for key, value in scores.diagnostic(probabilities, labels, data.positions[name]).items():
+                flat[f"{key} of {name}"] = value
+        return flat
+
+    probabilities, labels, units = found.probabilities, found.labels, data.units(found.records)
+    metrics: dict[str, Any] = {
+        **scores.headline(probabilities, labels),
+        "per_class": dict(zip(data.classes, scores.per_class(probabilities, labels), strict=True)),
+        "positive": positive,
+        "diagnostic": {name: scores.diagnostic(probabilities, labels, data.positions[name]) for name in findings},
+        "calibration": scores.calibration(probabilities, labels),
+    }
+    if repeats:
+        metrics["interval_95"] = scores.bootstrap(probabilities, labels, units, repeats, seed, all_metrics)
+        metrics["bootstrap"] = {"resamples": repeats, "independent_units": len(set(units.tolist()))}
+    return metrics
+
+
+def write_tables(folder: Path, per_class: dict[str, dict[str, Any]], found: Predicted, model: Trained) -> None:
+    """per_class.csv, predictions.csv (every image) and mistakes.csv (the worst first)."""
+    from labs.image_classifier.utils import scores  # imports scikit-learn
+
     columns = list(next(iter(per_class.values())))
     write_csv(folder / "per_class.csv", ["class", *columns], [[name, *row.values()] for name, row in per_class.items()])
+    paths = [printable(record.path) for record in found.records]
     rows = [
-        [record.path, record.label, *model.answer(row), *row.tolist()]
-        for record, row in zip(records, probabilities, strict=True)
+        [path, record.label, *model.answer(row), *row.tolist()]
+        for path, record, row in zip(paths, found.records, found.probabilities, strict=True)
     ]
     write_csv(folder / "predictions.csv", ["path", "true", "label", "confidence", *model.classes], rows)
-    wrong = scores.mistakes(probabilities, labels)
+    wrong = scores.mistakes(found.probabilities, found.labels)
     if model.multi_label:
         header = ["path", "about", "is_there", "probability"]
-        rows = [[records[image].path, model.classes[k], there, value] for image, k, there, value in wrong]
+        rows = [[paths[image], model.classes[k], there, value] for image, k, there, value in wrong]
     else:
         header = ["path", "label", "true", "confidence"]
-        rows = [[records[i].path, model.classes[said], model.classes[true], value] for i, said, true, value in wrong]
+        rows = [[paths[i], model.classes[said], model.classes[true], value] for i, said, true, value in wrong]
     write_csv(folder / "mistakes.csv", header, rows)
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """A table, whole or not at all."""
-    from toolkit.runs import write_bytes
-
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_bytes(path, text.getvalue().encode("utf-8"))
 
 
-def draw(
-    folder: Path,
-    figures: dict[str, Any],
-    records: list[Record],
-    model: Trained,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    pixels: np.ndarray,
-) -> None:
+def draw(folder: Path, metrics: dict[str, Any], found: Predicted, model: Trained) -> None:
     """confusion.png, roc_pr.png, calibration.png and mistakes.png."""
-    from labs.image_classifier.utils import pictures, scores
+    from labs.image_classifier.utils import pictures, scores  # import matplotlib and scikit-learn
 
-    title = f"{model.model_name}, {figures['split']} of {figures['data']}"
+    probabilities, labels = found.probabilities, found.labels
+    title = f"{model.model_name}, {metrics['split']} of {metrics['data']}"
     pictures.confusion(probabilities, labels, model.classes, title, folder / "confusion.png")
     pictures.roc_and_pr(probabilities, labels, model.classes, title, folder / "roc_pr.png")
-    pictures.calibration(figures["calibration"], title, folder / "calibration.png")
+    pictures.calibration(metrics["calibration"], title, folder / "calibration.png")
     wrong = scores.mistakes(probabilities, labels)
-    captions = [mistake_caption(model, records[row[0]], row) for row in wrong[:12]]
-    heading = f"{title}: the worst of {len(wrong)} mistakes, n = {len(records)}"
-    pictures.image_grid([pixels[row[0]] for row in wrong[:12]], captions, heading, folder / "mistakes.png")
+    captions = [mistake_caption(model, found.records[row[0]], row) for row in wrong[:12]]
+    heading = f"{title}: the worst of {len(wrong)} mistakes, n = {len(labels)}"
+    pictures.image_grid([found.pixels[row[0]] for row in wrong[:12]], captions, heading, folder / "mistakes.png")
 
 
 def mistake_caption(model: Trained, record: Record, mistake: tuple[int, int, int, float]) -> str:
     """What stands over one picture."""
     _, said, true, value = mistake
+    name = printable(record.path.name)
     if model.multi_label:
-        return f"{record.path.name}\n{model.classes[said]}: {value:.0%}, true: {'yes' if true else 'no'}"
-    return f"{record.path.name}\n{model.classes[said]} ({value:.0%})\ntrue: {model.classes[true]}"
+        return f"{name}\n{model.classes[said]}: {value:.0%}, true: {'yes' if true else 'no'}"
+    return f"{name}\n{model.classes[said]} ({value:.0%})\ntrue: {model.classes[true]}"
 
 
-def print_summary(figures: dict[str, Any]) -> None:
-    """The headline with intervals, then a row a class."""
-    intervals = figures.get("interval_95", {})
-    print(f"{figures['model_name']} on {figures['split']} of {figures['data']}, n = {figures['n']}")
-    for name, value in figures.items():
+def print_summary(metrics: dict[str, Any]) -> None:
+    """The headline with intervals, a row per class, and what a clinician asks about the finding."""
+    intervals = metrics.get("interval_95", {})
+    networks = f" (mean of {metrics['networks']} networks)" if metrics["networks"] > 1 else ""
+    print(f"{metrics['model_name']}{networks} on {metrics['split']} of {metrics['data']}, n = {metrics['n']}")
+    for name, value in metrics.items():
         if isinstance(value, float):
-            low, high = intervals.get(name, (None, None))
-            between = f"  [{low:.4f}, {high:.4f}]" if low is not None else ""
-            print(f"{name.replace('_', ' '):>24}: {value:.4f}{between}")
-    calibration = figures["calibration"]
+            print(f"{name.replace('_', ' '):>24}: {with_interval(value, intervals.get(name))}")
+    calibration = metrics["calibration"]
     print(
         f"{'calibration error':>24}: {calibration['expected_calibration_error']:.4f}, Brier {calibration['brier']:.4f}"
     )
-    width = max(5, *(len(name) for name in figures["per_class"]))
+    width = max(5, *(len(name) for name in metrics["per_class"]))
     print(f"{'class':>{width}}  precision  recall      F1     AUC      AP    n")
-    for name, row in figures["per_class"].items():
+    for name, row in metrics["per_class"].items():
         cells = [row[key] for key in ("precision", "recall", "f1", "auc", "average_precision")]
         shown = "  ".join("     -" if cell is None else f"{cell:6.3f}" for cell in cells)
         print(f"{name:>{width}}     {shown}  {row['support']:>4}")
+    if len(metrics["per_class"]) == 2 or metrics["positive"]:
+        for name, values in metrics["diagnostic"].items():
+            print(f"positive is {name!r}:")
+            for key, value in values.items():
+                print(f"{key:>24}: {with_interval(value, intervals.get(f'{key} of {name}'))}")
     if intervals:
-        bootstrap = figures["bootstrap"]
+        bootstrap = metrics["bootstrap"]
         print(f"[ ]: 95 %, {bootstrap['resamples']} resamples of {bootstrap['independent_units']} independent units")
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """'0.8123  [0.7001, 0.9000]'; '-' where there is nothing to divide by."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + (f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Predict the classes of images with a trained model. A file that cannot be read gets its line; the rest goes on.
+"""Predict the classes of images with a trained model. Files that cannot be read get a line, too.
 
     python -m labs.image_classifier.predict runs/breast image.png folder/ list.csv
     python -m labs.image_classifier.predict runs/breast folder/ --format csv --output answers.csv --min_confidence 0.8
 
-Exit code: 0, or 3 if a file could not be read, or 2 if nothing could be done at all.
+Exit code: 0; 3 if an image could not be read, or something that may be an image was left out; 2 if nothing was done.
 """
 
 from __future__ import annotations
@@ -11,34 +11,61 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from labs.image_classifier.utils.inspection import read_in_threads
+from labs.image_classifier.utils.options import frame_choice
+from labs.image_classifier.utils.sources import frames_of
+from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
+from toolkit.images import ImageError, LeftOut, printable, scan
+from toolkit.images.scan import summary
+from toolkit.runs import write_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from labs.image_classifier.utils.attention import Painter
     from labs.image_classifier.utils.trained import Trained
 
-EXIT_SOME_BROKEN = 3
+EXIT_INCOMPLETE = 3
 UNSURE = "unsure"
+LISTS = (".csv", ".tsv")
+SHOWN = 5  # files that are named on the terminal
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One file, as an image for the network or with the reason why it is none."""
+
+    path: Path
+    image: np.ndarray | None = None
+    error: str = ""
+    warning: str = ""
 
 
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for --help."""
+    """The flags."""
     parser = OneLineParser(prog="python -m labs.image_classifier.predict", description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="run folder of a training, or its best.pt; all settings come from it")
+    parser.add_argument(
+        "model", help="run folder of a training or a cross-validation (the mean of its folds), or a best.pt"
+    )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or CSV with a column path")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of the answers")
     parser.add_argument("--output", metavar="FILE", help="write the answers here instead of to the terminal")
     parser.add_argument(
         "--min_confidence", type=in_range(float, 0, 1), default=0.0, help=f"below, the label is {UNSURE!r}"
     )
-    parser.add_argument("--gradcam", metavar="FOLDER", help="write a picture an image of what decided; needs captum")
+    parser.add_argument(
+        "--frame", type=frame_choice, help="of files with several: a number from 1, or all (default: as in training)"
+    )
+    parser.add_argument("--gradcam", metavar="FOLDER", help="write a picture per image of what decided; needs captum")
     parser.add_argument("--batch_size", type=in_range(int, 1), default=64, help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser
@@ -47,84 +74,103 @@ def build_parser() -> OneLineParser:
 def main(argv: list[str] | None = None) -> int:
     """Load, read and predict batch by batch, write; returns the exit code."""
     args = build_parser().parse_args(argv)
-
     if not Path(args.model).exists():
         raise UserError(f"no model at {args.model}; give the run folder of a training")
-    files = list(expand(args.paths))
+    if args.output:
+        check_output(Path(args.output))
+    files, left_out = expand(args.paths)
 
-    from labs.image_classifier.utils import trained
+    from labs.image_classifier.utils import trained  # imports torch
     from toolkit.devices import pick_device
 
     model = trained.load(args.model, pick_device(args.device))
-    painter = None
-    if args.gradcam:
-        from labs.image_classifier.utils.attention import Painter
-
-        painter = Painter(model, Path(args.gradcam))
+    frame = model.preprocessing.frame if args.frame is None else args.frame
+    files = [named for file in files for named in frames_of(file, frame)]
+    painter = make_painter(model, args.gradcam) if args.gradcam else None
     answers = list(predict(model, files, args.batch_size, args.min_confidence, painter))
-    text = as_text(answers, model, args.format)
+    text = as_text(answers, model.classes, args.format)
     if args.output:
-        from toolkit.runs import write_bytes
-
         write_bytes(args.output, text.encode("utf-8"))
     else:
         sys.stdout.write(text)
-    broken = sum("error" in row for row in answers)
-    if args.output or broken:
-        where = f", written to {args.output}" if args.output else ""
-        sys.stderr.write(f"{len(answers) - broken} images predicted, {broken} could not be read{where}\n")
-    return EXIT_SOME_BROKEN if broken else 0
+        sys.stdout.flush()
+    return report(answers, left_out, Path(args.output) if args.output else None)
 
 
-def expand(paths: Iterable[str]) -> Iterator[Path]:
-    """Files of folders and of CSV lists in the place of those. Raises UserError for a folder without images."""
-    from labs.image_classifier.utils.datafolder import read_table
-    from labs.image_classifier.utils.sources import image_files
+def make_painter(model: Trained, folder: str) -> Painter:
+    """What writes the pictures of --gradcam."""
+    from labs.image_classifier.utils.attention import Painter  # imports torch and captum
 
+    return Painter(model, Path(folder))
+
+
+def check_output(path: Path) -> None:
+    """Raise UserError now, and not after an hour of predictions, if the answers cannot be written."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; name a file in it")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write --output {path}: {path.parent} is not a folder that can be written to")
+    if (path.parent / "dataset.json").exists():  # its problems.csv is prepare's
+        raise UserError(f"--output {path} is in a prepared data folder; write the answers somewhere else")
+
+
+def expand(paths: Iterable[str]) -> tuple[list[Path], list[LeftOut]]:
+    """Files in the place of folders and of CSV lists, and what was left out of the folders.
+
+    Raises UserError if there is no image at all.
+    """
+    files: list[Path] = []
+    left_out: list[LeftOut] = []
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            found = list(image_files(path))
-            if not found:
-                raise UserError(f"the folder {path} has no image")
-            yield from found
-        elif path.suffix.lower() == ".csv":
-            yield from (path.parent / row["path"] for _, row in read_table(path, ["path"]))
+            found = scan(path)
+            files += found.taken
+            left_out += found.left_out
+            if not found.taken:
+                left_out.append(LeftOut(path, "folders without an image", "no image in this folder", True))
+        elif path.suffix.lower() in LISTS:
+            finder = Finder(path.parent)
+            files += [finder.find(row["path"]) for _, row in read_table(path, ["path"])]
         else:
-            yield path
+            files.append(path)
+    if not files:
+        raise UserError(f"no image in {', '.join(map(printable, paths))}: {summary(0, left_out)}")
+    return files, left_out
 
 
 def predict(
-    model: Trained, files: list[Path], batch_size: int, min_confidence: float, painter: Any = None
+    model: Trained, files: list[Path], batch_size: int, min_confidence: float, painter: Painter | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One answer a file, in order: path, label, confidence, probabilities; or path and error."""
+    """One answer per file, in order: path, label, confidence, probabilities; or path and error."""
+    known = model.preprocessing.scales
 
-    from labs.image_classifier.utils.inspection import read_in_threads
-    from labs.image_classifier.utils.reading import ImageError
-
-    def load(path: Path) -> np.ndarray | str:
+    def load(path: Path) -> Loaded:
         try:
-            return model.preprocessing.load(path)
+            image, scale = model.preprocessing.load_with_scale(path)
         except ImageError as error:
-            return str(error)
+            return Loaded(path, error=str(error).removeprefix(f"{printable(path)}: "))
+        is_new = bool(known) and scale not in known
+        return Loaded(path, image, warning=f"{scale}, the training images: {', '.join(known)}" if is_new else "")
 
     def answer_batch() -> Iterator[dict[str, Any]]:
-        images = [image for _, image in waiting if not isinstance(image, str)]
+        images = [one.image for one in waiting if one.image is not None]
         rows = iter(model.predict(images, batch_size) if images else ())
-        for path, image in waiting:
-            if isinstance(image, str):
-                yield {"path": str(path), "error": image.removeprefix(f"{path}: ")}
+        for one in waiting:
+            if one.image is None:
+                yield {"path": printable(one.path), "error": one.error}
                 continue
             row = next(rows)
             if painter is not None:
-                painter.paint(path, image, row)
-            yield to_answer(path, row, model, min_confidence)
+                painter.paint(one.path, one.image, row)
+            warning = {"warning": f"other grey scale: {one.warning}"} if one.warning else {}
+            yield to_answer(one.path, row, model, min_confidence) | warning
 
-    waiting: list[tuple[Path, np.ndarray | str]] = []
+    waiting: list[Loaded] = []
     readable = 0
-    for path, image in zip(files, read_in_threads(load, files, "predict"), strict=True):
-        waiting.append((path, image))
-        readable += not isinstance(image, str)
+    for one in read_in_threads(load, files, "predict"):
+        waiting.append(one)
+        readable += one.image is not None
         if readable == batch_size:  # broken files take no place: readable ones always meet in the same batches
             yield from answer_batch()
             waiting, readable = [], 0
@@ -135,32 +181,64 @@ def to_answer(path: Path, row: np.ndarray, model: Trained, min_confidence: float
     """Path, label (or 'unsure'), confidence and all probabilities of one image."""
     label, confidence = model.answer(row)
     return {
-        "path": str(path),
+        "path": printable(path),
         "label": UNSURE if confidence < min_confidence else label,
         "confidence": confidence,
         "probabilities": dict(zip(model.classes, row.tolist(), strict=True)),
     }
 
 
-def as_text(answers: list[dict[str, Any]], model: Trained, kind: str) -> str:
+def report(answers: list[dict[str, Any]], left_out: list[LeftOut], output: Path | None) -> int:
+    """Say on stderr what has no answer or a doubtful one, list it in problems.csv next to the answers; → exit code."""
+    broken = [(row["path"], row["error"]) for row in answers if "error" in row]
+    doubtful = [(row["path"], row["warning"]) for row in answers if "warning" in row]
+    missed = [(printable(file.path), f"left out: {file.reason}") for file in left_out if file.may_be_image]
+    others = [(printable(file.path), f"left out: {file.reason}") for file in left_out if not file.may_be_image]
+    if output is not None:
+        write_problems(output.with_name("problems.csv"), [*broken, *doubtful, *missed, *others])
+    where = f", written to {output}" if output else ""
+    if output or broken:
+        sys.stderr.write(f"{len(answers) - len(broken)} images predicted, {len(broken)} could not be read{where}\n")
+    if left_out:
+        sys.stderr.write(summary(len(answers), left_out) + "\n")
+    for path, reason in missed[:SHOWN]:
+        sys.stderr.write(f"{path}: {reason}\n")
+    if len(missed) > SHOWN:
+        cure = f"all in {output.with_name('problems.csv')}" if output else "--output FILE writes all to problems.csv"
+        sys.stderr.write(f"... and {len(missed) - SHOWN} more; {cure}\n")
+    if doubtful:
+        sys.stderr.write(f"warning: {len(doubtful)} images have another grey scale than the training images\n")
+    return EXIT_INCOMPLETE if broken or missed else 0
+
+
+def write_problems(path: Path, rows: list[tuple[str, str]]) -> None:
+    """problems.csv; an older one is removed if there is nothing to list."""
+    path.unlink(missing_ok=True)
+    if rows:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("path", "problem"), *rows])
+        write_bytes(path, text.getvalue().encode("utf-8"))
+
+
+def as_text(answers: list[dict[str, Any]], classes: list[str], kind: str) -> str:
     """All answers as an aligned table, CSV or JSON."""
     if kind == "json":
         return json.dumps(answers, indent=2, ensure_ascii=False) + "\n"
-    header = ["path", "label", "confidence", *model.classes, "error"]
     if kind == "csv":
         text = io.StringIO()
-        rows = [
-            [
-                row["path"],
-                row.get("label", ""),
-                row.get("confidence", ""),
-                *probabilities_of(row, model),
-                row.get("error"),
-            ]
-            for row in answers
-        ]
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "label", "confidence", *classes, "error", "warning"])
+        for row in answers:
+            values = row.get("probabilities", {})
+            cells = [row["path"], row.get("label", ""), row.get("confidence", "")]
+            cells += [values.get(name, "") for name in classes]
+            writer.writerow([*cells, row.get("error", ""), row.get("warning", "")])
         return text.getvalue()
+    return as_table(answers)
+
+
+def as_table(answers: list[dict[str, Any]]) -> str:
+    """For people: one line per file."""
     width = min(60, max(4, *(len(row["path"]) for row in answers)))
     label_width = max(5, *(len(row.get("label", "")) for row in answers))
     lines = [f"{'path':<{width}}  {'label':<{label_width}}  confidence  probabilities"]
@@ -169,14 +247,15 @@ def as_text(answers: list[dict[str, Any]], model: Trained, kind: str) -> str:
         if "error" in row:
             lines.append(f"{shown:<{width}}  error: {row['error']}")
             continue
-        values = ", ".join(f"{name} {value:.3f}" for name, value in row["probabilities"].items())
-        lines.append(f"{shown:<{width}}  {row['label']:<{label_width}}  {row['confidence']:10.3f}  {values}")
+        values = ", ".join(f"{quoted(name)} {value:.3f}" for name, value in row["probabilities"].items())
+        note = f"  ({row['warning']})" if "warning" in row else ""
+        lines.append(f"{shown:<{width}}  {row['label']:<{label_width}}  {row['confidence']:10.3f}  {values}{note}")
     return "\n".join(lines) + "\n"
 
 
-def probabilities_of(row: dict[str, Any], model: Trained) -> list[Any]:
-    """The probabilities as cells; empty ones for a file that could not be read."""
-    return list(row["probabilities"].values()) if "probabilities" in row else [""] * len(model.classes)
+def quoted(name: str) -> str:
+    """A class name in a list of them: in quotation marks if it has a comma of its own ("normal, benign")."""
+    return f'"{name}"' if "," in name else name
 
 
 if __name__ == "__main__":

@@ -4,31 +4,55 @@
     python -m labs.image_classifier.prepare xrays/ --out data/xrays --group_pattern "^(patient[0-9]+)_"
     python -m labs.image_classifier.prepare tiles.csv --out data/tiles --label_column diagnosis --group_column patient
 
-Every image is read once. What cannot be read, and copies with different labels, is listed in problems.csv.
+Every image is read once. What is left out, cannot be read, or is labelled in two ways is listed in problems.csv.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from labs.image_classifier.utils import datafolder, inspection, sources, splitting
+from labs.image_classifier.utils.datafolder import LEFT_OUT, SPLITS, DataFolder, Record, names_in
+from labs.image_classifier.utils.inspection import Facts
+from labs.image_classifier.utils.options import frame_choice
+from labs.image_classifier.utils.tables import odd_labels
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
+from toolkit.images import MAX_PIXELS, LeftOut, printable
+from toolkit.images.scan import summary
+from toolkit.medmnist_catalog import medmnist_info
+from toolkit.runs import write_bytes
 
-if TYPE_CHECKING:
-    from argparse import Namespace
+PROBLEMS = "problems.csv"
+SHOWN_PROBLEMS, SHOWN_CLASSES = 5, 8
 
-    from labs.image_classifier.utils.datafolder import Record
-    from labs.image_classifier.utils.inspection import Facts
+
+@dataclass(frozen=True)
+class Collected:
+    """What a source holds. classes: in its own order, if it has one. left_out: files that are no records."""
+
+    name: str
+    records: list[Record]
+    classes: list[str] | None = None
+    multi_label: bool = False
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for --help."""
+    """The flags."""
     parser = OneLineParser(prog="python -m labs.image_classifier.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="folder with a sub-folder a class, CSV with paths and labels, or MedMNIST flag")
+    parser.add_argument(
+        "source", help="folder with a sub-folder per class, CSV with paths and labels, or MedMNIST flag"
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="data folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace metadata.csv and dataset.json in --out")
     group = parser.add_argument_group("columns of the CSV")
@@ -42,11 +66,15 @@ def build_parser() -> OneLineParser:
     group.add_argument("--test", type=in_range(float, 0, 0.9), default=0.15, help="share for the test")
     group.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of the splits")
     group.add_argument("--group_pattern", metavar="REGEX", help="finds the group in a file's name")
+    group.add_argument(
+        "--group_by_folder", action="store_true", help="a class's sub-folders (patients, series) are groups"
+    )
     group.add_argument("--multi_label", action="store_true", help="an image may have several labels, or none")
     group = parser.add_argument_group("reading")
     group.add_argument("--channels", choices=("auto", "1", "3"), default="auto", help="auto: 1 if all images are grey")
     group.add_argument("--window", nargs=2, type=float, metavar=("CENTER", "WIDTH"), help="for DICOM, in its units")
-    group.add_argument("--max_pixels", type=in_range(int, 1), default=100_000_000, help="larger images are refused")
+    group.add_argument("--frame", type=frame_choice, default="", help="of files with several: a number from 1, or all")
+    group.add_argument("--max_pixels", type=in_range(int, 1), default=MAX_PIXELS, help="larger images are refused")
     group.add_argument("--size", type=in_range(int, 28), default=28, help="of a MedMNIST set: 28, 64, 128 or 224")
     group.add_argument("--data_root", default="./data", help="folder with MedMNIST files, or to download them to")
     return parser
@@ -57,48 +85,48 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.val + args.test >= 1:
         raise UserError(f"val + test is {args.val + args.test:g}; allowed: below 1, so that something is left to train")
-
-    from labs.image_classifier.utils import datafolder, inspection
-
+    if args.window and args.window[1] <= 0:
+        raise UserError(f"the width of --window is {args.window[1]:g}; allowed: above 0")
     out = Path(args.out)
     if (out / datafolder.METADATA).exists() and not args.overwrite:
         raise UserError(f"{out} holds a {datafolder.METADATA} already; choose another --out, or give --overwrite")
-    records, classes, multi_label, name = collect(args, out)
-    out.mkdir(parents=True, exist_ok=True)
+
+    found = collect(args)
+    records = sources.with_frames(sources.with_groups(found.records, args.group_pattern), args.frame)
     window = tuple(args.window) if args.window else None
     facts = inspection.inspect([record.path for record in records], window, args.max_pixels)
     readable, problems = keep_readable(records, facts)
-    classes = check_classes(readable, classes, multi_label, args.source)
-    readable, moved = settle_splits(readable, classes, args)
+    classes = check_classes(readable, found.classes, found.multi_label, args.source)
+    readable, moved = settle_splits(readable, classes, args.val, args.test, args.seed)
     problems += conflicting_copies(readable)
-    train_facts = [facts[record.path] for record in readable if record.split == "train"]
     settings = {
-        "name": name,
+        "name": found.name,
         "classes": classes,
-        "multi_label": multi_label,
+        "multi_label": found.multi_label,
         "channels": inspection.channels(facts.values()) if args.channels == "auto" else int(args.channels),
-        "value_range": inspection.value_range(train_facts),
+        "value_range": inspection.value_range(facts[r.path] for r in readable if r.split == "train"),
+        "scales": dict(Counter(facts[record.path].scale for record in readable)),
         "window": window,
+        "frame": args.frame,
         "max_pixels": args.max_pixels,
         "source": args.source,
         "seed": args.seed,
     }
-    data = datafolder.DataFolder(out, tuple(readable), settings)
-    write_problems(out / "problems.csv", problems)
+    data = DataFolder(out, tuple(readable), settings)
     datafolder.check(data)
+    out.mkdir(parents=True, exist_ok=True)
+    write_problems(out / PROBLEMS, problems, found.left_out)
     datafolder.write(data)
-    report(data, facts, problems, moved)
+    report(data, facts, moved)
+    report_problems(data, len(records), problems, found.left_out)
 
 
-def collect(args: Namespace, out: Path) -> tuple[list[Record], list[str] | None, bool, str]:
-    """Records of the source, class names if the source states them, multi-label?, and the name of the data."""
-    from labs.image_classifier.utils import sources
-    from toolkit.medmnist_catalog import medmnist_info
-
+def collect(args: Namespace) -> Collected:
+    """What the source holds, of whichever kind it is."""
     path = Path(args.source)
     if path.is_dir():
-        records = sources.from_folders(path, args.group_pattern)
-        return records, None, args.multi_label, path.resolve().name
+        records, left_out = sources.from_folders(path, args.group_by_folder)
+        return Collected(path.resolve().name, records, None, args.multi_label, left_out)
     if path.is_file():
         columns = {
             "path": args.path_column,
@@ -106,11 +134,12 @@ def collect(args: Namespace, out: Path) -> tuple[list[Record], list[str] | None,
             "group": args.group_column,
             "split": args.split_column,
         }
-        image_root = Path(args.image_root) if args.image_root else None
-        records = sources.from_csv(path, columns, image_root, args.group_pattern)
-        return records, None, args.multi_label, path.stem
+        records = sources.from_csv(path, columns, Path(args.image_root) if args.image_root else None)
+        return Collected(path.stem, records, None, args.multi_label)
     if args.source in medmnist_info():
-        return sources.export_medmnist(args.source, args.size, args.data_root, out / "images")
+        exported = sources.export_medmnist(args.source, args.size, args.data_root, Path(args.out) / "images")
+        records, classes, multi_label, name = exported
+        return Collected(name, records, classes, multi_label)
     raise UserError(
         f"source is {args.source!r}: no such folder or file, and no MedMNIST set; those are "
         + ", ".join(flag for flag in medmnist_info() if not flag.endswith("3d"))
@@ -119,73 +148,70 @@ def collect(args: Namespace, out: Path) -> tuple[list[Record], list[str] | None,
 
 def keep_readable(records: list[Record], facts: dict[Path, Facts | str]) -> tuple[list[Record], list[tuple[Path, str]]]:
     """Records with the hash of their content, and (path, reason) of those that cannot be used."""
-    from dataclasses import replace
-
-    problems = [(record.path, str(facts[record.path])) for record in records if isinstance(facts[record.path], str)]
-    kept = [replace(r, content=facts[r.path].content) for r in records if not isinstance(facts[r.path], str)]
+    problems = []
+    kept = []
+    for record in records:
+        fact = facts[record.path]
+        if isinstance(fact, str):
+            problems.append((record.path, fact.removeprefix(f"{printable(record.path)}: ")))
+        else:
+            kept.append(replace(record, content=fact.content))
     if not kept:
-        raise UserError(f"none of the {len(records)} images can be read; the first one: {problems[0][1]}")
+        path, reason = problems[0]
+        raise UserError(f"none of the {len(records)} images can be read; the first one: {printable(path)}: {reason}")
     return kept, problems
 
 
 def check_classes(records: list[Record], classes: list[str] | None, multi_label: bool, source: str) -> list[str]:
     """The class names, sorted unless the source has an order. Raises UserError for a single class, odd labels."""
-    from labs.image_classifier.utils.datafolder import names_in
-
     if not multi_label:
         for record in records:
             if not record.label:
-                raise UserError(f"{record.path} has an empty label; leave its row out, or give --multi_label")
+                raise UserError(
+                    f"{printable(record.path)} has an empty label; leave its row out, or give --multi_label"
+                )
             if len(names_in(record.label)) > 1:
-                raise UserError(f"{record.path} has several labels ({record.label}); give --multi_label")
+                raise UserError(f"{printable(record.path)} has several labels ({record.label}); give --multi_label")
     found = sorted({name for record in records for name in names_in(record.label)})
     if len(found) < (1 if multi_label else 2):
         raise UserError(f"{source} has {len(found)} class ({', '.join(found)}); a classifier needs at least two")
     return classes or found
 
 
-def settle_splits(records: list[Record], classes: list[str], args: Namespace) -> tuple[list[Record], int]:
+def settle_splits(
+    records: list[Record], classes: list[str], val: float, test: float, seed: int
+) -> tuple[list[Record], int]:
     """Draw the splits, or keep given ones; → records with splits, and how many copies were left out of given ones."""
-    import numpy as np
-
-    from labs.image_classifier.utils import datafolder, splitting
-
     given = {bool(record.split) for record in records}
     if given == {True, False}:
         odd = next(record for record in records if not record.split)
-        raise UserError(f"{odd.path} has no split, others have; give all images one, or none")
+        raise UserError(f"{printable(odd.path)} has no split, others have; give all images one, or none")
     units = splitting.bind([r.group for r in records], [r.content for r in records])
     table = datafolder.one_hot(records, classes)
     if given == {False}:
-        shares = {"train": 1 - args.val - args.test, "val": args.val, "test": args.test}
-        return with_splits(records, splitting.assign(units, table, shares, args.seed)), 0
+        shares = {"train": 1 - val - test, "val": val, "test": test}
+        return with_splits(records, splitting.assign(units, table, shares, seed)), 0
     records, moved = leave_out_copies(records)
     splits = np.array([record.split for record in records])
     if "val" not in splits and "train" in splits:  # many sets come with train and test alone
         inside = splits == "train"
-        shares = {"train": 1 - args.val, "val": args.val}
+        shares = {"train": 1 - val, "val": val}
         splits = splits.astype(object)
-        splits[inside] = splitting.assign(units[inside], table[inside], shares, args.seed)
+        splits[inside] = splitting.assign(units[inside], table[inside], shares, seed)
     return with_splits(records, splits), moved
 
 
-def with_splits(records: list[Record], splits: Any) -> list[Record]:
+def with_splits(records: list[Record], splits: Iterable[Any]) -> list[Record]:
     """The records with these splits."""
-    from dataclasses import replace
-
     return [replace(record, split=str(split)) for record, split in zip(records, splits, strict=True)]
 
 
 def leave_out_copies(records: list[Record]) -> tuple[list[Record], int]:
     """In given splits, an image that is also in a later split (train < val < test) is left out of the earlier one.
 
-    So the test set stays as it was given, and scores on it can be compared. Groups in two splits are not mended: read()
-    refuses them.
+    So the test set stays as it was given, and scores on it can be compared. Groups in two splits are left as they are:
+    datafolder.check refuses them.
     """
-    from dataclasses import replace
-
-    from labs.image_classifier.utils.datafolder import LEFT_OUT, SPLITS
-
     last: dict[str, int] = {}
     for record in records:
         last[record.content] = max(last.get(record.content, 0), SPLITS.index(record.split))
@@ -201,32 +227,31 @@ def conflicting_copies(records: list[Record]) -> list[tuple[Path, str]]:
     for record in records:
         first = labels.setdefault(record.content, record)
         if first.label != record.label:
-            problems.append((record.path, f"the same image as {first.path}, but {record.label!r} and {first.label!r}"))
+            reason = f"the same image as {printable(first.path)}, but {record.label!r} and {first.label!r}"
+            problems.append((record.path, reason))
     return problems
 
 
-def write_problems(path: Path, problems: list[tuple[Path, str]]) -> None:
-    """problems.csv, or no such file if there are none."""
-    from toolkit.runs import write_bytes
-
+def write_problems(path: Path, problems: list[tuple[Path, str]], left_out: list[LeftOut]) -> None:
+    """problems.csv; the file is removed if there are none."""
     path.unlink(missing_ok=True)
-    if problems:
+    rows = [(printable(file), reason) for file, reason in problems]
+    rows += [(printable(file.path), f"left out: {file.reason}") for file in left_out]
+    if rows:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("path", "problem"), *problems])
+        csv.writer(text, lineterminator="\n").writerows([("path", "problem"), *rows])
         write_bytes(path, text.getvalue().encode("utf-8"))
 
 
-def report(data: Any, facts: dict[Path, Any], problems: list[tuple[Path, str]], moved: int) -> None:
-    """What was found, in a few lines."""
-    from labs.image_classifier.utils.datafolder import SPLITS, names_in
-
+def report(data: DataFolder, facts: dict[Path, Facts | str], moved: int) -> None:
+    """What the data folder holds, in a few lines."""
     used = data.of(*SPLITS)
     print(f"{data.name}: {len(used)} images, {len(data.classes)} classes, channels: {data.facts['channels']}")
     for split in SPLITS:
         counts = Counter(name for record in data.of(split) for name in names_in(record.label))
-        shown = ", ".join(f"{name} {counts[name]}" for name in data.classes[:8])
-        more = f", and {len(data.classes) - 8} more classes" if len(data.classes) > 8 else ""
-        print(f"{split:>6}: {data.count(split):>6}  ({shown}{more})")
+        shown = ", ".join(f"{name} {counts[name]}" for name in data.classes[:SHOWN_CLASSES])
+        hidden = len(data.classes) - SHOWN_CLASSES
+        print(f"{split:>6}: {data.count(split):>6}  ({shown}{f', and {hidden} more classes' if hidden > 0 else ''})")
     sizes = Counter(fact.size for fact in facts.values() if not isinstance(fact, str)).most_common(3)
     print("sizes: " + ", ".join(f"{width} x {height} ({count})" for (width, height), count in sizes))
     if data.facts["value_range"]:
@@ -234,11 +259,25 @@ def report(data: Any, facts: dict[Path, Any], problems: list[tuple[Path, str]], 
         print(f"more than 8 bits: {low:g} becomes black and {high:g} white, taken from the training images")
     copies = len(used) - len({record.content for record in used})
     if copies or moved:
-        print(f"copies: {copies} in the same split as their original; {moved} left out, being in a later split too")
-    for path, problem in problems[:5]:
-        print(f"problem: {problem}" if str(path) in problem else f"problem: {path}: {problem}")
+        print(f"copies: {copies} in the same split as their original; {moved} left out because a later split has them")
+
+
+def report_problems(data: DataFolder, images: int, problems: list[tuple[Path, str]], left_out: list[LeftOut]) -> None:
+    """Warnings, the first problems, and one line of counts for the files of a folder."""
+    scales = data.facts["scales"]
+    if len(scales) > 1:
+        counts = ", ".join(f"{count} with {scale}" for scale, count in scales.items())
+        cure = "; --window CENTER WIDTH gives all DICOM files the same" if "window" in scales else ""
+        print(f"warning: {len(scales)} grey scales in one set ({counts}): equal values may mean different things{cure}")
+    for warning in odd_labels(name for record in data.records for name in names_in(record.label)):
+        print(f"warning: {warning}")
+    for path, reason in problems[:SHOWN_PROBLEMS]:
+        print(f"problem: {printable(path)}: {reason}")
+    where = data.path / PROBLEMS
     if problems:
-        print(f"{len(problems)} problems, all in {data.path / 'problems.csv'}")
+        print(f"{len(problems)} problems, all in {where}")
+    if left_out:
+        print(f"{summary(images, left_out)} (listed in {where})")
     print(f"files: metadata.csv, dataset.json in {data.path}")
 
 

@@ -25,6 +25,7 @@ def build_parser() -> OneLineParser:
         "--cache", choices=("auto", "memory", "disk"), default="auto", help="decoded images; auto: disk above 2 GiB"
     )
     add_model_flags(parser)
+    add_augmentation_flags(parser)
     add_machine_and_output_flags(parser)
     return parser
 
@@ -35,11 +36,11 @@ def add_model_flags(parser: OneLineParser) -> None:
     group.add_argument(
         "--model", "--model_name", dest="model_name", choices=NAMES, default="resnet18", help="of torchvision"
     )
-    group.add_argument("--weights", default="none", help="none, imagenet, or a state dict or run to start from")
+    group.add_argument("--weights", default="none", help="none, imagenet, or a run or a file with a state dict")
     group.add_argument(
         "--epochs", "--num_epochs", dest="num_epochs", type=in_range(int, 1), default=20, help="passes over the images"
     )
-    group.add_argument("--batch_size", type=in_range(int, 2), default=32, help="images a step")
+    group.add_argument("--batch_size", type=in_range(int, 2), default=32, help="images per step")
     group.add_argument("--max_steps_per_epoch", type=in_range(int, 0), default=0, help="0: all batches")
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="highest one")
@@ -54,17 +55,31 @@ def add_model_flags(parser: OneLineParser) -> None:
     )
     group.add_argument("--ema_decay", type=in_range(float, 0, 0.99999), default=0.0, help="averaged weights; 0: none")
     group.add_argument("--patience", type=in_range(int, 1), help="stop after so many epochs without a better one")
-    group.add_argument(
-        "--augment",
-        choices=("none", "shift", "mirror", "symmetries", "strong"),
-        default="shift",
-        help="shift: X-rays; mirror: also flips; symmetries: also quarter turns (microscopy); strong: also colour",
-    )
     balance = group.add_mutually_exclusive_group()
     balance.add_argument("--class_weights", action="store_true", help="weigh rare classes more in the loss")
     balance.add_argument("--oversample", action="store_true", help="draw every class equally often")
     group.add_argument("--folds", type=in_range(int, 0, 100), default=0, help="cross-validate on training + validation")
     group.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of weights, order and augmentation")
+
+
+def add_augmentation_flags(parser: OneLineParser) -> None:
+    """What happens to training images: a named set, and each part by itself."""
+    group = parser.add_argument_group("augmentation of training images")
+    group.add_argument(
+        "--augment",
+        choices=("none", "shift", "mirror", "symmetries", "strong"),
+        default="shift",
+        help="shift: X-rays; mirror: left to right, too (ultrasound); symmetries: both flips and quarter turns "
+        "(microscopy); strong: also colour",
+    )
+    group.add_argument(
+        "--flip", choices=("none", "left_right", "up_down", "both"), help="instead of the flips of --augment"
+    )
+    group.add_argument("--rotation", type=in_range(float, 0, 180), default=0.0, help="up to so many degrees either way")
+    group.add_argument(
+        "--intensity", type=in_range(float, 0, 1), default=0.0, help="contrast and brightness, half-range"
+    )
+    group.add_argument("--stain", type=in_range(float, 0, 1), help="gain of each colour channel, half-range")
 
 
 def main(argv: list[str] | None = None) -> None:

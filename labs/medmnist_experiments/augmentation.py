@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from labs.medmnist_experiments.common import Experiment
     from labs.medmnist_experiments.tasks import Task
-    from labs.medmnist_experiments.transforms import ImageAugmentation
     from toolkit.medmnist_data import Split
     from toolkit.runs import RunFolder
+    from toolkit.transforms import ImageAugmentation
 
 # Each moves pixels by a few of 28 at most, which a radiologist would not notice as another finding.
 PARTS: dict[str, dict[str, Any]] = {
@@ -114,7 +114,7 @@ def begin(args: Namespace) -> tuple[Experiment, Task]:
 
 def named(name: str) -> ImageAugmentation | None:
     """The augmentation of a row: none, all, parts joined by +, or all without one."""
-    from labs.medmnist_experiments.transforms import ImageAugmentation
+    from toolkit.transforms import ImageAugmentation
 
     if name == "none":
         return None

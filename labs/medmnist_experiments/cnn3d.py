@@ -85,7 +85,7 @@ def row(title: str, figures: list[dict[str, Any]]) -> common.Row:
 
 def augmentation(name: str) -> Any:
     """The augmentation of --augment; None for none."""
-    from labs.medmnist_experiments.transforms import VolumeAugmentation
+    from toolkit.transforms import VolumeAugmentation
 
     return None if name == "none" else VolumeAugmentation(turns=name == "symmetries")
 

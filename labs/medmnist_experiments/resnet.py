@@ -94,7 +94,7 @@ def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict
     from toolkit.augment import Augmentation
 
     args = experiment.args
-    # X-rays and ultrasound have an up and a left: they are shifted by up to two pixels and never mirrored.
+    # An X-ray has an up and a left, ultrasound an up: one recipe for both shifts by two pixels and mirrors nothing.
     loaders = tasks.loaders(experiment, task, run.config["seed"], Augmentation(flips=False, crop_padding=2))
     model = build(experiment, task, name).to(experiment.device)
     before = gradient_profiles(experiment, task, model)

@@ -122,7 +122,7 @@ def train(
     import torch
 
     from labs.medmnist_experiments import tasks
-    from labs.medmnist_experiments.transforms import ImageAugmentation
+    from toolkit.transforms import ImageAugmentation
 
     args = experiment.args
     model = build(experiment, task, strategy, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from toolkit.runs import load_checkpoint
 
 SMALL_IMAGE = 64  # pixels; below, a first layer that halves the size leaves nothing for the last stages
 MAP_SIZE = 4  # places along a side that make a map of attention worth looking at
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # keys around a state dict
 SAVED = Path(__file__).resolve().parent / "weights"  # state dicts called MODEL.pth are used before any download
 
 
@@ -69,40 +71,38 @@ def _adapted(
     new = nn.Conv2d(channels, old.out_channels, old.kernel_size, stride, old.padding, bias=old.bias is not None)
     new.load_state_dict(old.state_dict() if channels == 3 else {**old.state_dict(), "weight": old.weight.sum(1, True)})
     backbones.replace_module(network, first, new)
-    last, head = backbones.last_linear(network)
-    backbones.replace_module(network, last, nn.Linear(head.in_features, num_classes))
+    backbones.new_head(network, num_classes)
     return ImageClassifier(network, channels, multi_label)
 
 
 def build_with_weights(
     name: str, weights: str, channels: int, num_classes: int, image_size: int, multi_label: bool = False
 ) -> ImageClassifier:
-    """weights: 'none', 'imagenet', or the path of a state dict of torchvision's layout or of a run of this lab.
+    """The network `name` with a new head.
 
-    The head is always new. Raises UserError for weights of another network, and where ImageNet's cannot be had.
+    weights: 'none', 'imagenet', a run of this lab, or a file with a state dict of torchvision's layout (see
+    `trunk_of`). Raises UserError for weights of another network, and where ImageNet's cannot be had.
     """
     check_choice("model", name, NAMES)
     if weights == "none":
         return build(name, channels, num_classes, image_size, multi_label)
-    state = _state_dict(name, weights)
-    if "network" in {key.partition(".")[0] for key in state}:
+    content = _content(name, weights)
+    if _is_own(content):
         model = build(name, channels, num_classes, image_size, multi_label)
-        _load_own(model, state, name, weights)
+        _load_own(model, content["state_dict"], name, weights)
         return model
-    try:
-        network = backbones.build(name, state)
-    except UserError as error:
-        raise UserError(f"--weights {weights}: {error}") from None
+    network = backbones.build(name)
+    network.load_state_dict(trunk_of(network, content, f"--weights {weights}", name), strict=False)
     return _adapted(network, channels, num_classes, image_size, multi_label)
 
 
-def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
+def _content(name: str, weights: str) -> dict[str, Any]:
+    """What the checkpoint holds; ImageNet's weights from SAVED or by download."""
     path = SAVED / f"{name}.pth" if weights == "imagenet" else Path(weights)
     if path.is_dir():
         path = path / "best.pt"
     if weights != "imagenet" or path.is_file():
-        content = load_checkpoint(path)
-        return content.get("state_dict", content)
+        return load_checkpoint(path)
     said: list[str] = []
     state = backbones.find_weights(name, None, said.append)
     if state is None:
@@ -110,9 +110,41 @@ def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
     return state
 
 
+def _is_own(content: dict[str, Any]) -> bool:
+    return isinstance(content.get("state_dict"), dict) and {"mean", "sd"} <= set(content["state_dict"])
+
+
+def trunk_of(network: nn.Module, content: dict[str, Any], origin: str, name: str) -> dict[str, torch.Tensor]:
+    """The weights for everything but the head, whatever they are wrapped in.
+
+    Checkpoints nest the state dict ({"model": ...}, {"state_dict": ...}) and put prefixes before its keys (`module.`,
+    `model.`, `backbone.`). The head may have any number of classes, or be missing: it is replaced in any case.
+    Raises UserError that names missing, odd and misshapen keys.
+    """
+    while (inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)) is not None:
+        content = inner
+    head = backbones.head_of(network)[0] + "."
+    root = head.partition(".")[0] + "."  # of MobileNet's classifier only the last layer is the head
+    expected = {key: value for key, value in network.state_dict().items() if not key.startswith(head)}
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    first = next(iter(expected))
+    prefixes = [key[: -len(first)] for key in tensors if key.endswith(first)] or [""]
+    prefix = max(prefixes, key=lambda start: sum(start + key in tensors for key in expected))
+    found = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+    found = {
+        key: value
+        for key, value in found.items()
+        if not key.startswith(root) or (key in expected and value.shape == expected[key].shape)
+    }
+    # Checkpoints of before 2018 count no batches; those of feature extractors have nothing of the classifier.
+    optional = {key for key in expected if key.endswith("num_batches_tracked") or key.startswith(root)}
+    backbones.check_keys(name, expected, found, origin, optional=optional)
+    return found
+
+
 def _load_own(model: ImageClassifier, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
     """Take everything but the head and the normalisation from a checkpoint of this lab."""
-    head = backbones.last_linear(model)[0]
+    head = backbones.head_of(model)[0]
     own = {key: value for key, value in model.state_dict().items() if key.startswith("network.")}
     own = {key: value for key, value in own.items() if not key.startswith(head + ".")}
     odd = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]

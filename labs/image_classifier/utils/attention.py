@@ -14,6 +14,7 @@ from toolkit import plots
 from toolkit.augment import normalize
 from toolkit.errors import UserError
 from toolkit.gradcam import grad_cam
+from toolkit.images import printable
 
 
 class Scores(nn.Module):
@@ -33,8 +34,7 @@ class Painter:
 
     def __init__(self, model: Trained, folder: Path) -> None:
         self.model, self.folder, self.count = model, folder, 0
-        self._scores = Scores(model.model)
-        self._layer = attention_layer(model.model, model.preprocessing.image_size)
+        self._parts = [(Scores(one), attention_layer(one, model.preprocessing.image_size)) for one in model.models]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -42,16 +42,20 @@ class Painter:
         self.attention(np.zeros((model.preprocessing.image_size,) * 2 + (model.preprocessing.channels,), np.uint8), 0)
 
     def attention(self, image: np.ndarray, target: int) -> np.ndarray:
-        """Image uint8 (S, S, C) → float32 (S, S) in [0, 1]: where the features speak for class `target`."""
+        """Image uint8 (S, S, C) → float32 (S, S) in [0, 1]: where the features speak for class `target`.
+
+        Of several networks (folds) the mean.
+        """
         inputs = normalize(torch.tensor(image).permute(2, 0, 1)[None].to(self.model.device))  # (1, C, S, S)
-        return grad_cam(self._scores, self._layer, inputs, target)[0].cpu().numpy()
+        maps = [grad_cam(scores, layer, inputs, target)[0].cpu().numpy() for scores, layer in self._parts]
+        return np.mean(maps, axis=0)
 
     def paint(self, path: Path, image: np.ndarray, row: np.ndarray) -> Path:
         """Write the picture for the most probable class of `row` (K,); returns its path. Files are numbered."""
         target = int(row.argmax())
         heat = self.attention(image, target)
         figure = plots.new_figure(6.4, 3.6)
-        figure.suptitle(f"{path.name}\n{self.model.classes[target]} {row[target]:.1%}", fontsize=10)
+        figure.suptitle(f"{printable(path.name)}\n{self.model.classes[target]} {row[target]:.1%}", fontsize=10)
         left, right = figure.subplots(1, 2)
         for axes in (left, right):
             axes.imshow(image.squeeze(-1) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
@@ -59,6 +63,6 @@ class Painter:
         shown = right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.5)
         figure.colorbar(shown, ax=right, label="Grad-CAM, share of its highest value", shrink=0.8)
         self.count += 1
-        target_path = self.folder / f"{self.count:04d}_{path.stem}.png"
+        target_path = self.folder / f"{self.count:04d}_{printable(path.stem)}.png"
         plots.save_figure(figure, target_path)
         return target_path

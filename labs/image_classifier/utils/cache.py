@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -18,6 +19,7 @@ from filelock import FileLock
 from labs.image_classifier.utils.inspection import read_in_threads
 from labs.image_classifier.utils.reading import Preprocessing
 from toolkit.errors import UserError, check_choice
+from toolkit.images import printable, split_frame
 
 CACHES = ("auto", "memory", "disk")
 MEMORY_LIMIT = 2 * 1024**3  # bytes; 'auto' maps a file for more
@@ -60,12 +62,19 @@ def _mapped(paths: Sequence[Path], preprocessing: Preprocessing, folder: Path, s
     return np.load(target, mmap_mode="c")
 
 
-def _key(paths: Sequence[Path], preprocessing: Preprocessing) -> str:
+def check_present(paths: Sequence[Path]) -> list[list[Any]]:
+    """Path, size and time of each file. Raises UserError for the first that is gone."""
     facts = []
     for path in paths:
+        file, frame = split_frame(path)
         try:
-            status = path.stat()
+            status = file.stat()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; prepare the data anew") from None
-        facts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+            raise UserError(f"{printable(path)}: {error.strerror}; prepare the data again") from None
+        facts.append([str(file.resolve()), frame, status.st_size, status.st_mtime_ns])
+    return facts
+
+
+def _key(paths: Sequence[Path], preprocessing: Preprocessing) -> str:
+    facts = check_present(paths)
     return hashlib.sha256(json.dumps([facts, preprocessing.as_dict()]).encode()).hexdigest()[:24]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from labs.image_classifier.utils import splitting
+from labs.image_classifier.utils.tables import read_table
 from toolkit.errors import UserError
 from toolkit.runs import read_json, write_bytes, write_json
 
@@ -110,7 +111,10 @@ def one_hot(records: Sequence[Record], classes: Sequence[str]) -> np.ndarray:
 
 
 def write(data: DataFolder) -> None:
-    """Write metadata.csv, with paths relative to the folder where they lie inside it, and dataset.json."""
+    """Write dataset.json and metadata.csv, with paths relative to the folder where they lie inside it.
+
+    File names that are not UTF-8 keep their bytes.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -119,8 +123,8 @@ def write(data: DataFolder) -> None:
         path = record.path.resolve()
         shown = path.relative_to(base) if path.is_relative_to(base) else path
         writer.writerow([shown.as_posix(), record.label, record.split, record.group, record.content])
-    write_bytes(data.path / METADATA, text.getvalue().encode("utf-8"))
     write_json(data.path / FACTS, data.facts)
+    write_bytes(data.path / METADATA, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read(path: Path | str) -> DataFolder:
@@ -135,38 +139,15 @@ def read(path: Path | str) -> DataFolder:
     facts = read_json(folder / FACTS)
     missing = [key for key in ("name", "classes", "multi_label", "channels") if key not in facts]
     if missing:
-        raise UserError(f"{folder / FACTS} lacks {', '.join(missing)}; make it anew with prepare")
+        raise UserError(f"{folder / FACTS} lacks {', '.join(missing)}; make it again with prepare")
     data = DataFolder(folder, tuple(_read_rows(folder / METADATA, facts)), facts)
     check(data)
     return data
 
 
-def read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a CSV with their line numbers, as text. Raises UserError if columns are missing or nothing is there."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [
-                (reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader
-            ]
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8; export it as CSV (UTF-8)") from None
-    except csv.Error as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    columns = list(reader.fieldnames or [])
-    lacking = [name for name in needed if name not in columns]
-    if lacking:
-        raise UserError(f"{path} has no column {', '.join(lacking)}; it has: {', '.join(columns) or 'nothing'}")
-    if not rows:
-        raise UserError(f"{path} has a header and no rows")
-    return rows
-
-
 def _read_rows(path: Path, facts: dict[str, Any]) -> Iterable[Record]:
     known = set(facts["classes"])
-    for line, row in read_table(path, ("path", "label", "split")):
+    for line, row in read_table(path, ("path", "label", "split"), "surrogateescape"):
         record = Record(path.parent / row["path"], *(row.get(name, "") for name in COLUMNS[1:]))
         names = names_in(record.label) if facts["multi_label"] else [record.label]
         unknown = [name for name in names if name not in known]

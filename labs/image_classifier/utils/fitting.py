@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics as summary
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from classification_train import train_model
 from labs.image_classifier.models.networks import ImageClassifier, build_with_weights
 from labs.image_classifier.utils import cache, loaders, pictures, scores, splitting, trained
 from labs.image_classifier.utils.datafolder import DataFolder, Record, one_hot
-from labs.image_classifier.utils.reading import MAX_PIXELS, Preprocessing
+from labs.image_classifier.utils.reading import Preprocessing
 from toolkit import backbones, experiment
 from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
+from toolkit.images import MAX_PIXELS
 from toolkit.runs import RunFolder, environment, read_json, write_json
 
 TASK = "classification"
@@ -39,11 +43,25 @@ class Decoded:
         return np.array([row for row, record in enumerate(self.records) if record.split == split], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training needs, built and checked before anything on the disk is touched."""
+
+    model: ImageClassifier
+    train_loader: DataLoader
+    val_loader: DataLoader
+    criterion: dict[str, nn.Module]
+    described: dict[str, Any]
+    rows: tuple[np.ndarray, np.ndarray]
+
+
 def prepare(args: Namespace, data: DataFolder) -> experiment.Setup:
-    """Device, precision, seed and run folder; a cross-validation is resumed fold by fold."""
+    """Device, precision and seed. The run folder is made, and an older run replaced, when the training begins."""
     data = replace(data, size=args.image_size)
     if not (args.folds and args.resume):
-        return experiment.prepare(args, TASK, lambda: data)  # type: ignore[arg-type,return-value]
+        if args.resume and (last := Path(args.resume) / "best.pt").is_file():
+            trained.check_same_images(last, *(contents(data.of(split)) for split in ("train", "val")))
+        return experiment.prepare(args, TASK, lambda: data, begin=False)  # type: ignore[arg-type,return-value]
     run = RunFolder.open(args.resume)
     trained_on = run.config.get("dataset_name", data.name)
     if trained_on != data.name:
@@ -53,43 +71,56 @@ def prepare(args: Namespace, data: DataFolder) -> experiment.Setup:
     return experiment.Setup(run, device, resolve_precision(args.precision, device), data)
 
 
+def contents(records: Iterable[Record]) -> list[str]:
+    """The hashes of what is in the images."""
+    return [record.content for record in records]
+
+
 def decode(args: Namespace, data: DataFolder, records: Sequence[Record]) -> Decoded:
     """Read and resize the images of `records`, or find them in the cache."""
     facts = data.facts
-    pair = {key: tuple(facts[key]) if facts.get(key) else None for key in ("value_range", "window")}
-    limit = facts.get("max_pixels", MAX_PIXELS)
-    preprocessing = Preprocessing(args.image_size, facts["channels"], **pair, fit=args.fit, max_pixels=limit)
+    preprocessing = Preprocessing(
+        args.image_size,
+        facts["channels"],
+        **{key: tuple(facts[key]) if facts.get(key) else None for key in ("value_range", "window")},
+        fit=args.fit,
+        max_pixels=facts.get("max_pixels", MAX_PIXELS),
+        frame=facts.get("frame", ""),
+        scales=tuple(facts.get("scales", ())),
+    )
     pixels = cache.decoded([record.path for record in records], preprocessing, data.path, args.cache)
     return Decoded(records, pixels, data.labels(records), preprocessing)
 
 
 def train_once(args: Namespace, setup: experiment.Setup, data: DataFolder, images: Decoded) -> None:
-    """One training on the splits of the data folder; results.json has validation and, if asked for, test figures."""
-    model, history, seconds = fit(args, setup, data, images, images.rows("train"), images.rows("val"))
-    facts = measure(model, setup, data, images, images.rows("val"), f"{args.model_name}, validation, {data.name}")
+    """One training on the splits of the data folder; results.json has validation and, if asked for, test metrics."""
+    plan = build(args, data, images, (images.rows("train"), images.rows("val")), setup.device)
+    if args.evaluate_test:  # a file that is gone must not be noticed after the training
+        cache.check_present([record.path for record in data.of("test")])
+    history, seconds = fit(args, setup, plan)
+    title = f"{args.model_name}, validation, {data.name}"
+    facts = measure(plan, setup, data, images, title)
     if args.evaluate_test:
         test = decode(args, data, data.of("test"))
-        probabilities = trained.probabilities(model, test.pixels, test.rows("test"), setup.device)
+        probabilities = trained.probabilities(plan.model, test.pixels, test.rows("test"), setup.device)
         facts["test_metrics"] = scores.headline(probabilities, test.labels)
         print("test: " + show(facts["test_metrics"]))
     experiment.report(args, setup, TASK, history, seconds, facts)
 
 
-def fit(
-    args: Namespace,
-    setup: experiment.Setup,
-    data: DataFolder,
-    images: Decoded,
-    train_rows: np.ndarray,
-    val_rows: np.ndarray,
-) -> tuple[ImageClassifier, dict[str, list[float]], float]:
-    """Train on some rows, choose the epoch on others → the model of the best epoch, history, seconds."""
-    pixels, labels = images.pixels, images.labels
-    size, channels = images.preprocessing.image_size, images.preprocessing.channels
-    augmentation = loaders.augmentation(args.augment, size)
-    options = {"seed": args.seed, "device": setup.device}
-    train_set = loaders.LabelledImages(pixels, labels, train_rows, augmentation=augmentation, **options)
-    val_set = loaders.LabelledImages(pixels, labels, val_rows, device=setup.device)
+def build(
+    args: Namespace, data: DataFolder, images: Decoded, rows: tuple[np.ndarray, np.ndarray], device: torch.device
+) -> Plan:
+    """Loaders for training and validation rows, and the network with the weights to start from. Touches no run."""
+    train_rows, val_rows = rows
+    pixels, labels, preprocessing = images.pixels, images.labels, images.preprocessing
+    size, channels = preprocessing.image_size, preprocessing.channels
+    settings = loaders.AugmentationSettings(args.augment, args.flip, args.rotation, args.intensity, args.stain)
+    augmentation = loaders.augmentation(settings, size)
+    train_set = loaders.LabelledImages(
+        pixels, labels, train_rows, augmentation=augmentation, seed=args.seed, device=device
+    )
+    val_set = loaders.LabelledImages(pixels, labels, val_rows, device=device)
     train_loader = loaders.training_loader(train_set, args.batch_size, args.seed, args.oversample)
 
     model = build_with_weights(args.model_name, args.weights, channels, len(data.classes), size, data.multi_label)
@@ -98,24 +129,46 @@ def fit(
         few = torch.arange(min(256, len(train_set)))
         plain = loaders.LabelledImages(pixels, labels, train_rows)
         backbones.unfold_batchnorm(model, plain.__getitems__(few).stacked[0])
-    described = trained.description(args.model_name, data.classes, data.multi_label, images.preprocessing, data.name)
-    history, seconds = experiment.train(
-        train_model,
-        model,
-        (train_loader, loaders.evaluation_loader(val_set)),
-        args,
-        setup,
-        best_extra=described,
-        **balanced_criterion(args, train_set, len(data.classes), setup.device),
-    )
-    return model, history, seconds
+    seen = [contents(images.records[row] for row in part) for part in rows]
+    described = trained.description(args.model_name, data.classes, data.multi_label, preprocessing, data.name, *seen)
+    criterion = balanced_criterion(args.class_weights, train_set, len(data.classes), device)
+    return Plan(model, train_loader, loaders.evaluation_loader(val_set), criterion, described, rows)
+
+
+def fit(args: Namespace, setup: experiment.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
+    """Train, and leave the model with the weights of the best epoch → history, seconds.
+
+    A run that fails before its first epoch is finished gives its folder back, so that the next start can have it.
+    """
+    try:
+        return experiment.train(
+            train_model,
+            plan.model,
+            (plan.train_loader, plan.val_loader),
+            args,
+            setup,
+            best_extra=plan.described,
+            **plan.criterion,
+        )
+    except BaseException:
+        if setup.run is not None and not setup.run.file("last.pt").exists():
+            give_back(setup.run)
+        raise
+
+
+def give_back(run: RunFolder) -> None:
+    """Take away what marks a folder as a run's, and the folder if nothing is in it."""
+    for name in ("config.json", "history.csv"):
+        run.file(name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: the user keeps something there
+        run.path.rmdir()
 
 
 def balanced_criterion(
-    args: Namespace, train_set: loaders.LabelledImages, num_classes: int, device: torch.device
+    class_weights: bool, train_set: loaders.LabelledImages, num_classes: int, device: torch.device
 ) -> dict[str, nn.Module]:
     """{'criterion': ...} for --class_weights, else {}."""
-    if not args.class_weights:
+    if not class_weights:
         return {}
     labels = train_set.own_labels()
     if labels.ndim == 2:
@@ -123,31 +176,25 @@ def balanced_criterion(
     return {"criterion": nn.CrossEntropyLoss(weight=loaders.class_weights(labels, num_classes)).to(device)}
 
 
-def measure(
-    model: ImageClassifier,
-    setup: experiment.Setup,
-    data: DataFolder,
-    images: Decoded,
-    rows: np.ndarray,
-    title: str,
-) -> dict[str, Any]:
-    """Validation figures for results.json, and their confusion matrix."""
-    probabilities = trained.probabilities(model, images.pixels, rows, setup.device)
+def measure(plan: Plan, setup: experiment.Setup, data: DataFolder, images: Decoded, title: str) -> dict[str, Any]:
+    """Validation metrics for results.json, and their confusion matrix."""
+    rows = plan.rows[1]
+    probabilities = trained.probabilities(plan.model, images.pixels, rows, setup.device)
     labels = images.labels[rows]
-    figures = scores.headline(probabilities, labels)
+    metrics = scores.headline(probabilities, labels)
     pictures.confusion(probabilities, labels, data.classes, title, setup.run.file("confusion.png"))
-    print("validation: " + show(figures))
+    print("validation: " + show(metrics))
     return {
-        "val_metrics": figures,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "val_metrics": metrics,
+        "parameters": sum(parameter.numel() for parameter in plan.model.parameters()),
         "classes": data.classes,
         "preprocessing": images.preprocessing.as_dict(),
     }
 
 
-def show(figures: dict[str, Any]) -> str:
+def show(metrics: dict[str, Any]) -> str:
     """One line: 'accuracy 0.8333, balanced accuracy 0.7900, ...'."""
-    known = [(name.replace("_", " "), figures[name]) for name in scores.HEADLINE if figures.get(name) is not None]
+    known = [(name.replace("_", " "), metrics[name]) for name in scores.HEADLINE if metrics.get(name) is not None]
     return ", ".join(f"{name} {value:.4f}" for name, value in known)
 
 
@@ -156,21 +203,41 @@ def cross_validate(args: Namespace, setup: experiment.Setup, data: DataFolder, i
 
     Every unit (patient, copies) is in one fold.
     """
+    folds = range(1, args.folds + 1)
     fold_of = splitting.assign(
         data.units(images.records),
         one_hot(images.records, data.classes),
-        {str(fold): 1 / args.folds for fold in range(1, args.folds + 1)},
+        {str(fold): 1 / args.folds for fold in folds},
         args.seed,
     )
     if len(set(fold_of)) < args.folds:
         raise UserError(f"folds is {args.folds}, but there are only {len(set(fold_of))} independent groups of images")
-    rows = []
-    for fold in range(1, args.folds + 1):
-        outside, inside = np.flatnonzero(fold_of != str(fold)), np.flatnonzero(fold_of == str(fold))
+    parts = [(np.flatnonzero(fold_of != str(fold)), np.flatnonzero(fold_of == str(fold))) for fold in folds]
+    for fold, (outside, _inside) in zip(folds, parts, strict=True):
         check_fold(data, images, outside, fold)
-        rows.append(run_fold(args, setup, data, images, (outside, inside), fold))
-        print(f"fold {fold} of {args.folds}: {show(rows[-1]['val_metrics'])}")
+        if args.batch_size > len(outside):
+            raise UserError(f"batch_size is {args.batch_size}, but fold {fold} trains on {len(outside)} images")
+        check_fold_resumes(args, contents(images.records[row] for row in outside), fold)
+    first = build(args, data, images, parts[0], setup.device)  # weights that do not fit are noticed here
+    del first
+    setup.begin()
+    rows = []
+    try:
+        for fold, part in zip(folds, parts, strict=True):
+            rows.append(run_fold(args, setup, data, images, part, fold))
+            print(f"fold {fold} of {args.folds}: {show(rows[-1]['val_metrics'])}")
+    except BaseException:
+        if not any(setup.run.path.glob("fold-*/last.pt")):
+            give_back(setup.run)
+        raise
     report_folds(args, setup, data, rows)
+
+
+def check_fold_resumes(args: Namespace, training_images: Sequence[str], fold: int) -> None:
+    """A resumed fold goes on with the images that it was started with."""
+    path = Path(args.resume or "") / f"fold-{fold}" / "best.pt"
+    if args.resume and path.is_file():
+        trained.check_same_images(path, training_images)
 
 
 def report_folds(args: Namespace, setup: experiment.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
@@ -209,18 +276,19 @@ def run_fold(
     rows: tuple[np.ndarray, np.ndarray],
     fold: int,
 ) -> dict[str, Any]:
-    """Train one fold in its own run folder, or go on with it, or read what it left."""
+    """Train one fold in its own run folder, or resume it, or read what it left."""
     path = setup.run.path / f"fold-{fold}"
     run = RunFolder(path)
-    # With --overwrite the folds of an earlier cross-validation are still there; they are none of this one.
+    # With --overwrite the folds of an earlier cross-validation are still there; they do not belong to this one.
     if args.resume and run.file("results.json").exists():
         return read_json(run.file("results.json"))
     if not args.resume or not run.file("last.pt").exists():
         run = RunFolder.create(path, {**vars(args), "fold": fold}, overwrite=True)
     seed_everything(args.seed)
     inner = replace(setup, run=run)
-    model, history, seconds = fit(args, inner, data, images, *rows)
-    facts = measure(model, inner, data, images, rows[1], f"{args.model_name}, fold {fold}, {data.name}")
+    plan = build(args, data, images, rows, setup.device)
+    history, seconds = fit(args, inner, plan)
+    facts = measure(plan, inner, data, images, f"{args.model_name}, fold {fold}, {data.name}")
     results = {**facts, "fold": fold, "seconds": round(seconds, 2), "history": history}
     write_json(run.file("results.json"), results)
     return results

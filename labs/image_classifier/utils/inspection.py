@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from labs.image_classifier.utils.reading import ImageError, read_pixels
+from toolkit.images import ImageError, Picture, read_image
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one readable image. value_range: its 0.1 and 99.9 percentiles if it has more than 8 bits."""
+    """What is known of one readable image.
 
-    content: str  # a hash of shape, type and pixels: the same for the same picture in different files
-    size: tuple[int, int]  # width, height
+    content: a hash of shape, type and pixels, the same for the same picture in different files.
+    size: width and height. value_range: its 0.1 and 99.9 percentiles if it has more than 8 bits.
+    scale: what its grey values mean (toolkit.images.Picture).
+    """
+
+    content: str
+    size: tuple[int, int]
     is_color: bool
     value_range: tuple[float, float] | None
+    scale: str
 
 
 def read_in_threads(function: Callable[[Any], Any], items: Sequence[Any], description: str) -> Iterable[Any]:
@@ -47,22 +53,23 @@ def read_in_threads(function: Callable[[Any], Any], items: Sequence[Any], descri
 
 
 def inspect(paths: Sequence[Path], window: tuple[float, float] | None, max_pixels: int) -> dict[Path, Facts | str]:
-    """Facts of each path, or the reason (one line) why it cannot be read."""
+    """Facts of each path, or the reason (one line, with the path) why it cannot be read."""
 
     def one(path: Path) -> Facts | str:
         try:
-            return facts_of(read_pixels(path, window=window, max_pixels=max_pixels))
+            return facts_of(read_image(path, window=window, max_pixels=max_pixels))
         except ImageError as error:
             return str(error)
 
     return dict(zip(paths, read_in_threads(one, paths, "read"), strict=True))
 
 
-def facts_of(pixels: np.ndarray) -> Facts:
-    """Facts of one image (H, W) or (H, W, 3)."""
+def facts_of(picture: Picture) -> Facts:
+    """Facts of one image."""
+    pixels = picture.pixels
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes())
     deep = None if pixels.dtype == np.uint8 else tuple(float(v) for v in np.percentile(pixels, (0.1, 99.9)))
-    return Facts(digest.hexdigest()[:20], (pixels.shape[1], pixels.shape[0]), pixels.ndim == 3, deep)
+    return Facts(digest.hexdigest()[:20], (pixels.shape[1], pixels.shape[0]), pixels.ndim == 3, deep, picture.scale)
 
 
 def channels(facts: Iterable[Facts | str]) -> int:

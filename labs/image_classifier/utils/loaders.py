@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,28 +14,50 @@ from toolkit.augment import Augmentation, normalize
 from toolkit.batches import WholeBatch, make_loader, unstack
 from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import Split
+from toolkit.transforms import CombinedAugmentation, ImageAugmentation
 
 AUGMENTATIONS = ("none", "shift", "mirror", "symmetries", "strong")
+FLIPS = {"none": False, "left_right": "left_right", "up_down": "up_down", "both": True}
 
 
-def augmentation(name: str, image_size: int) -> Augmentation:
-    """What happens to training images.
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """What happens to training images: a named set, and what differs from it. None: as in the named set.
 
-    'shift': a random crop after padding by a fourteenth of the side, the only one that leaves up, down, left and right
-    alone (X-rays: the heart is on one side). 'mirror': also flips in both directions (ultrasound, skin). 'symmetries':
-    also quarter turns (microscopy). 'strong': also colour and brightness.
+    name: 'shift' is a random crop after padding by a fourteenth of the side, the only one that keeps up, down, left and
+    right (X-rays: the heart is on one side). 'mirror' also flips left to right (ultrasound: the skin is always on top).
+    'symmetries' flips in both directions and turns by quarters (microscopy, dermatoscopy). 'strong': also colour.
+    flip: one of FLIPS. rotation: half-range in degrees. intensity: half-range of contrast and brightness on [-1, 1].
+    stain: half-range of the gain of each colour channel.
     """
-    check_choice("augment", name, AUGMENTATIONS)
+
+    name: str
+    flip: str | None = None
+    rotation: float = 0.0
+    intensity: float = 0.0
+    stain: float | None = None
+
+
+def augmentation(settings: AugmentationSettings, image_size: int) -> Callable[..., torch.Tensor]:
+    """The callable that LabelledImages applies to its batches."""
+    check_choice("augment", settings.name, AUGMENTATIONS)
     padding = max(1, image_size // 14)
-    if name == "none":
-        return Augmentation(flips=False)
-    if name == "shift":
-        return Augmentation(flips=False, crop_padding=padding)
-    if name == "mirror":
-        return Augmentation(crop_padding=padding)
-    if name == "symmetries":
-        return Augmentation(turns=True, crop_padding=padding)
-    return Augmentation(turns=True, crop_padding=padding, stain_jitter=0.2, brightness_jitter=0.1)
+    named = {
+        "none": Augmentation(flips=False),
+        "shift": Augmentation(flips=False, crop_padding=padding),
+        "mirror": Augmentation(flips="left_right", crop_padding=padding),
+        "symmetries": Augmentation(turns=True, crop_padding=padding),
+        "strong": Augmentation(turns=True, crop_padding=padding, stain_jitter=0.2, brightness_jitter=0.1),
+    }
+    exact = named[settings.name]
+    if settings.flip is not None:
+        check_choice("flip", settings.flip, FLIPS)
+        exact = replace(exact, flips=FLIPS[settings.flip])
+    if settings.stain is not None:
+        exact = replace(exact, stain_jitter=settings.stain)
+    if not settings.rotation and not settings.intensity:
+        return exact
+    return CombinedAugmentation(exact, ImageAugmentation(rotation=settings.rotation, intensity=settings.intensity))
 
 
 class LabelledImages(ImageDataset):
@@ -50,7 +73,7 @@ class LabelledImages(ImageDataset):
         labels: np.ndarray,
         rows: np.ndarray,
         *,
-        augmentation: Augmentation | None = None,
+        augmentation: Callable[..., torch.Tensor] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:

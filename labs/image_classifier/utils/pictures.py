@@ -1,4 +1,4 @@
-"""The lab's pictures beside those of toolkit.plots."""
+"""The lab's pictures, in addition to those of toolkit.plots."""
 
 from __future__ import annotations
 
@@ -46,12 +46,16 @@ def confusion(
 def roc_and_pr(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, path: Path | None
 ) -> Any:
-    """ROC and precision-recall curve of each class against the rest; of two classes only the second is drawn."""
+    """ROC and precision-recall curve of each class against the rest.
+
+    Both of two classes are drawn: their ROC curves mirror each other, but their precision-recall curves say different
+    things, and only the user knows which class is the finding.
+    """
     from sklearn import metrics
 
     truth = scores.truth_table(labels, len(classes))
     shown = [k for k in range(len(classes)) if 0 < truth[:, k].sum() < len(truth)]
-    shown = shown[1:] if labels.ndim == 1 and len(classes) == 2 else shown[:MOST_CURVES]
+    shown = shown[:MOST_CURVES]
     figure = plots.new_figure(11, 4.8)
     more = "" if len(classes) <= MOST_CURVES else f" (first {MOST_CURVES} classes)"
     figure.suptitle(f"{title}, n = {len(labels)}{more}")

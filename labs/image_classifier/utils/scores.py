@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,26 @@ def headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return figures
 
 
+DIAGNOSTIC = ("sensitivity", "specificity", "ppv", "npv")
+
+
+def diagnostic(probabilities: np.ndarray, labels: np.ndarray, positive: int) -> dict[str, float | None]:
+    """Sensitivity, specificity, and predictive values for one class as the finding that is looked for.
+
+    The decision is the most probable class (for multi-label data a probability of at least 0.5). Fractions; None where
+    there is nothing to divide by. Predictive values hold for the share of positives among these images.
+    """
+    truth = truth_table(labels, probabilities.shape[1])[:, positive].astype(bool)
+    predicted = decisions(probabilities, labels.ndim == 2)[:, positive].astype(bool)
+    pairs = {
+        "sensitivity": (truth & predicted, truth),
+        "specificity": (~truth & ~predicted, ~truth),
+        "ppv": (truth & predicted, predicted),
+        "npv": (~truth & ~predicted, ~predicted),
+    }
+    return {name: float(hit.sum() / of.sum()) if of.any() else None for name, (hit, of) in pairs.items()}
+
+
 def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Do confidences mean what they say? Expected calibration error over BINS equal bins, Brier score, and the bins.
 
@@ -104,10 +125,16 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]
 
 
 def bootstrap(
-    probabilities: np.ndarray, labels: np.ndarray, units: np.ndarray, repeats: int, seed: int
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    units: np.ndarray,
+    repeats: int,
+    seed: int,
+    measure: Callable[[np.ndarray, np.ndarray], Mapping[str, float | None]] = headline,
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of the headline figures, from `repeats` samples drawn with replacement.
+    """95 % percentile intervals of the metrics of `measure`, from `repeats` samples drawn with replacement.
 
+    measure: (probabilities, labels) of the images drawn → metrics.
     units (N,): what is drawn, patients for instance: images of one patient are not independent, and intervals that
     take them for independent are too narrow.
     """
@@ -119,7 +146,7 @@ def bootstrap(
     for _ in range(repeats):
         chosen = generator.integers(len(members), size=len(members))
         rows = np.concatenate([members[unit] for unit in chosen])
-        for name, value in headline(probabilities[rows], labels[rows]).items():
+        for name, value in measure(probabilities[rows], labels[rows]).items():
             if value is not None:
                 drawn.setdefault(name, []).append(value)
     return {name: [float(v) for v in np.percentile(values, (2.5, 97.5))] for name, values in drawn.items()}

@@ -3,57 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPLITS, Record, read_table
-from labs.image_classifier.utils.reading import SUFFIXES
+from PIL import Image
+
+from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPLITS, Record
+from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.errors import UserError
+from toolkit.images import SUFFIXES, ImageError, LeftOut, count_frames, printable, scan, with_frame
 
 # Names that people and data sets use for the three splits.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Image files below `folder` in alphabetical order; also files without a suffix that begin as DICOM does."""
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix.lower() in SUFFIXES or (not path.suffix and _is_dicom(path)):
-            yield path
+def from_folders(root: Path, group_by_folder: bool = False) -> tuple[list[Record], list[LeftOut]]:
+    """root/CLASS/... or root/SPLIT/CLASS/...; → records, and every file that is none of them.
+
+    group_by_folder: images of one sub-folder of the class (a patient, a series) get its name as their group.
+    Raises UserError for a class without images, and where no folder says what the classes are.
+    """
+    found = scan(root)
+    places = {path: path.relative_to(root).parts for path in found.taken}
+    with_splits = _has_splits(list(places.values()))
+    depth = 2 if with_splits else 1  # of the folders above an image
+    records, left_out = [], list(found.left_out)
+    for path, parts in places.items():
+        split = SPLIT_NAMES.get(parts[0].lower(), "") if with_splits else ""
+        if with_splits and not split:
+            reason = f"in {printable(parts[0])}, next to the folders of the splits"
+            left_out.append(LeftOut(path, f"in {printable(parts[0])}", reason, True))
+        elif len(parts) <= depth:
+            folder = printable(Path(*parts[:-1])) if parts[:-1] else "the folder itself"
+            left_out.append(LeftOut(path, f"directly in {folder}", "not in the folder of a class", True))
+        else:
+            group = "/".join(parts[depth:-1]) if group_by_folder else ""
+            records.append(Record(path, parts[depth - 1], split, group))
+    if not records:
+        raise UserError(
+            f"{printable(root)} has no image in a folder for its class ({found.summary()}); make a folder for each "
+            "class, or give a CSV with paths and labels"
+        )
+    _check_no_class_is_empty(root, records, with_splits)
+    return records, left_out
 
 
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _has_splits(places: list[tuple[str, ...]]) -> bool:
+    """True if the top folders are train, val, test and not classes.
+
+    Folders for at least two splits decide it, whatever lies next to them (docs, __MACOSX of a zip). A single one, such
+    as `train`, is a split if its images lie in folders of their own, and no other top folder has images as a class has.
+    """
+    by_top: dict[str, list[tuple[str, ...]]] = {}
+    for parts in places:
+        if len(parts) > 1:
+            by_top.setdefault(parts[0], []).append(parts)
+    named = {SPLIT_NAMES[top.lower()] for top in by_top if top.lower() in SPLIT_NAMES}
+    if len(named) != 1:
+        return len(named) > 1
+    nested = {top for top, inside in by_top.items() if all(len(parts) > 2 for parts in inside)}
+    return all((top.lower() in SPLIT_NAMES) == (top in nested) for top in by_top)
 
 
-def from_folders(root: Path, group_pattern: str | None = None) -> list[Record]:
-    """root/CLASS/... or root/SPLIT/CLASS/...; Raises UserError for a class without images and for a single class."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise UserError(f"{root} has no sub-folders; make one for each class, or give a CSV with paths and labels")
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
-    if all(splits.values()):
-        parts = [(classes, split) for folder, split in splits.items() for classes in sorted(folder.iterdir())]
-        parts = [(folder, split) for folder, split in parts if folder.is_dir() and not folder.name.startswith(".")]
-    else:
-        parts = [(folder, "") for folder in folders]
-    records = []
-    for folder, split in parts:
-        found = [Record(path, folder.name, split) for path in image_files(folder)]
-        if not found:
-            raise UserError(f"the class folder {folder} has no image ({', '.join(SUFFIXES)}); fill or remove it")
-        records += found
-    return with_groups(records, group_pattern)
+def _check_no_class_is_empty(root: Path, records: list[Record], with_splits: bool) -> None:
+    """Every folder that stands for a class must have an image: one that is empty was not filled, or is none."""
+    full = {part for record in records for part in record.path.parents}
+    tops = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    if with_splits:
+        tops = [path for top in tops if top.name.lower() in SPLIT_NAMES for path in sorted(top.iterdir())]
+        tops = [path for path in tops if path.is_dir() and not path.name.startswith(".")]
+    for folder in tops:
+        if folder not in full:
+            raise UserError(
+                f"the class folder {printable(folder)} has no image ({', '.join(SUFFIXES)}); fill or remove it"
+            )
 
 
-def from_csv(
-    path: Path, columns: dict[str, str | None], image_root: Path | None = None, group_pattern: str | None = None
-) -> list[Record]:
+def from_csv(path: Path, columns: dict[str, str | None], image_root: Path | None = None) -> list[Record]:
     """Rows of a CSV. columns: our names (path, label, group, split) → its names; paths relative to image_root or it."""
     given = {ours: theirs for ours, theirs in columns.items() if theirs}
-    root = image_root or path.parent
+    finder = Finder(image_root or path.parent)
     records = []
     for line, row in read_table(path, list(given.values())):
         values = {ours: row[theirs] for ours, theirs in given.items()}
@@ -65,8 +94,8 @@ def from_csv(
         if not values["path"]:
             raise UserError(f"{path}, line {line}: the path is empty")
         group = values.get("group", "")
-        records.append(Record(root / values["path"], values["label"], SPLIT_NAMES.get(split, ""), group))
-    return with_groups(records, group_pattern)
+        records.append(Record(finder.find(values["path"]), values["label"], SPLIT_NAMES.get(split, ""), group))
+    return records
 
 
 def with_groups(records: list[Record], pattern: str | None) -> list[Record]:
@@ -76,15 +105,42 @@ def with_groups(records: list[Record], pattern: str | None) -> list[Record]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"group_pattern is {pattern!r}, which is no regular expression: {error}") from None
+        raise UserError(f"group_pattern is {pattern!r}, which is not a regular expression: {error}") from None
     result = []
     for record in records:
         match = expression.search(record.path.name)
         if match is None:
-            raise UserError(f"group_pattern {pattern!r} does not match the file name {record.path}")
+            raise UserError(f"group_pattern {pattern!r} does not match the file name {printable(record.path)}")
         group = match.group(1) if expression.groups else match.group(0)
-        result.append(Record(record.path, record.label, record.split, group))
+        result.append(replace(record, group=group or ""))
     return result
+
+
+def with_frames(records: list[Record], frame: str) -> list[Record]:
+    """Name the frame to read of files with several.
+
+    frame: '' leaves such files alone (reading refuses them), a number takes that frame, 'all' makes each frame an image
+    of its own; frames of one file are one group, unless a group is given.
+    """
+    if not frame:
+        return records
+    result = []
+    for record in records:
+        paths = frames_of(record.path, frame)
+        group = record.group or (printable(record.path) if len(paths) > 1 else "")
+        result += [replace(record, path=path, group=group) for path in paths]
+    return result
+
+
+def frames_of(path: Path, frame: str) -> list[Path]:
+    """The paths of the frames to read of one file; the path itself if it has one frame, or cannot be read."""
+    try:
+        count = count_frames(path)
+    except ImageError:
+        return [path]
+    if not frame or count == 1 or "#frame=" in path.name:
+        return [path]
+    return [with_frame(path, number) for number in (range(1, count + 1) if frame == "all" else [int(frame)])]
 
 
 def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple[list[Record], list[str], bool, str]:
@@ -92,9 +148,7 @@ def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple
 
     Its official splits are kept. Returns records, class names, whether it is multi-label, and its name.
     """
-    from PIL import Image
-
-    from toolkit.medmnist_data import locate
+    from toolkit.medmnist_data import locate  # imports torch
 
     source = locate(flag, size=size, data_root=data_root)
     if source.layout.is_3d:

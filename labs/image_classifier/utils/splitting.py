@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 
 def bind(groups: Sequence[str], contents: Sequence[str]) -> np.ndarray:
@@ -12,9 +14,6 @@ def bind(groups: Sequence[str], contents: Sequence[str]) -> np.ndarray:
 
     groups: a patient, say; "" means none. contents: a hash of the pixels; "" means unknown.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     count = len(groups)
     names: dict[tuple[str, str], int] = {}
     edges = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from labs.image_classifier.utils.datafolder import BETWEEN_LABELS
 from labs.image_classifier.utils.reading import Preprocessing
 from toolkit.augment import normalize
 from toolkit.devices import evaluating, place_model
-from toolkit.errors import UserError
-from toolkit.runs import load_checkpoint
+from toolkit.errors import UserError, reason_of
+from toolkit.images import printable
+from toolkit.runs import load_checkpoint, read_json
 
 FORMAT = "labs.image_classifier 1"
 BATCH_SIZE = 64
@@ -24,22 +25,31 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """Everything that predictions need."""
+    """Everything that predictions need.
 
-    model: ImageClassifier
+    models: one network, or those of all folds, whose probabilities are averaged.
+    training_images, validation_images: hashes of the contents of all images that any of them was trained on, or its
+    epoch chosen with; empty if unknown.
+    """
+
+    models: tuple[ImageClassifier, ...]
     model_name: str
     classes: list[str]
     multi_label: bool
     preprocessing: Preprocessing
     data_name: str
     device: torch.device
+    training_images: frozenset[str] = frozenset()
+    validation_images: frozenset[str] = frozenset()
 
     def predict(self, images: Sequence[np.ndarray], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Images as `preprocessing` makes them, uint8 (S, S, C) each → probabilities float32 (N, K).
 
         Files and arrays take the same way, so their results are equal bit for bit if the batches are.
         """
-        return probabilities(self.model, np.stack(images), np.arange(len(images)), self.device, batch_size)
+        pixels, rows = np.stack(images), np.arange(len(images))
+        each = [probabilities(model, pixels, rows, self.device, batch_size) for model in self.models]
+        return each[0] if len(each) == 1 else np.mean(each, axis=0)
 
     def answer(self, row: np.ndarray) -> tuple[str, float]:
         """Label and confidence of one row of probabilities (K,).
@@ -66,9 +76,15 @@ def probabilities(
 
 
 def description(
-    model_name: str, classes: list[str], multi_label: bool, preprocessing: Preprocessing, data_name: str
+    model_name: str,
+    classes: list[str],
+    multi_label: bool,
+    preprocessing: Preprocessing,
+    data_name: str,
+    training_images: Sequence[str] = (),
+    validation_images: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What a checkpoint says beside the weights."""
+    """What a checkpoint says besides the weights. training_images, validation_images: hashes of their contents."""
     return {
         "format": FORMAT,
         "model_name": model_name,
@@ -76,19 +92,70 @@ def description(
         "multi_label": multi_label,
         "preprocessing": preprocessing.as_dict(),
         "data_name": data_name,
+        "training_images": _packed(training_images),
+        "validation_images": _packed(validation_images),
     }
 
 
+def _packed(hashes: Sequence[str]) -> str:
+    """One text loads much faster than a list of a hundred thousand."""
+    return " ".join(sorted(filter(None, hashes)))
+
+
+def check_same_images(path: Path, training_images: Sequence[str], validation_images: Sequence[str] = ()) -> None:
+    """Raise UserError if the checkpoint at `path` was trained, or its epoch chosen, on other images than these.
+
+    Without validation_images those are not compared.
+    """
+    content = load_checkpoint(path)
+    for kind, hashes in (("training", training_images), ("validation", validation_images)):
+        before = content.get(f"{kind}_images")
+        if before and hashes and before != _packed(hashes):
+            raise UserError(
+                f"{path.parent} was started with other {kind} images: the data folder was prepared again since; "
+                "prepare it as it was (the same --seed), or start a new run"
+            )
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """The best.pt of a run folder, or of all folds of a cross-validation. Raises UserError if one is missing."""
+    if not path.is_dir():
+        return [path]
+    if (path / "best.pt").is_file():
+        return [path / "best.pt"]
+    folds = read_json(path / "config.json").get("folds", 0) if (path / "config.json").is_file() else 0
+    found = [path / f"fold-{fold}" / "best.pt" for fold in range(1, folds + 1)]
+    if not found:
+        raise UserError(f"{printable(path)} has no best.pt; give the run folder of a training")
+    for fold in found:
+        if not (fold.parent / "results.json").is_file():
+            raise UserError(
+                f"{printable(fold.parent)} is not finished; finish it with: python -m labs.image_classifier.train "
+                f"--resume {printable(path)}, or give the folder of one fold"
+            )
+    return found
+
+
 def load(path: Path | str, device: torch.device) -> Trained:
-    """Load a run folder or its best.pt. Raises UserError for checkpoints that are none of this lab's."""
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "best.pt").is_file():
-            raise UserError(f"{path} has no best.pt; give the run folder of a training (of one fold, if it has folds)")
-        path = path / "best.pt"
+    """Load a run folder, its best.pt, or all folds of a cross-validation.
+
+    Raises UserError for checkpoints that another program made.
+    """
+    parts = [_load_one(found, device) for found in checkpoints_of(Path(path))]
+    return replace(
+        parts[0],
+        models=tuple(model for part in parts for model in part.models),
+        training_images=frozenset().union(*(part.training_images for part in parts)),
+        validation_images=frozenset().union(*(part.validation_images for part in parts)),
+    )
+
+
+def _load_one(path: Path, device: torch.device) -> Trained:
     content = load_checkpoint(path)
     if content.get("format") != FORMAT:
-        raise UserError(f"{path} is a checkpoint of something else; make one with labs.image_classifier.train")
+        raise UserError(
+            f"{printable(path)} is a checkpoint of something else; make one with labs.image_classifier.train"
+        )
     try:
         preprocessing = Preprocessing.from_dict(content["preprocessing"])
         classes, multi_label = content["classes"], content["multi_label"]
@@ -96,6 +163,8 @@ def load(path: Path | str, device: torch.device) -> Trained:
         model = build(content["model_name"], channels, len(classes), size, multi_label)
         model.load_state_dict(content["state_dict"])
         facts = (content["model_name"], classes, multi_label, preprocessing, content["data_name"])
+        images = [frozenset(content.get(f"{kind}_images", "").split()) for kind in ("training", "validation")]
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged or of another version ({str(error).splitlines()[0]}); train anew") from None
-    return Trained(place_model(model, device), *facts, device)
+        reason = reason_of(error)
+        raise UserError(f"{printable(path)} is damaged or of another version ({reason}); train again") from None
+    return Trained((place_model(model, device),), *facts, device, *images)

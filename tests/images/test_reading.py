@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labs.image_classifier.utils.reading import ImageError, Preprocessing, read_pixels, to_uint8
+from labs.image_classifier.utils.reading import Preprocessing, to_uint8
+from tests.images.helpers import read_pixels
+from toolkit.images import ImageError
 
 pytestmark = pytest.mark.provided
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -108,7 +110,7 @@ def test_bad_files_are_refused_with_one_line_that_names_them(tmp_path: Path, con
 def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
     pages = [Image.fromarray(GREY), Image.fromarray(GREY)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(ImageError, match="2 pages"):
+    with pytest.raises(ImageError, match="2 frames"):
         read_pixels(tmp_path / "a.tif")
 
 

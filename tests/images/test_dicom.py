@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (requirements-dev.txt)")
 
-from labs.image_classifier.utils.dicom import apply_window  # noqa: E402
-from labs.image_classifier.utils.reading import ImageError, read_pixels  # noqa: E402
+from tests.images.helpers import read_pixels, write_dicom  # noqa: E402
+from toolkit.images import ImageError  # noqa: E402
+from toolkit.images.display import Window  # noqa: E402
 
 pytestmark = pytest.mark.provided
 STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
-
-
-def write_dicom(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
-    """An uncompressed CT slice with these pixels."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
-    dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
-    if pixels.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    dataset.BitsAllocated = pixels.dtype.itemsize * 8
-    dataset.BitsStored = 12 if pixels.dtype == np.uint16 else 8
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = 0
-    dataset.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def test_slope_intercept_and_window_as_pydicom_applies_them(tmp_path: Path) -> None:
@@ -55,7 +29,7 @@ def test_slope_intercept_and_window_as_pydicom_applies_them(tmp_path: Path) -> N
     oracle = pydicom.pixels.apply_windowing(STORED // 64, pydicom.dcmread(narrow)) / 4095 * 255
     assert np.abs(read_pixels(narrow).astype(float) - oracle).max() <= 0.5 + 1e-6
     lung = read_pixels(path, window=(-600, 1500))
-    assert np.array_equal(lung, apply_window(values, -600, 1500))
+    assert np.array_equal(lung, Window(-600, 1500).apply(values))
     assert not np.array_equal(lung, read_pixels(path))
 
 

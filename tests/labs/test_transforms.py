@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from labs.medmnist_experiments.transforms import ImageAugmentation, VolumeAugmentation
 from toolkit.augment import normalize
 from toolkit.errors import UserError
+from toolkit.transforms import ImageAugmentation, VolumeAugmentation
 
 
 def symmetries(volume: torch.Tensor) -> list[torch.Tensor]:
@@ -83,7 +83,7 @@ def test_mirror_images_are_exact():
 
 
 def test_a_quarter_turn_is_torchs_quarter_turn(monkeypatch):
-    from labs.medmnist_experiments import transforms
+    from toolkit import transforms
 
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: torch.ones(batch, columns))
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -92,7 +92,7 @@ def test_a_quarter_turn_is_torchs_quarter_turn(monkeypatch):
 
 
 def test_a_shift_moves_by_the_share_of_the_side(monkeypatch):
-    from labs.medmnist_experiments import transforms
+    from toolkit import transforms
 
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: torch.ones(batch, columns))
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
@@ -101,7 +101,7 @@ def test_a_shift_moves_by_the_share_of_the_side(monkeypatch):
 
 
 def test_scaling_zooms_about_the_middle(monkeypatch):
-    from labs.medmnist_experiments import transforms
+    from toolkit import transforms
 
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: -torch.ones(batch, columns))
     ramp = torch.arange(8, dtype=torch.uint8).mul(30).expand(1, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: images in the plane by one affine sampling, volumes by one gather.
+"""Augmentation of whole batches for the labs: images in the plane by one affine sampling, volumes by one gather.
 
 Every sample gets its own random numbers, drawn from one CPU Generator, and nothing loops over samples.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from toolkit.augment import normalize
+from toolkit.augment import Augmentation, normalize
 from toolkit.errors import UserError
 
 
@@ -53,9 +53,12 @@ class ImageAugmentation:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """uint8 (B, C, H, W) → augmented float32 (B, C, H, W) in [-1, 1]."""
-        samples = normalize(images)
+        return self.change(normalize(images), generator)
+
+    def change(self, samples: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """float32 (B, C, H, W) in [-1, 1] → the same, augmented."""
         if self.mirror or self.upside_down or self.rotation or self.scaling or self.shift:
-            grid = F.affine_grid(self.matrices(len(images), generator), list(images.shape), align_corners=False)
+            grid = F.affine_grid(self.matrices(len(samples), generator), list(samples.shape), align_corners=False)
             grid = grid.to(samples.device)
             samples = F.grid_sample(samples, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         samples = jitter_intensity(samples, self.intensity, generator)
@@ -84,6 +87,22 @@ class ImageAugmentation:
         inside_y = (y - middle[:, :1]).abs() < self.erasing / 2  # (B, H)
         inside_x = (x - middle[:, 1:]).abs() < self.erasing / 2  # (B, W)
         return samples.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class CombinedAugmentation:
+    """What moves whole pixels (flips, quarter turns, crops), then what interpolates or changes intensity, then colour.
+
+    The first works on bytes and costs little; the second is only paid for where it is asked for.
+    """
+
+    exact: Augmentation
+    smooth: ImageAugmentation
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """uint8 (B, C, H, W) → augmented float32 (B, C, H, W) in [-1, 1]."""
+        samples = self.smooth.change(normalize(self.exact.geometry(images, generator)), generator)
+        return self.exact.color(samples, generator)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""TIFF that Pillow misreads or cannot read: several deep channels, 64-bit floats, signed bytes (through tifffile)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from toolkit.images.errors import ImageError, check_size, pick_frame, require
+
+SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
+REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not a page of its own
+WHITE_IS_ZERO = 0
+# What a viewer does with each Orientation, as (transpose, flip rows, flip columns).
+ORIENTED = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def begins(path: Path) -> bool:
+    """True for a TIFF or BigTIFF, by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def pillow_reads(image: Image.Image) -> bool:
+    """True if Pillow decodes this TIFF correctly: unsigned bytes, or a single deep channel of at most 32 bits."""
+    bits = tuple(image.tag_v2.get(BITS, (1,)))
+    kinds = set(image.tag_v2.get(SAMPLE_FORMAT, (1,)))
+    return (max(bits) <= 8 and kinds == {1}) or (len(bits) == 1 and bits[0] in (16, 32))
+
+
+def pages(image: Image.Image) -> list[int]:
+    """Numbers of the pages of a TIFF open in Pillow, without thumbnails and masks."""
+    found = []
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        if not int(image.tag_v2.get(SUBFILE) or 0) & REDUCED_OR_MASK:
+            found.append(number)
+    return found or [0]
+
+
+def deep_grey(image: Image.Image) -> np.ndarray:
+    """A decoded TIFF of one deep channel → (H, W) uint16, uint32, int32 or float32, low values dark."""
+    pixels = np.asarray(image)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    kind, bits = image.tag_v2.get(SAMPLE_FORMAT, (1,))[0], image.tag_v2.get(BITS, (1,))[0]
+    if kind == 1 and bits == 32 and pixels.dtype == np.int32:
+        pixels = pixels.view(np.uint32)  # Pillow knows no unsigned mode of 32 bits
+    return _dark_zero(pixels, image.tag_v2.get(PHOTOMETRIC))
+
+
+def _dark_zero(pixels: np.ndarray, photometric: Any) -> np.ndarray:
+    """Reverse the values of a WhiteIsZero image; floats by 1 - x, which keeps the usual 0..1."""
+    if photometric != WHITE_IS_ZERO:
+        return pixels
+    if pixels.dtype.kind == "f":
+        return 1 - pixels
+    ends = np.iinfo(pixels.dtype)
+    return (ends.max - pixels.astype(np.int64) + ends.min).astype(pixels.dtype)
+
+
+def count_pages(path: Path) -> int:
+    """Number of pages of a TIFF that Pillow cannot open."""
+    tifffile = require("tifffile", "this kind of TIFF")
+    with tifffile.TiffFile(path) as file:
+        return max(1, sum(not page.is_reduced and not page.is_mask for page in file.pages))
+
+
+def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
+    """Any TIFF → (H, W) or (H, W, 3), its own type, transparency as black. Raises ImageError."""
+    tifffile = require("tifffile", "this kind of TIFF")
+    with tifffile.TiffFile(path) as file:
+        found = [page for page in file.pages if not page.is_reduced and not page.is_mask] or list(file.pages)
+        page = found[pick_frame(frame, len(found))]
+        check_size(page.imagewidth, page.imagelength, max_pixels, page.samplesperpixel)
+        if page.imagedepth > 1:
+            raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as a file of its own")
+        try:
+            pixels = page.asarray()
+        except ValueError as error:  # tifffile names the compression and its codec package
+            cure = "pip install imagecodecs" if "imagecodecs" in str(error) else "save it without compression"
+            raise ImageError(f"{str(error).splitlines()[0]}: {cure}") from None
+        orientation = int(page.tags.valueof(ORIENTATION) or 1)
+        photometric, is_planar = page.photometric, page.planarconfig == 2 and page.samplesperpixel > 1
+    if is_planar:
+        pixels = np.moveaxis(pixels, 0, -1)  # (C, H, W) → (H, W, C)
+    if pixels.dtype.kind == "b":
+        pixels = pixels * np.uint8(255)
+    return _oriented(_dark_zero(_without_transparency(pixels), photometric), orientation)
+
+
+def _without_transparency(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 2 or 4) → the colours times their opacity, so that transparent pixels are black."""
+    if pixels.ndim == 2 or pixels.shape[2] == 3:
+        return pixels
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+    colors = (pixels[..., :-1] * (pixels[..., -1:] / full)).astype(pixels.dtype)
+    return colors[..., 0] if colors.shape[2] == 1 else colors
+
+
+def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    transpose, flip_rows, flip_columns = ORIENTED.get(orientation, (False, False, False))
+    pixels = pixels.swapaxes(0, 1) if transpose else pixels
+    pixels = pixels[::-1] if flip_rows else pixels
+    return np.ascontiguousarray(pixels[:, ::-1] if flip_columns else pixels)
