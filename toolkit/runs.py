@@ -200,6 +200,19 @@ def free_run_path(parent: Path | str, name: str) -> Path:
             raise UserError(f"cannot make the output folder {path}: {error.strerror}") from None
 
 
+def writable_folder(path: Path | str, flag: str = "--output_dir") -> Path:
+    """Make the folder; UserError now, not after an hour of training, if nothing can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".writable.{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {flag} {path}: {error.strerror}") from None
+    return folder
+
+
 def environment() -> dict[str, str]:
     """Versions and machine, for results.json."""
     from importlib import metadata

@@ -1,12 +1,13 @@
 """Homework 5: normal or pneumonia? Chest X-rays of PneumoniaMNIST, from loading to Grad-CAM.
 
     python -m labs.hw5_pneumonia.hw5_dl --quick     # all five parts in under a minute
-    python -m labs.hw5_pneumonia.hw5_dl             # the real run; figures and tables go to outputs/
+    python -m labs.hw5_pneumonia.hw5_dl             # the real run; pictures and tables go to outputs/
 
 GRADED: TODO 1.1 ... 3.2 here; 3.3 ... 5.2 and the three questions in hw5_evaluate.py. The other files of the folder are
-provided: run.py calls these functions in order, choices.py chooses thresholds and guards the test images, figures.py
-draws images; toolkit/backbones.py fetches ImageNet weights. Where a TODO asks for an answer, write it as a comment that
-starts with "ANSWER" and its number.
+provided: run.py calls these functions in order, choices.py chooses thresholds on validation images, figures.py draws
+images; toolkit/study.py repeats trainings over seeds and keeps the test images closed until the thresholds are written
+down; toolkit/backbones.py finds ImageNet weights. Where a TODO asks for an answer, write it as a comment that starts
+with "ANSWER" and its number.
 
 Throughout: images are float32 (B, 1, 28, 28) in [-1, 1]; labels are int64 (B,), 0 normal and 1 pneumonia; models
 return logits (B, 2); "probability" is that of pneumonia; pneumonia is the positive class.
@@ -15,7 +16,8 @@ return logits (B, 2); "probability" is that of pneumonia; pneumonia is the posit
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,8 @@ from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- Parts 4 and 5 of 
 from toolkit.augment import normalize
 from toolkit.backbones import first_convolution, last_linear, replace_module
 from toolkit.batches import make_loader
-from toolkit.devices import autocast
 from toolkit.medmnist_data import Source, Split
 from toolkit.plots import learning_curves, new_figure, save_figure
-from toolkit.training import AveragedWeights, check_loss
 
 SPLITS = ("train", "val", "test")
 HISTORY = ("train_loss", "train_acc", "val_loss", "val_acc")
@@ -70,11 +70,11 @@ def make_dataloaders(source: Source, batch_size: int = 128, seed: int = 0, augme
 
 
 def explore(splits: Mapping[str, Split], class_names: Sequence[str], folder: Path) -> dict[str, list[int]]:
-    """Write 1_samples.png (a grid of each class) and 1_distribution.png (bars); return images a class for each split.
+    """Write 1_samples.png (a grid of each class) and 1_distribution.png (bars); return images per class of each split.
 
-    ANSWER 1.2 says what the imbalance does to training and to the figures that one reports.
+    ANSWER 1.2 says what the imbalance does to training and to the metrics that are reported.
     """
-    # Hint: torch.bincount; figures.image_grid(rows, titles, title, path) draws one row of images a class.
+    # Hint: torch.bincount; figures.image_grid(rows, titles, title, path) draws one row of images per class.
     # BEGIN SOLUTION 1.2: count the classes and draw both figures
     counts = {name: torch.bincount(split.labels, minlength=len(class_names)).tolist() for name, split in splits.items()}
     train = splits["train"]
@@ -92,23 +92,24 @@ def explore(splits: Mapping[str, Split], class_names: Sequence[str], folder: Pat
     axes.legend()
     save_figure(figure, folder / "1_distribution.png")
     # ANSWER 1.2: Three of four training images show pneumonia. A model that always says "pneumonia" is right for 74 %
-    # of them, so accuracy alone says little, and with the plain loss errors on normal images count for a third of the
-    # others: the model learns to say "pneumonia" when in doubt. In a population with fewer sick people (the test
-    # split has 62.5 %, a screening far less) that becomes false alarms. Against it: weights in the loss, a threshold
-    # chosen on validation data for sensitivity and specificity alike, and figures that do not depend on prevalence.
+    # of them, so accuracy alone says little. In the plain loss the normal images together weigh a third of what the
+    # others weigh, so the model learns to say "pneumonia" when in doubt. In a population with fewer sick people (62.5 %
+    # in the test split, far fewer in a screening) that becomes false alarms. Remedies: class weights in the loss, a
+    # threshold chosen on validation data for sensitivity and specificity alike, and metrics that do not depend on
+    # prevalence.
     return counts
     # END SOLUTION 1.2
 
 
 def augment(images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Random versions of training images, float32 (B, 1, H, W) in [-1, 1] → the same; the input stays as it is.
+    """Random versions of training images, float32 (B, 1, H, W) in [-1, 1] → the same; the input is not changed.
 
-    Each image independently: mirrored left to right with probability 1/2, turned by up to 10 degrees either way,
+    Each image independently: mirrored left to right with probability 1/2, rotated by up to 10 degrees either way,
     contrast times 0.8 ... 1.2 and brightness plus -0.2 ... 0.2. ANSWER 1.3: why does augmentation matter in medicine,
     and which of these would a radiologist object to?
     """
-    # Hint: F.affine_grid and F.grid_sample turn and mirror a whole batch; torch.rand takes a generator.
-    # BEGIN SOLUTION 1.3: flip, turn, contrast, brightness
+    # Hint: F.affine_grid and F.grid_sample rotate and mirror a whole batch; torch.rand takes a generator.
+    # BEGIN SOLUTION 1.3: flip, rotation, contrast, brightness
     B = len(images)
     flip, angle, gain, offset = torch.rand(4, B, generator=generator).to(images.device)  # (B,) each
     sign = torch.where(flip < 0.5, -1.0, 1.0)
@@ -117,15 +118,16 @@ def augment(images: torch.Tensor, generator: torch.Generator | None = None) -> t
     row_x = torch.stack([sign * angle.cos(), -angle.sin(), zero], dim=1)
     row_y = torch.stack([sign * angle.sin(), angle.cos(), zero], dim=1)
     grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(images.shape), align_corners=False)  # (B, H, W, 2)
-    # Reflection fills the corners with tissue: black corners would tell the model how far the image was turned.
-    turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    # Reflection fills the corners with tissue: black corners would tell the model how far the image was rotated.
+    rotated = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     gain, offset = 1 + 0.2 * (2 * gain - 1), 0.2 * (2 * offset - 1)
-    # ANSWER 1.3: There are few images, from one hospital and machine, and labels are dear; patients stand askew and
-    # exposure differs, so small turns and changes of brightness are what a new hospital will bring. A radiologist
-    # objects to the mirror: it puts the heart on the right (dextrocardia) and the liver on the left, which do not occur
-    # in healthy people, and it swaps the side marker. Here it is harmless for the label "pneumonia" but would be wrong
-    # wherever sides matter. Strong contrast changes are doubtful too: a faint opacity is the finding.
-    return (turned * gain.view(B, 1, 1, 1) + offset.view(B, 1, 1, 1)).clamp(-1, 1)
+    # ANSWER 1.3: There are few images, all from one hospital, and labels are expensive. Patients do not stand perfectly
+    # straight and exposure differs, so small rotations and changes of brightness are what a new hospital will bring. A
+    # radiologist objects to the mirror image: it puts the heart on the right (dextrocardia) and the liver on the left,
+    # which is very rare in healthy people, and it swaps the side marker. Here it is harmless for the label "pneumonia",
+    # but it would be wrong wherever sides matter. Strong contrast changes are doubtful too: a faint opacity is the
+    # finding.
+    return (rotated * gain.view(B, 1, 1, 1) + offset.view(B, 1, 1, 1)).clamp(-1, 1)
     # END SOLUTION 1.3
 
 
@@ -134,14 +136,14 @@ def augment_bytes(images: torch.Tensor, generator: torch.Generator | None = None
     return augment(normalize(images), generator)
 
 
-# ---- Part 2: a network of one's own ----------------------------------------------------------------------------------
+# ---- Part 2: a network of your own -----------------------------------------------------------------------------------
 
 
 class PneumoniaCNN(nn.Module):
     """Two or three convolutions, each with ReLU and max pooling, then one or two dense layers.
 
-    (B, 1, 28, 28) → logits (B, 2). `features` holds the convolutions, `classifier` the dense layers. Document your
-    layers here with their output shapes.
+    (B, 1, 28, 28) → logits (B, 2). `features` holds the convolutions, `classifier` the dense layers. Write your layers
+    with their output shapes here.
     """
 
     def __init__(self, num_classes: int = 2) -> None:
@@ -181,42 +183,29 @@ def train(
     epochs: int = 30,
     learning_rate: float = 1e-3,
     patience: int = 8,
-    *,
-    class_weights: torch.Tensor | None = None,
-    ema_decay: float = 0.0,
-    weight_decay: float = 0.0,
-    precision: str = "float32",
-    report: Callable[[str], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Train with Adam and cross-entropy; stop early on val_loss; `model` ends with the weights of its best epoch.
+    """Train with Adam and cross-entropy, and stop early; `model` ends with the weights of its best epoch.
 
-    Returns lists train_loss, train_acc, val_loss, val_acc, a value an epoch; losses in nats, accuracies as fractions.
-    Only parameters with requires_grad are trained. patience: end after so many epochs without a lower val_loss.
-    class_weights: float (2,) for the loss. ema_decay: above 0, averaged weights are validated and kept.
-    report: gets one line an epoch.
+    model: images (B, 1, H, W) → logits (B, 2); it stays on the device where it is.
+    train_loader, val_loader: batches (images, labels).
+    epochs: at most this many.
+    patience: stop once val_loss has not reached a new minimum for this many epochs. The best epoch is that minimum.
+    Returns lists train_loss, train_acc, val_loss, val_acc with one value per epoch: mean losses in nats, accuracies as
+    fractions, both over all images seen.
     """
-    # Hint: run_epoch below does one epoch; copy.deepcopy(model.state_dict()) keeps weights; AveragedWeights averages.
+    # Hint: run_epoch below does one epoch; copy.deepcopy(model.state_dict()) keeps weights, load_state_dict restores.
     # BEGIN SOLUTION 2.2: epochs with early stopping
-    device = next(model.parameters()).device
-    criterion = nn.CrossEntropyLoss(weight=class_weights).to(device)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=learning_rate, weight_decay=weight_decay)
-    averaged = AveragedWeights(model, ema_decay) if ema_decay else None
-    judged = copy.deepcopy(model) if averaged else model
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     history: dict[str, list[float]] = {name: [] for name in HISTORY}
-    best_weights = copy.deepcopy(model.state_dict())
-    for epoch in range(1, epochs + 1):
-        row = run_epoch(model, train_loader, criterion, optimizer, averaged, precision=precision)
-        if averaged:
-            judged.load_state_dict(averaged.values)
-        row += run_epoch(judged, val_loader, criterion, precision=precision)
-        for name, value in zip(HISTORY, row, strict=True):
+    for epoch in range(epochs):
+        train_loss, train_acc = run_epoch(model, train_loader, criterion, optimizer)
+        val_loss, val_acc = run_epoch(model, val_loader, criterion)
+        for name, value in zip(HISTORY, (train_loss, train_acc, val_loss, val_acc), strict=True):
             history[name].append(value)
-        best_epoch = 1 + int(np.argmin(history["val_loss"]))
+        best_epoch = int(np.argmin(history["val_loss"]))
         if best_epoch == epoch:
-            best_weights = copy.deepcopy(judged.state_dict())
-        if report:
-            report(f"epoch {epoch}: " + ", ".join(f"{n} {v[-1]:.4f}" for n, v in history.items()))
+            best_weights = copy.deepcopy(model.state_dict())  # a copy: the next step changes the weights in place
         if epoch - best_epoch >= patience:
             break
     model.load_state_dict(best_weights)
@@ -225,37 +214,25 @@ def train(
 
 
 def run_epoch(
-    model: nn.Module,
-    loader: Any,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    averaged: AveragedWeights | None = None,
-    *,
-    precision: str = "float32",
+    model: nn.Module, loader: Any, criterion: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> tuple[float, float]:
     """One epoch: training with an optimizer, validation without. Returns (loss, accuracy) over all images seen."""
-    # Hint: model.train(...), torch.set_grad_enabled(...); zero_grad, backward, step; then averaged.update(model).
+    # Hint: model.train(...) and torch.set_grad_enabled(...); then zero_grad, forward, loss, backward, step.
     # BEGIN SOLUTION 2.2: one epoch of training or validation
     device = next(model.parameters()).device
-    # Frozen layers keep their BatchNorm statistics: those of the images that they were trained on.
-    for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        module.training = optimizer is not None and (not own or any(parameter.requires_grad for parameter in own))
+    training = optimizer is not None
+    model.train(training)  # dropout and BatchNorm behave differently in evaluation
     total_loss, hits, seen = 0.0, 0, 0
-    with torch.set_grad_enabled(optimizer is not None):
-        for step, (images, labels) in enumerate(loader, start=1):
+    with torch.set_grad_enabled(training):
+        for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
-            with autocast(device, precision):
-                logits = model(images)
-            loss = criterion(logits.float(), labels)
-            if optimizer is not None:
-                check_loss(loss.item(), step, optimizer)
+            logits = model(images)
+            loss = criterion(logits, labels)
+            if training:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if averaged is not None:
-                    averaged.update(model)
-            total_loss += loss.item() * len(labels)
+            total_loss += loss.item() * len(labels)  # the last batch is smaller, so weigh by its images
             hits += (logits.argmax(dim=1) == labels).sum().item()
             seen += len(labels)
     return total_loss / seen, hits / seen
@@ -263,7 +240,7 @@ def run_epoch(
 
 
 def plot_training(history: Mapping[str, Sequence[float]], title: str, path: Path) -> dict[str, float]:
-    """Write the curves of loss and accuracy as PNG; return what the verdict on overfitting rests on.
+    """Write the curves of loss and accuracy as PNG; return the numbers behind the verdict on overfitting.
 
     best_epoch: the one with the lowest val_loss (from 1). loss_gap: val_loss - train_loss at the last epoch.
     loss_rise: val_loss at the last epoch minus its lowest. ANSWER 2.3: is it overfitting, and how can you tell?
@@ -272,11 +249,12 @@ def plot_training(history: Mapping[str, Sequence[float]], title: str, path: Path
     # BEGIN SOLUTION 2.3: curves and verdict
     learning_curves(history, "acc", title, path)
     training, validation = history["train_loss"], history["val_loss"]
-    # ANSWER 2.3: Overfitting shows where training loss goes on falling while validation loss rises again (loss_rise
-    # above 0 by more than its jitter) and the gap between them grows. Dropout and augmentation make the training
-    # figures look worse than they are: they are measured on harder images with half of the units missing, so a
-    # validation loss below the training loss is no error. Early stopping keeps the weights from before the rise. But
-    # validation images come from the same hospital as the training images: the test split shows what the curves cannot.
+    # ANSWER 2.3: Overfitting shows where training loss keeps falling while validation loss rises again (loss_rise
+    # above 0 by more than its noise) and the gap between them grows. Dropout and augmentation make the training
+    # curves look worse than they are: they are measured on harder images with half of the units missing, so a
+    # validation loss below the training loss is not an error. Early stopping keeps the weights from before the rise.
+    # But validation images come from the same source as the training images: the test split shows what the curves
+    # cannot.
     return {
         "best_epoch": 1 + int(np.argmin(validation)),
         "loss_gap": validation[-1] - training[-1],
@@ -324,25 +302,29 @@ def fine_tune(
     head_epochs: int = 2,
     epochs: int = 10,
     learning_rate: float = 1e-3,
-    **options: Any,
+    patience: int = 8,
 ) -> dict[str, list[float]]:
-    """Train first only the new head, then everything at a tenth of the rate; return one history of both phases.
+    """Train only the new head first, then everything at a tenth of the rate; return one history of both phases.
 
-    options: further arguments of `train`. Afterwards every parameter has requires_grad again.
+    head_epochs, epochs: of the first and of the second phase, at most.
+    learning_rate: of the first phase.
+    patience: of both, see `train`.
+    Afterwards every parameter has requires_grad again.
     """
     # Hint: last_linear(model) gives the head; requires_grad_(False) freezes.
     # BEGIN SOLUTION 3.2: the head, then everything
     _name, head = last_linear(model)
     model.requires_grad_(False)
     head.requires_grad_(True)
-    history = train(model, train_loader, val_loader, head_epochs, learning_rate, **options)
+    first = train(model, train_loader, val_loader, head_epochs, learning_rate, patience)
     model.requires_grad_(True)
-    second = train(model, train_loader, val_loader, epochs, learning_rate / 10, **options)
-    return {name: history[name] + second[name] for name in HISTORY}
+    second = train(model, train_loader, val_loader, epochs, learning_rate / 10, patience)
+    return {name: first[name] + second[name] for name in HISTORY}
     # END SOLUTION 3.2
 
 
 if __name__ == "__main__":
+    sys.modules[__spec__.name] = sys.modules[__name__]  # run.py imports this module: the same one, not a second copy
     from labs.hw5_pneumonia.run import main
     from toolkit.cli import run_script
 

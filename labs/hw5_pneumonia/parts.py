@@ -1,13 +1,14 @@
-"""What run.py does between the graded functions: loops over models and seeds, figures in their files. Provided."""
+"""What run.py does between the graded functions: trainings over models and seeds, pictures, tables. Provided."""
 
 from __future__ import annotations
 
+import ast
+import csv
+import hashlib
+import io
 import re
-import sys
-import time
-from argparse import Namespace
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +16,67 @@ import numpy as np
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import choices as choosing
-from labs.hw5_pneumonia import figures, hw5_dl, recipes
+from labs.hw5_pneumonia import choices, figures, hw5_dl
+from labs.hw5_pneumonia.recipes import Recipe
 from toolkit import plots
 from toolkit.augment import normalize
 from toolkit.backbones import last_map
-from toolkit.devices import describe, pick_device, resolve_precision, seed_everything
 from toolkit.gradcam import randomised
 from toolkit.medmnist_data import Source
-from toolkit.runs import environment, write_json
+from toolkit.metrics import bootstrap_intervals, predict
+from toolkit.runs import RunFolder, load_checkpoint, save_checkpoint, write_bytes
+from toolkit.study import Study, mean_and_sd, summary
 
-FIGURES = ("accuracy", "auc", "precision", "recall", "f1", "specificity")
+METRICS = ("accuracy", "auc", "precision", "recall", "f1", "specificity")
+INTERVALS = ("accuracy", "auc", "recall", "specificity")
+REPLICATES = 500  # of the bootstrap
+Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Machine:
+    """Where the models compute, and how precisely."""
+
+    device: torch.device
+    precision: str
+
+
+@dataclass(frozen=True)
 class Trained:
-    """One model of the comparison, trained with several seeds."""
+    """One model of the comparison, trained with several seeds: their results, and the networks from their folders."""
 
-    recipe: recipes.Recipe
-    models: list[nn.Module] = field(default_factory=list)
-    histories: list[recipes.History] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    recipe: Recipe
+    runs: list[dict[str, Any]]
+    study: Study
+    machine: Machine
 
+    @property
+    def seeds(self) -> Sequence[int]:
+        return self.study.seeds
 
-def settle(args: Namespace, source: Source) -> recipes.Settings:
-    """Device, precision and loss; says what was found."""
-    device = pick_device(args.device)
-    precision = resolve_precision(args.precision, device)
-    labels = source.read("train").labels
-    choosing.check_classes(labels, "train", source.class_names)
-    choosing.check_classes(source.read("val").labels, "val", source.class_names)
-    print(f"data: {source.name} from {source.origin}\ndevice: {describe(device)}, {precision}")
-    weights = choosing.balanced_weights(labels)
-    say = _say if sys.stderr.isatty() else lambda _line: None
-    return recipes.Settings(args.epochs, args.resnet_epochs, args.head_epochs, weights, device, precision, say)
+    def network(self, seed: int) -> nn.Module:
+        """The trained network of a seed."""
+        network = self.recipe.build_on(self.machine.device, self.machine.precision)
+        network.load_state_dict(load_checkpoint(self.study.run(slug(self.recipe.name), seed).file("best.pt"))["model"])
+        return network
 
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"  {line}\n")
+    def probabilities(self, batches: Any) -> list[np.ndarray]:
+        """Probability of pneumonia (N,) of each seed's network."""
+        machine = self.machine
+        return [predict(self.network(seed), batches, machine.device)[0][:, 1] for seed in self.seeds]
 
 
-def part_1(source: Source, batch_size: int, folder: Path) -> dict[str, list[int]]:
+def slug(name: str) -> str:
+    """'ResNet-18 from scratch' → 'resnet18_from_scratch', for files."""
+    return re.sub(r"\W+", "_", name.lower().replace("-", ""))
+
+
+def digest_of(path: Path) -> str:
+    """Changes whenever the code changes that trains, and not with comments (answers) or formatting."""
+    return hashlib.sha256(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode()).hexdigest()[:12]
+
+
+def part_1(source: Source, folder: Path) -> dict[str, list[int]]:
     """Samples, distribution and augmented examples. Of the test split only the number of labels is shown."""
     splits = {name: source.read(name) for name in hw5_dl.SPLITS}
     counts = hw5_dl.explore(splits, source.class_names, folder)
@@ -68,166 +89,140 @@ def part_1(source: Source, batch_size: int, folder: Path) -> dict[str, list[int]
 
 
 def train_all(
-    args: Namespace,
-    settings: recipes.Settings,
-    source: Source,
-    weights: Mapping[str, torch.Tensor] | None,
-    folder: Path,
+    study: Study, machine: Machine, recipes: Sequence[Recipe], source: Source, batch_size: int
 ) -> dict[str, Trained]:
     """Parts 2 and 3: every recipe with every seed; the curves of the first seed are drawn."""
     trained: dict[str, Trained] = {}
-    for recipe in recipes.make_recipes(args.models, settings, args.backbone, weights, args.image_size):
-        row = trained.setdefault(recipe.name, Trained(recipe))
-        for seed in range(args.seeds):
-            seed_everything(seed)
-            loaders = hw5_dl.make_dataloaders(source, args.batch_size, seed)
-            started = time.perf_counter()
-            model, history = recipe.train(loaders)
-            row.seconds.append(round(time.perf_counter() - started, 1))
-            row.models.append(model)
-            row.histories.append(history)
+    for recipe in recipes:
+
+        def train(seed: int, run: RunFolder, recipe: Recipe = recipe) -> dict[str, Any]:
+            network = recipe.build_on(machine.device, machine.precision)
+            loaders = hw5_dl.make_dataloaders(source, batch_size, seed)
+            history = recipe.fit(network, loaders, f"{recipe.name}, seed {seed}")
+            save_checkpoint(run.file("best.pt"), {"model": network.state_dict()})
             best = int(np.argmin(history["val_loss"]))
-            print(
-                f"{recipe.name}, seed {seed}: {len(history['val_loss'])} epochs in {row.seconds[-1]:.0f} s, "
-                f"best validation loss {history['val_loss'][best]:.4f}, accuracy there {history['val_acc'][best]:.4f}",
-                flush=True,
-            )
-        path = folder / f"{'2' if recipe.name == 'CNN' else '3'}_curves_{_file_name(recipe.name)}.png"
-        hw5_dl.plot_training(row.histories[0], f"{recipe.name}, seed 0", path)
+            validation = {"loss": history["val_loss"][best], "accuracy": history["val_acc"][best]}
+            return {"validation": validation, "epochs": len(history["val_loss"]), "history": history}
+
+        runs = study.train(slug(recipe.name), train)
+        trained[recipe.name] = Trained(recipe, runs, study, machine)
+        path = study.folder / f"{'2' if recipe.name == 'CNN' else '3'}_curves_{slug(recipe.name)}.png"
+        hw5_dl.plot_training(runs[0]["history"], f"{recipe.name}, seed 0", path)
     return trained
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower().replace("-", ""))
-
-
-def choose_and_open_test(
-    args: Namespace, settings: recipes.Settings, source: Source, trained: Mapping[str, Trained], folder: Path
-) -> tuple[dict[str, Any], torch.Tensor, np.ndarray]:
-    """Write every threshold, chosen on validation data, to choices.json; then open the test split, once."""
-    val = source.read("val")
-    images, labels = normalize(val.images), val.labels.numpy()
-    chosen: dict[str, Any] = {}
+def choose_thresholds(trained: Mapping[str, Trained], val_loader: Any) -> dict[str, list[dict[str, Any]]]:
+    """The threshold of every model and seed, chosen on validation data, with the metrics there."""
+    batches = list(val_loader)
+    labels = torch.cat([labels for _images, labels in batches]).numpy()
+    chosen: dict[str, list[dict[str, Any]]] = {}
     for name, row in trained.items():
         chosen[name] = []
-        for seed, model in enumerate(row.models):
-            probabilities = choosing.predict(model, images, settings.precision)
-            threshold = choosing.choose_threshold(probabilities, labels)
+        for seed, probabilities in zip(row.seeds, row.probabilities(batches), strict=True):
+            threshold = choices.choose_threshold(probabilities, labels)
             on_val = hw5_dl.evaluate(probabilities, labels, threshold)
             chosen[name].append({"seed": seed, "threshold": threshold, "validation": on_val})
-    test_loader = hw5_dl.make_dataloaders(source, args.batch_size)["test"]
-    images, labels = choosing.SealedTest(test_loader).open(chosen, folder / "choices.json")
-    return chosen, images, labels
+    return chosen
 
 
-def part_4(
-    trained: Mapping[str, Trained],
-    chosen: Mapping[str, Any],
-    images: torch.Tensor,
-    labels: np.ndarray,
-    settings: recipes.Settings,
-    folder: Path,
-) -> dict[str, Any]:
-    """Test figures of every model and seed, and the pictures of the first seeds."""
+@dataclass(frozen=True)
+class OnTest:
+    """The test split, and what every model says of it."""
+
+    images: torch.Tensor
+    labels: np.ndarray
+    probabilities: Mapping[str, list[np.ndarray]]
+    thresholds: Mapping[str, list[float]]
+
+    @property
+    def first(self) -> str:
+        """The model whose cases, calibration and maps are drawn."""
+        return next(iter(self.probabilities))
+
+
+def look_at_test(trained: Mapping[str, Trained], chosen: Mapping[str, Any], batches: Batches) -> OnTest:
+    """Run every network over the test batches, once."""
+    images, labels = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches]).numpy()
+    thresholds = {name: [choice["threshold"] for choice in rows] for name, rows in chosen.items()}
+    return OnTest(images, labels, {name: row.probabilities(batches) for name, row in trained.items()}, thresholds)
+
+
+def part_4(trained: Mapping[str, Trained], test: OnTest, folder: Path) -> dict[str, Any]:
+    """Test metrics of every model and seed, and the pictures of the first seeds."""
     models: dict[str, Any] = {}
-    first: dict[str, np.ndarray] = {}
     for name, row in trained.items():
-        probabilities = [choosing.predict(model, images, settings.precision) for model in row.models]
-        thresholds = [choice["threshold"] for choice in chosen[name]]
-        seeds = [hw5_dl.evaluate(p, labels, t) for p, t in zip(probabilities, thresholds, strict=True)]
-        first[name] = probabilities[0]
-        models[name] = {
-            "mean": {key: float(np.mean([seed[key] for seed in seeds])) for key in FIGURES},
-            "sd": {key: float(np.std([seed[key] for seed in seeds], ddof=min(1, len(seeds) - 1))) for key in FIGURES},
-            "interval_95_seed_0": choosing.bootstrap_intervals(
-                probabilities[0], labels, thresholds[0], hw5_dl.evaluate, FIGURES
-            ),
-            "seeds": seeds,
-            "thresholds": thresholds,
-            "seconds": row.seconds,
-        }
-        counts = np.array([[seeds[0]["tn"], seeds[0]["fp"]], [seeds[0]["fn"], seeds[0]["tp"]]])
-        path = folder / f"4_confusion_{_file_name(name)}.png"
-        plots.confusion(counts, ("normal", "pneumonia"), f"{name}, test", path)
-    thresholds = {name: figures_of["thresholds"][0] for name, figures_of in models.items()}
-    areas = hw5_dl.plot_roc_and_pr(first, labels, thresholds, folder / "4_roc_pr.png")
-    shown = next(iter(first))
-    _draw_cases(shown, first[shown], labels, thresholds[shown], images, folder)
-    figures.calibration(first[shown], labels, f"{shown}, test", folder / "4_calibration.png")
-    return {"models": models, "areas_seed_0": areas, "probabilities_seed_0": first}
+        models[name] = {**metrics_of(test, name), "seconds_of_training": [run["seconds"] for run in row.runs]}
+        first = models[name]["seeds"][0]
+        counts = np.array([[first["tn"], first["fp"]], [first["fn"], first["tp"]]])
+        title, path = f"{name}, test", folder / f"4_confusion_{slug(name)}.png"
+        plots.confusion(counts, ("normal", "pneumonia"), title, path)
+    first_seeds = {name: several[0] for name, several in test.probabilities.items()}
+    thresholds = {name: several[0] for name, several in test.thresholds.items()}
+    areas = hw5_dl.plot_roc_and_pr(first_seeds, test.labels, thresholds, folder / "4_roc_pr.png")
+    draw_cases(test, folder)
+    figures.calibration(first_seeds[test.first], test.labels, f"{test.first}, test", folder / "4_calibration.png")
+    return {"models": models, "areas_seed_0": areas}
 
 
-def _draw_cases(
-    name: str, probabilities: np.ndarray, labels: np.ndarray, threshold: float, images: torch.Tensor, folder: Path
-) -> None:
+def metrics_of(test: OnTest, name: str) -> dict[str, Any]:
+    """Metrics of one model: of each seed, their mean and spread, and intervals of the first seed."""
+    several, thresholds = test.probabilities[name], test.thresholds[name]
+    seeds = [hw5_dl.evaluate(p, test.labels, t) for p, t in zip(several, thresholds, strict=True)]
+
+    def measure(rows: np.ndarray) -> dict[str, float]:
+        found = hw5_dl.evaluate(several[0][rows], test.labels[rows], thresholds[0])
+        return {key: found[key] for key in INTERVALS}
+
+    rows = np.arange(len(test.labels))
+    intervals = bootstrap_intervals(measure, rows, REPLICATES, seed=0, strata=test.labels)
+    return {**summary(seeds, METRICS), "interval_95_seed_0": intervals, "thresholds": thresholds, "seeds": seeds}
+
+
+def draw_cases(test: OnTest, folder: Path) -> None:
     """Eight images of each kind, the most confident first."""
-    cases = hw5_dl.sort_cases(probabilities, labels, threshold)
-    rows = [images[torch.as_tensor(indices[:8].copy())] for indices in cases.values()]
+    name = test.first
+    cases = hw5_dl.sort_cases(test.probabilities[name][0], test.labels, test.thresholds[name][0])
+    rows = [test.images[torch.as_tensor(indices[:8].copy())] for indices in cases.values()]
     names = {"TP": "true positives", "TN": "true negatives", "FP": "false positives", "FN": "false negatives"}
     titles = [f"{names[kind]}, {len(indices)} in all" for kind, indices in cases.items()]
     figures.image_grid(rows, titles, f"{name} on test images, the most confident first", folder / "4_cases.png")
 
 
-def part_5(
-    trained: Mapping[str, Trained], results: dict[str, Any], images: torch.Tensor, labels: np.ndarray, folder: Path
-) -> dict[str, Any]:
+def part_5(trained: Mapping[str, Trained], test: OnTest, folder: Path) -> dict[str, Any]:
     """Filters and Grad-CAM of the first model, and whether the maps depend on what was learned (Adebayo 2018)."""
-    name = next(iter(trained))
-    model = trained[name].models[0].float()
-    images = images.to(next(model.parameters()).device)
+    model = trained[test.first].network(0)
+    images = test.images.to(next(model.parameters()).device)
     place = last_map(model, images[:1])
     layer = model.get_submodule(place)
     hw5_dl.plot_filters(model, folder / "5_filters.png")
-    probabilities = results.pop("probabilities_seed_0")[name]
-    threshold = results["models"][name]["thresholds"][0]
+    probabilities, threshold = test.probabilities[test.first][0], test.thresholds[test.first][0]
     path = folder / "5_grad_cam.png"
-    chosen = hw5_dl.plot_grad_cam(model, layer, images, labels, probabilities, threshold, path)
-    targets = torch.ones(len(chosen), dtype=torch.int64, device=images.device)
-    learned = hw5_dl.grad_cam(model, layer, images[chosen], targets)
+    shown = hw5_dl.plot_grad_cam(model, layer, images, test.labels, probabilities, threshold, path)
+    targets = torch.ones(len(shown), dtype=torch.int64, device=images.device)
+    learned = hw5_dl.grad_cam(model, layer, images[shown], targets)
     random = randomised(model)
-    random_maps = hw5_dl.grad_cam(random, random.get_submodule(place), images[chosen], targets)
+    random_maps = hw5_dl.grad_cam(random, random.get_submodule(place), images[shown], targets)
     change = (learned - random_maps).abs().mean().item()
-    return {"model": name, "layer": place, "test_images": chosen, "mean_change_with_random_weights": change}
+    return {"model": test.first, "layer": place, "test_images": shown, "mean_change_with_random_weights": change}
 
 
-def table_rows(results: Mapping[str, Any], backbone: str, without_weights: bool) -> dict[str, Any]:
-    """What hw5_dl.comparison_table takes; without weights the pretrained row says so."""
-    rows: dict[str, Any] = {}
-    for name, found in results["models"].items():
-        several = len(found["seeds"]) > 1
-        rows[name] = {key: (found["mean"][key], found["sd"][key] if several else None) for key in FIGURES}
-    if without_weights:
-        rows[recipes.pretrained_name(backbone)] = "not run: no weights"
-    return rows
+def write_tables(models: Mapping[str, Mapping[str, Any]], not_run: Mapping[str, str], folder: Path) -> None:
+    """3_table.md from the graded function; 3_table.csv with means, deviations, sensitivity and specificity.
 
-
-def write_results(
-    results: dict[str, Any],
-    distribution: Mapping[str, list[int]],
-    trained: Mapping[str, Trained],
-    chosen: Mapping[str, Any],
-    args: Namespace,
-    source: Source,
-    settings: recipes.Settings,
-    started: float,
-    folder: Path,
-) -> None:
-    """results.json: every number of the run, with what is needed to repeat it."""
-    seconds = round(time.perf_counter() - started, 1)
-    everything = {
-        "task": "hw5",
-        "dataset": source.name,
-        "images_of_each_class": dict(distribution),
-        **results,
-        "choices": dict(chosen),
-        "histories": {name: row.histories for name, row in trained.items()},
-        "seconds": seconds,
-        "precision": settings.precision,
-        "device": describe(settings.device),
-        "environment": environment(),
-        "config": vars(args),
+    not_run: model → why it was not run.
+    """
+    pairs = {
+        name: {key: mean_and_sd([seed[key] for seed in found["seeds"]]) for key in METRICS}
+        for name, found in models.items()
     }
-    write_json(folder / "results.json", everything)
-    print(f"finished in {seconds:.0f} s")
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    print(f"files in {args.output_dir}: {', '.join(names)}")
+    text = hw5_dl.comparison_table({**pairs, **not_run})
+    write_bytes(folder / "3_table.md", text.encode())
+    print(f"\n{text}")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["model", "seeds", *(f"{name}{kind}" for name in METRICS for kind in ("", "_sd"))])
+    for name, row in pairs.items():
+        numbers = ["" if value is None else f"{value:.6f}" for key in METRICS for value in row[key]]
+        writer.writerow([name, len(models[name]["seeds"]), *numbers])
+    writer.writerows(not_run.items())
+    write_bytes(folder / "3_table.csv", lines.getvalue().encode())

@@ -1,115 +1,155 @@
-"""The three models of the comparison and how each is trained. Provided; the settings were chosen on validation data."""
+"""The models of the comparison and how each is trained. Provided; the settings were chosen on validation data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from labs.hw5_pneumonia import hw5_dl
-from labs.hw5_pneumonia.run import MODELS
 from toolkit import backbones
-from toolkit.devices import place_model
+from toolkit.devices import autocast, place_model
+from toolkit.errors import UserError
 
 History = dict[str, list[float]]
+RESNET_PATIENCE = 5
+LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all recipes need: epochs at most, the loss, the machine."""
+    """Epochs at most: of the CNN, of the ResNet and the backbone, and of the backbone's new head alone."""
 
     epochs: int
     resnet_epochs: int
     head_epochs: int
-    class_weights: torch.Tensor
-    device: torch.device
-    precision: str
-    say: Callable[[str], None]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of hw5_dl.train that are the same for every model."""
-        return {"class_weights": self.class_weights, "ema_decay": 0.99, "precision": self.precision, "report": self.say}
+    backbone: str
+    image_size: int  # pixels that the backbone sees
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of the table: `train(loaders)` gives a trained model and its history."""
+    """One row of the table.
+
+    build: () → the model with its first weights, on the CPU.
+    train: (model, train_loader, val_loader) → history; the model ends with the weights that are kept.
+    """
 
     name: str
-    train: Callable[[Mapping[str, Any]], tuple[nn.Module, History]]
+    build: Callable[[], nn.Module]
+    train: Callable[[nn.Module, Any, Any], History]
+
+    def build_on(self, device: torch.device, precision: str) -> nn.Module:
+        """The model on `device`, computing in `precision` whatever loop calls it."""
+        return in_precision(place_model(self.build(), device), device, precision)
+
+    def fit(self, model: nn.Module, loaders: Mapping[str, Any], title: str) -> History:
+        """Train with the student's functions, with a progress bar, and check the history that they return."""
+        return checked(self.train(model, Watched(loaders["train"], title), loaders["val"]))
 
 
-def make_recipes(
-    models: Sequence[str],
-    settings: Settings,
-    backbone: str,
-    weights: Mapping[str, torch.Tensor] | None,
-    image_size: int,
-) -> list[Recipe]:
-    """Those of MODELS that were asked for; "pretrained" only if there are weights."""
-    known = {
-        "cnn": Recipe("CNN", lambda loaders: _train_cnn(loaders, settings)),
-        "resnet18": Recipe("ResNet-18 from scratch", lambda loaders: _train_resnet(loaders, settings)),
+def make_recipes(settings: Settings, weights: Mapping[str, torch.Tensor] | None) -> dict[str, Recipe]:
+    """Flag of --models → recipe, in the order of the table; "pretrained" only if there are weights."""
+    resnet = (settings.resnet_epochs, LEARNING_RATE, RESNET_PATIENCE)
+    both = (settings.head_epochs + settings.resnet_epochs, LEARNING_RATE, RESNET_PATIENCE)
+
+    def small_resnet() -> nn.Module:
+        return hw5_dl.adapt_backbone(backbones.small_image_stem(backbones.build("resnet18")))
+
+    def backbone(given: Mapping[str, torch.Tensor] | None) -> nn.Module:
+        network = hw5_dl.adapt_backbone(backbones.build(settings.backbone, None if given is None else dict(given)))
+        return backbones.Resized(network, settings.image_size)
+
+    def fine_tune(model: nn.Module, train_loader: Any, val_loader: Any) -> History:
+        if backbones.is_folded(model):
+            backbones.unfold_batchnorm(model, train_loader.first_images().to(next(model.parameters()).device))
+        epochs = (settings.head_epochs, settings.resnet_epochs)
+        return hw5_dl.fine_tune(model, train_loader, val_loader, *epochs, LEARNING_RATE, patience=RESNET_PATIENCE)
+
+    recipes = {
+        "cnn": Recipe("CNN", hw5_dl.PneumoniaCNN, lambda *given: hw5_dl.train(*given, settings.epochs, LEARNING_RATE)),
+        "resnet18": Recipe("ResNet-18 from scratch", small_resnet, lambda *given: hw5_dl.train(*given, *resnet)),
         "scratch": Recipe(
-            f"{_called(backbone)} from scratch, {image_size} pixels",
-            lambda loaders: _train_scratch(loaders, settings, backbone, image_size),
+            f"{called(settings.backbone)} from scratch, {settings.image_size} pixels",
+            lambda: backbone(None),
+            lambda *given: hw5_dl.train(*given, *both),
         ),
-        "pretrained": Recipe(
-            pretrained_name(backbone),
-            lambda loaders: _fine_tune(loaders, settings, backbone, dict(weights or {}), image_size),
-        ),
+        "pretrained": Recipe(pretrained_name(settings.backbone), lambda: backbone(weights), fine_tune),
     }
-    return [known[name] for name in MODELS if name in models and (name != "pretrained" or weights is not None)]
+    return {name: recipe for name, recipe in recipes.items() if name != "pretrained" or weights is not None}
 
 
 def pretrained_name(backbone: str) -> str:
     """What the row of the table is called."""
-    return f"{_called(backbone)} pretrained on ImageNet"
+    return f"{called(backbone)} pretrained on ImageNet"
 
 
-def _called(backbone: str) -> str:
+def called(backbone: str) -> str:
+    """A backbone's name for people."""
     return "ResNet-18" if backbone == "resnet18" else backbone
 
 
-def _train_cnn(loaders: Mapping[str, Any], settings: Settings) -> tuple[nn.Module, History]:
-    model = place_model(hw5_dl.PneumoniaCNN(), settings.device)
-    history = hw5_dl.train(
-        model, loaders["train"], loaders["val"], settings.epochs, 1e-3, patience=8, **settings.options
-    )
-    return model, history
+def checked(history: Any) -> History:
+    """The history as floats, tensors and NumPy numbers included. Raises UserError for one that cannot be drawn."""
+    if not isinstance(history, Mapping) or any(not isinstance(history.get(name), Sequence) for name in hw5_dl.HISTORY):
+        raise UserError(f"hw5_dl.train must return a dict with the lists {', '.join(hw5_dl.HISTORY)} (TODO 2.2)")
+    found = {name: [float(value) for value in history[name]] for name in hw5_dl.HISTORY}
+    lengths = {len(values) for values in found.values()}
+    if len(lengths) != 1 or not lengths.pop():
+        raise UserError(f"the lists of hw5_dl.train's history need one value per epoch: {found} (TODO 2.2)")
+    if not all(math.isfinite(value) for values in found.values() for value in values):
+        raise UserError("the loss became NaN or infinite; likely cure: a learning rate ten times smaller (TODO 2.2)")
+    return found
 
 
-def _train_resnet(loaders: Mapping[str, Any], settings: Settings) -> tuple[nn.Module, History]:
-    network = hw5_dl.adapt_backbone(backbones.small_image_stem(backbones.build("resnet18")))
-    model = place_model(network, settings.device)
-    history = hw5_dl.train(
-        model, loaders["train"], loaders["val"], settings.resnet_epochs, 1e-3, patience=5, **settings.options
-    )
-    return model, history
+class Watched:
+    """A loader with a progress bar and the number of the epoch on a terminal; the loop that draws it knows nothing."""
+
+    def __init__(self, loader: Any, title: str) -> None:
+        self.loader, self.title, self.epoch = loader, title, 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.epoch += 1
+        yield from tqdm(self.loader, f"{self.title}, epoch {self.epoch}", leave=False, disable=None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def first_images(self) -> torch.Tensor:
+        """The images of one batch, outside any epoch."""
+        return next(iter(self.loader))[0]
 
 
-def _train_scratch(
-    loaders: Mapping[str, Any], settings: Settings, name: str, image_size: int
-) -> tuple[nn.Module, History]:
-    network = backbones.Resized(hw5_dl.adapt_backbone(backbones.build(name)), image_size)
-    model = place_model(network, settings.device)
-    epochs = settings.head_epochs + settings.resnet_epochs  # as many as the pretrained one has
-    history = hw5_dl.train(model, loaders["train"], loaders["val"], epochs, 1e-3, patience=5, **settings.options)
-    return model, history
+def in_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """Let the forward pass of `model` compute in `precision` and return float32 logits, by hooks; copies keep them."""
+    if precision != "float32":
+        region = Autocast(device, precision)
+        model.register_forward_pre_hook(region.enter)
+        model.register_forward_hook(region.leave, always_call=True)
+    return model
 
 
-def _fine_tune(
-    loaders: Mapping[str, Any], settings: Settings, name: str, weights: dict[str, torch.Tensor], image_size: int
-) -> tuple[nn.Module, History]:
-    network = backbones.Resized(hw5_dl.adapt_backbone(backbones.build(name, weights)), image_size)
-    if backbones.is_folded(network):
-        images, _labels = next(iter(loaders["train"]))
-        backbones.unfold_batchnorm(network, images)
-    model = place_model(network, settings.device)
-    epochs = (settings.head_epochs, settings.resnet_epochs)
-    history = hw5_dl.fine_tune(model, loaders["train"], loaders["val"], *epochs, 1e-3, patience=5, **settings.options)
-    return model, history
+class Autocast:
+    """Two hooks: the first enters torch's autocast before the forward pass, the second leaves it afterwards."""
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self.device, self.precision = device, precision
+        self.entered: list[Any] = []
+
+    def enter(self, _model: nn.Module, _inputs: Any) -> None:
+        """Before the forward pass."""
+        self.entered.append(autocast(self.device, self.precision))
+        self.entered[-1].__enter__()
+
+    def leave(self, _model: nn.Module, _inputs: Any, logits: Any) -> Any:
+        """After it, also if it failed."""
+        self.entered.pop().__exit__(None, None, None)
+        return logits.float() if isinstance(logits, torch.Tensor) else logits

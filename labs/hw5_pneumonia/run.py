@@ -1,32 +1,38 @@
-"""Runs the five parts of Homework 5 and leaves every figure, table and number in outputs/. Provided."""
+"""Runs the five parts of Homework 5 and leaves every picture, table and number in outputs/. Provided."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
 
+from labs.hw5_pneumonia import choices, hw5_dl, parts, recipes
+from toolkit import backbones
 from toolkit.cli import OneLineParser, in_range
+from toolkit.devices import describe, pick_device, resolve_precision
 from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, locate
+from toolkit.runs import environment, writable_folder, write_json
+from toolkit.study import Study
 
 QUICK_IMAGES = 1500
 # scratch: the backbone of the pretrained row without its weights; their difference is the gain of transfer
 MODELS = ("cnn", "resnet18", "scratch", "pretrained")
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
+# Flags that say where and how often, and not what is trained.
+FREE = ("models", "seeds", "data_root", "output_dir", "device", "precision")
 
 
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for them."""
+    """The flags of the command."""
     parser = OneLineParser(prog="hw5_dl", description="Homework 5: pneumonia on chest X-rays, all five parts.")
     parser.add_argument("--quick", action="store_true", help="one seed, few images, two epochs: does everything run?")
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, default=["cnn", "resnet18", "pretrained"], help="rows of the table"
     )
     parser.add_argument("--seeds", type=in_range(int, 1, 20), default=5, help="trainings of each model")
-    parser.add_argument("--batch_size", type=int, choices=(64, 128), default=128, help="images a step")
-    parser.add_argument("--train_images", type=in_range(int, 0), default=0, help="train on so many only; 0: all")
+    parser.add_argument("--batch_size", type=int, choices=(64, 128), default=128, help="images per step")
+    parser.add_argument("--train_images", type=in_range(int, 0), default=0, help="train on this many only; 0: all")
     parser.add_argument("--epochs", type=in_range(int, 1), default=30, help="at most, of the CNN")
     parser.add_argument("--resnet_epochs", type=in_range(int, 1), default=8, help="at most, of the ResNet and backbone")
     parser.add_argument("--head_epochs", type=in_range(int, 1), default=2, help="of the new head alone")
@@ -34,14 +40,14 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--backbone", default="resnet18", help="torchvision classifier for the pretrained row")
     parser.add_argument("--image_size", type=in_range(int, 28, 512), default=64, help="pixels, for the backbone alone")
     parser.add_argument("--data_root", default="./data", help="folder with pneumoniamnist.npz; else the bundled copy")
-    parser.add_argument("--output_dir", default=str(OUTPUTS), help="for figures, tables and results.json")
+    parser.add_argument("--output_dir", help="for pictures, tables and results.json (default: outputs/ of this lab)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix work")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, settle machine and data, then the parts in order; the test split is opened after Part 3."""
+    """Parse, find machine and data, then the parts in order; the test split is opened after Part 3."""
     args = build_parser().parse_args(argv)
     if args.quick:
         args.seeds, args.epochs, args.resnet_epochs, args.head_epochs = 1, 2, 1, 1
@@ -50,61 +56,59 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"--train_images is {args.train_images}; allowed: 0 (all) or at least one batch, {args.batch_size}"
         )
-    folder = writable_folder(args.output_dir)
-
-    from labs.hw5_pneumonia import choices, parts
-    from toolkit import backbones
-    from toolkit.medmnist_data import locate
-
     started = time.perf_counter()
-    source = locate("pneumoniamnist", data_root=args.data_root)
-    if args.train_images:
-        source = choices.FewerImages(source, args.train_images)
-    backbones.build(args.backbone)  # a wrong name is said before the training
-    weights = backbones.find_weights(args.backbone, args.weights) if "pretrained" in args.models else None
+    folder = writable_folder(args.output_dir or (OUTPUTS / "quick" if args.quick else OUTPUTS))
+    source = find_data(args.data_root, args.train_images)
+    device = pick_device(args.device)
+    machine = parts.Machine(device, resolve_precision(args.precision, device))
+    about = {"dataset": source.name, "device": describe(device), "precision": machine.precision}
+    print(f"data: {source.name} from {source.origin}\ndevice: {about['device']}, {machine.precision}")
+
+    weights = find_weights(args.backbone, args.weights, args.models)
+    settings = recipes.Settings(args.epochs, args.resnet_epochs, args.head_epochs, args.backbone, args.image_size)
+    known = recipes.make_recipes(settings, weights)
+    flags = {name: value for name, value in vars(args).items() if name not in FREE}
+    flags |= {"dataset": source.name, "code": parts.digest_of(Path(hw5_dl.__file__))}
+    study = Study(folder, flags, range(args.seeds), about, replace_changed=True)
+
+    distribution = parts.part_1(source, folder)
+    asked = [known[name] for name in known if name in args.models]
+    trained = parts.train_all(study, machine, asked, source, args.batch_size)
+    loaders = hw5_dl.make_dataloaders(source, args.batch_size)
+    chosen = parts.choose_thresholds(trained, loaders["val"])
+    test = parts.look_at_test(trained, chosen, study.open_test(chosen, lambda: list(loaders["test"])))
+    results: dict[str, Any] = {"task": "hw5", **about, "images_of_each_class": distribution}
+    results |= parts.part_4(trained, test, folder)
+    results["interpretability"] = parts.part_5(trained, test, folder)
+    missing = "pretrained" in args.models and weights is None
+    not_run = {recipes.pretrained_name(args.backbone): "not run: no weights"} if missing else {}
+    parts.write_tables(results["models"], not_run, folder)
+    results |= {
+        "choices": chosen,
+        "histories": {name: [run["history"] for run in t.runs] for name, t in trained.items()},
+    }
+    results |= {"seconds": round(time.perf_counter() - started, 1), "environment": environment(), "config": vars(args)}
+    write_json(folder / "results.json", results)
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    print(f"finished in {results['seconds']:.0f} s\nfiles in {folder}: {', '.join(names)}")
+
+
+def find_data(data_root: str, train_images: int) -> Source | choices.FewerImages:
+    """PneumoniaMNIST, with all training images or some of them. Raises UserError if a split lacks a class."""
+    source = locate("pneumoniamnist", data_root=data_root)
+    found = choices.FewerImages(source, train_images) if train_images else source
+    for split in ("train", "val"):
+        choices.check_classes(found.read(split).labels, split, source.class_names)
+    return found
+
+
+def find_weights(backbone: str, path: str | None, models: list[str]) -> dict[str, Any] | None:
+    """ImageNet weights of the backbone, if a row needs them and they can be had.
+
+    A wrong name and weights that do not fit are reported here, before any training.
+    """
+    backbones.build(backbone)
+    weights = backbones.find_weights(backbone, path) if "pretrained" in models else None
     if weights is not None:
-        backbones.build(args.backbone, weights)  # so are weights that do not fit
-    settings = parts.settle(args, source)
-    distribution = parts.part_1(source, args.batch_size, folder)
-    trained = parts.train_all(args, settings, source, weights, folder)
-    chosen, images, labels = parts.choose_and_open_test(args, settings, source, trained, folder)
-    results = parts.part_4(trained, chosen, images, labels, settings, folder)
-    results["interpretability"] = parts.part_5(trained, results, images, labels, folder)
-    table = parts.table_rows(results, args.backbone, "pretrained" in args.models and weights is None)
-    write_tables(table, results, folder)
-    parts.write_results(results, distribution, trained, chosen, args, source, settings, started, folder)
-
-
-def writable_folder(path: str) -> Path:
-    """Make the folder; UserError now, not after twenty minutes, if nothing can be written there."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to --output_dir {path}: {error.strerror}") from None
-    return folder
-
-
-def write_tables(rows: dict[str, Any], results: dict[str, Any], folder: Path) -> None:
-    """3_table.md from the graded function; 3_table.csv with means, deviations, sensitivity and specificity."""
-    from labs.hw5_pneumonia import hw5_dl
-    from toolkit.runs import write_bytes
-
-    markdown = hw5_dl.comparison_table(rows)
-    write_bytes(folder / "3_table.md", markdown.encode())
-    print(f"\n{markdown}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = next(iter(results["models"].values()))["mean"].keys()
-    writer.writerow(["model", "seeds", *(f"{name}{kind}" for name in names for kind in ("", "_sd"))])
-    for name, row in rows.items():
-        if isinstance(row, str):
-            writer.writerow([name, row])
-            continue
-        figures = results["models"][name]
-        values = [figures[kind][key] for key in names for kind in ("mean", "sd")]
-        writer.writerow([name, len(figures["seeds"]), *(f"{value:.6f}" for value in values)])
-    write_bytes(folder / "3_table.csv", text.getvalue().encode())
+        backbones.build(backbone, weights)
+    return weights

@@ -148,7 +148,7 @@ MISTAKES = {
     CODE: [
         ("1.1", "shuffle=training", "shuffle=False"),
         ("1.2", "minlength=len(class_names)).tolist()", "minlength=len(class_names)).tolist()[::-1]"),
-        ("1.3", "return (turned * gain", "return (images * gain"),
+        ("1.3", "return (rotated * gain", "return (images * gain"),
         ("2.1", "                nn.ReLU(),\n                nn.MaxPool2d(2),", "                nn.MaxPool2d(2),"),
         ("2.2", "                optimizer.zero_grad()\n", ""),
         ("2.3", "1 + int(np.argmin(validation))", "int(np.argmin(validation))"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import choices
+from labs.hw5_pneumonia import choices, hw5_dl, parts, recipes
 from labs.hw5_pneumonia import run as lab
 from tests.labs.hw5 import helpers
 from toolkit import backbones
@@ -55,35 +56,78 @@ def test_fewer_images_leave_validation_alone():
     assert source.class_names == helpers.CLASS_NAMES
 
 
-def test_class_weights_balance():
-    weights = choices.balanced_weights(torch.tensor([0, 1, 1, 1]))
-    assert weights.tolist() == pytest.approx([2.0, 2 / 3])
+HISTORY = {"train_loss": [0.7, 0.5], "train_acc": [0.5, 0.8], "val_loss": [0.6, 0.4], "val_acc": [0.6, 0.9]}
 
 
-def test_intervals_hold_the_figure_and_shrink_with_more_images():
-    def share(probabilities, labels, threshold):
-        return {"accuracy": float(((probabilities >= threshold) == labels).mean())}
-
-    widths = []
-    for repeats in (1, 9):
-        probabilities, labels = (np.tile(values, repeats) for values in helpers.scores(200))
-        found = choices.bootstrap_intervals(probabilities, labels, 0.5, share, ("accuracy",))["accuracy"]
-        assert found[0] < share(probabilities, labels, 0.5)["accuracy"] < found[1]
-        widths.append(found[1] - found[0])
-    assert widths[0] / widths[1] == pytest.approx(3, rel=0.3)  # the root of nine
+def test_a_history_of_tensors_and_numpy_numbers_becomes_floats():
+    given = {name: [torch.tensor(values[0]), np.float32(values[1])] for name, values in HISTORY.items()}
+    found = recipes.checked(given)
+    assert all(type(value) is float for values in found.values() for value in values)
+    assert found["val_loss"] == pytest.approx([0.6, 0.4])
 
 
-def test_test_images_come_once_and_after_the_choices(tmp_path):
-    loader = [(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))]
-    sealed = choices.SealedTest(loader)
-    with pytest.raises(RuntimeError, match="stays closed"):
-        sealed.open({}, tmp_path / "choices.json")
-    images, labels = sealed.open({"threshold": 0.4}, tmp_path / "choices.json")
-    assert json.loads((tmp_path / "choices.json").read_text()) == {"threshold": 0.4}
-    assert (images.shape, labels.tolist()) == ((2, 1, 4, 4), [0, 1])
-    with pytest.raises(RuntimeError, match="read before"):
-        sealed.open({"threshold": 0.5}, tmp_path / "choices.json")
-    assert json.loads((tmp_path / "choices.json").read_text()) == {"threshold": 0.4}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "must return a dict with the lists train_loss, train_acc, val_loss, val_acc"),
+        ({"val_acc": 0.9}, "must return a dict with the lists"),
+        ({"val_acc": [0.9]}, "need one value per epoch"),
+        ({"train_loss": [0.7, float("nan")]}, "the loss became NaN or infinite"),
+    ],
+    ids=["nothing", "a number", "an epoch is missing", "NaN"],
+)
+def test_a_history_that_cannot_be_drawn_is_reported(change, message):
+    with pytest.raises(UserError, match=message):
+        recipes.checked(None if change is None else {**HISTORY, **change})
+
+
+def test_a_model_computes_in_bfloat16_whatever_loop_calls_it():
+    inner = []
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    model[0].register_forward_hook(lambda _module, _inputs, output: inner.append(output.dtype))
+    for given in (recipes.in_precision(model, torch.device("cpu"), "bfloat16"), copy.deepcopy(model)):
+        assert given(torch.randn(5, 4)).dtype == torch.float32
+    assert inner == [torch.bfloat16] * 2
+    assert not torch.is_autocast_enabled("cpu"), "the region is left behind the forward pass"
+    with pytest.raises(RuntimeError):
+        model(torch.randn(5, 3))  # of another width
+    assert not torch.is_autocast_enabled("cpu"), "also after an error"
+
+
+def test_the_code_that_trains_has_a_digest_and_comments_do_not_count(tmp_path):
+    texts = ["x = 1\n", "x = 1  # ANSWER 1.2: because\n", "x = 2\n"]
+    digests = []
+    for text in texts:
+        (tmp_path / "code.py").write_text(text)
+        digests.append(parts.digest_of(tmp_path / "code.py"))
+    assert digests[0] == digests[1] != digests[2]
+
+
+OLD_TRAIN = """
+def train(model, train_loader, val_loader, epochs=30, learning_rate=1e-3, patience=8, *, class_weights=None,
+          ema_decay=0.0, weight_decay=0.0, precision="float32", report=None):
+    return {name: [float(patience)] * epochs for name in ("train_loss", "train_acc", "val_loss", "val_acc")}
+
+
+def fine_tune(model, train_loader, val_loader, head_epochs=2, epochs=10, learning_rate=1e-3, **options):
+    first = train(model, train_loader, val_loader, head_epochs, learning_rate, **options)
+    second = train(model, train_loader, val_loader, epochs, learning_rate / 10, **options)
+    return {name: first[name] + second[name] for name in first}
+"""
+
+
+def test_submissions_with_the_longer_signature_still_train(monkeypatch):
+    old: dict = {}
+    exec(OLD_TRAIN, old)
+    monkeypatch.setattr(hw5_dl, "train", old["train"])
+    monkeypatch.setattr(hw5_dl, "fine_tune", old["fine_tune"])
+    settings = recipes.Settings(epochs=3, resnet_epochs=2, head_epochs=1, backbone="resnet18", image_size=32)
+    weights = backbones.build("resnet18").state_dict()
+    weights["bn1.running_mean"] += 1  # or it looks like a network whose BatchNorm is folded
+    known = recipes.make_recipes(settings, weights)
+    for name, epochs in (("cnn", 3), ("resnet18", 2), ("scratch", 3), ("pretrained", 3)):
+        history = known[name].fit(known[name].build(), {"train": [], "val": []}, name)
+        assert history["val_loss"] == [5.0 if name != "cnn" else 8.0] * epochs
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

@@ -77,9 +77,9 @@ def test_cnn_can_tell_stripes_apart():
     assert accuracy > 0.9, f"after 25 steps {accuracy:.0%} of two kinds of stripes are told apart"
 
 
-def by_hand(model, train, val, epochs, learning_rate, class_weights=None):
+def by_hand(model, train, val, epochs, learning_rate):
     """The same training in plain PyTorch: history and the weights after each epoch."""
-    criterion = nn.CrossEntropyLoss(weight=class_weights)
+    criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     history = {name: [] for name in ("train_loss", "train_acc", "val_loss", "val_acc")}
     states = []
@@ -111,15 +111,15 @@ def close(got, expected) -> None:
 
 
 @pytest.mark.hw5_2_2
-@pytest.mark.parametrize("class_weights", [None, torch.tensor([2.0, 0.7])], ids=["plain", "weighted"])
-def test_training_is_adam_on_cross_entropy(class_weights):
+def test_training_is_adam_on_cross_entropy():
     train, val = helpers.small_batches(), helpers.small_batches(20, seed=4)
     model = helpers.small_model()
-    history = hw5_dl.train(model, train, val, epochs=3, learning_rate=0.02, patience=9, class_weights=class_weights)
-    expected, states = by_hand(helpers.small_model(), train, val, 3, 0.02, class_weights)
+    history = hw5_dl.train(model, train, val, epochs=3, learning_rate=0.02, patience=9)
+    expected, states = by_hand(helpers.small_model(), train, val, 3, 0.02)
     assert set(history) == set(expected)
-    for name in ("train_acc", "val_acc") if class_weights is not None else expected:
-        assert history[name] == pytest.approx(expected[name], abs=1e-5), f"{name}, an average over all images seen"
+    for name in expected:
+        got = [float(value) for value in history[name]]
+        assert got == pytest.approx(expected[name], abs=1e-5), f"{name}, an average over all images seen"
     best = expected["val_loss"].index(min(expected["val_loss"]))
     close(model.state_dict(), states[best])
 
@@ -137,11 +137,10 @@ def test_training_stops_early_with_the_best_weights():
 
 
 @pytest.mark.hw5_2_2
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_what_is_returned_is_what_was_validated(ema_decay):
+def test_what_is_returned_is_what_was_validated():
     train, val = helpers.small_batches(signal=0.5), helpers.small_batches(20, seed=4, signal=0.5)
     model = helpers.noisy_model()
-    history = hw5_dl.train(model, train, val, 6, 0.02, ema_decay=ema_decay)
+    history = hw5_dl.train(model, train, val, 6, 0.02)
     model.eval()
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(model(images), labels).item() * len(labels) for images, labels in val]
@@ -158,13 +157,6 @@ def test_frozen_weights_stay():
     after = model.state_dict()
     assert torch.equal(after["1.weight"], before["1.weight"])
     assert not torch.equal(after["5.weight"], before["5.weight"])
-
-
-@pytest.mark.hw5_2_2
-def test_each_epoch_is_reported():
-    lines: list[str] = []
-    hw5_dl.train(helpers.small_model(), helpers.small_batches(), helpers.small_batches(), 3, report=lines.append)
-    assert len(lines) == 3
 
 
 @pytest.mark.hw5_2_3
@@ -233,23 +225,19 @@ def test_the_head_is_new_and_the_change_is_in_place():
 def test_first_the_head_then_everything(monkeypatch):
     calls = []
 
-    def spy(model, _train, _val, epochs, learning_rate, *_rest, **options):
+    def spy(model, train_loader, val_loader, epochs=30, learning_rate=1e-3, *_rest, **_options):
         trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        calls.append((trained, epochs, learning_rate, options))
+        calls.append((trained, epochs, learning_rate))
         return {name: [float(len(calls))] * epochs for name in hw5_dl.HISTORY}
 
-    def named(model, _train=None, _val=None, epochs=30, learning_rate=1e-3, *rest, **options):
-        return spy(model, _train, _val, epochs, learning_rate, *rest, **options)
-
-    monkeypatch.setattr(hw5_dl, "train", named)
+    monkeypatch.setattr(hw5_dl, "train", spy)
     model = helpers.noisy_model()
-    history = hw5_dl.fine_tune(model, [], [], head_epochs=2, epochs=3, learning_rate=0.01, ema_decay=0.5)
+    history = hw5_dl.fine_tune(model, [], [], head_epochs=2, epochs=3, learning_rate=0.01)
     everything = {name for name, _ in model.named_parameters()}
     assert len(calls) == 2, f"train was called {len(calls)} times; two phases are asked for"
     assert calls[0][0] == {"5.weight", "5.bias"}, "in the first phase only the head is trained"
     assert calls[0][1:3] == (2, pytest.approx(0.01))
     assert calls[1][0] == everything, "in the second phase everything is trained"
     assert calls[1][1:3] == (3, pytest.approx(0.001)), "at a tenth of the rate"
-    assert all(options["ema_decay"] == 0.5 for *_, options in calls), "the options go to both phases"
     assert all(weight.requires_grad for weight in model.parameters())
     assert history["val_loss"] == [1.0, 1.0, 2.0, 2.0, 2.0], "one history of both phases"
