@@ -1,0 +1,22 @@
+"""MedMNIST's own benchmark, to put next to our rows."""
+
+from __future__ import annotations
+
+from toolkit.study import Row
+
+TITLE = "published: "  # how a row that is not ours begins
+SOURCE = "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
+
+# (method, AUC, accuracy) on the official test splits at 28 pixels. Only rows that were checked; other sets have none.
+PUBLISHED: dict[str, tuple[tuple[str, float, float], ...]] = {
+    "pneumoniamnist": (("ResNet-18 (28)", 0.944, 0.854),),
+    "breastmnist": (("ResNet-18 (28)", 0.901, 0.863),),
+    "nodulemnist3d": (("auto-sklearn", 0.914, 0.874),),
+    "adrenalmnist3d": (("ResNet-18 + ACS", 0.839, 0.754), ("auto-sklearn", 0.828, 0.802)),
+}
+
+
+def published_rows(flag: str) -> list[Row]:
+    """MedMNIST's own figures for the set, as rows; none where it publishes none."""
+    rows = PUBLISHED.get(flag, ())
+    return [Row(f"{TITLE}{name}", {"auc": [auc], "accuracy": [acc]}, published=True) for name, auc, acc in rows]
