@@ -32,6 +32,7 @@ RULES = (
     (r"python -m bench\.(loader|train)", "--quick"),
     (r"python -m bench\.scores.*", "--models classification-mlp --seeds 1 --output_root runs/ci-scores"),
     (r"python -m bench\.dispatch.*", "--quick"),
+    (r"python -m bench\.gpu.*", None),  # .ci/run runs it with the other benches
     (r"make starter|python -m staff\.(make_starter|check_starter) .*", ""),
     (r"python -m staff\.grade staff/tests/.*", "--todo 2.4 2.5"),
     (r"python -m staff\.grade .*", ""),

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,37 +61,50 @@ ROWS = {
 }
 
 
-def make_step(row: Row, batch_size: int, default: bool) -> Callable[[], None]:
-    """A function that does one training step, with our default settings or with float32 contiguous."""
+def make_step(
+    row: Row, batch_size: int, default: bool, device: torch.device = CPU, compiled: dict[str, Any] | None = None
+) -> Callable[[], None]:
+    """A function that does one training step, with our default settings or with float32 contiguous.
+
+    compiled: options of torch.compile, by which the model then goes; it compiles during the first step.
+    """
     torch.manual_seed(0)
     model = row.build()
-    precision = resolve_precision("auto", CPU) if default else "float32"
-    model = place_model(model, CPU) if default else model
+    precision = resolve_precision("auto", device) if default else "float32"
+    model = place_model(model, device) if default else model.to(device)
     optimizer = torch.optim.Adam(model.parameters())
+    run = model if compiled is None else torch.compile(model, **compiled)
     size = row.image_size
-    images = torch.rand(batch_size, 3, size, size).mul(2).sub(1)  # contiguous, as the loaders deliver them
-    labels = torch.randint(9, (batch_size,))
-    masks = torch.rand(batch_size, 1, size, size).round()
+    images = torch.rand(batch_size, 3, size, size).mul(2).sub(1).to(device)  # contiguous, as the loaders deliver them
+    labels = torch.randint(9, (batch_size,)).to(device)
+    masks = torch.rand(batch_size, 1, size, size).round().to(device)
     criterion = CombinedLoss() if row.boxes else torch.nn.CrossEntropyLoss()
 
     def step() -> None:
         optimizer.zero_grad()
-        with autocast(CPU, precision):
-            output = model(images)
+        with autocast(device, precision):
+            output = run(images)
         criterion(output.float(), masks if row.boxes else labels).backward()
         optimizer.step()
 
     return step
 
 
-def alternate(sides: dict[str, Callable[[], None]], steps: int, blocks: int) -> dict[str, float]:
-    """Median seconds a step of each side, measured in alternating blocks after one block that does not count."""
+def alternate(
+    sides: dict[str, Callable[[], None]], steps: int, blocks: int, wait: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Median seconds per step of each side, measured in alternating blocks after one block that does not count.
+
+    wait: returns when the device has done what it was given, for devices that work while Python goes ahead.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for block in range(blocks + 1):
         for name, step in sides.items():
+            wait()
             started = time.perf_counter()
             for _ in range(steps):
                 step()
+            wait()
             if block:
                 seconds[name].append((time.perf_counter() - started) / steps)
     return {name: statistics.median(values) for name, values in seconds.items()}
