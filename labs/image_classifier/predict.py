@@ -94,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         sys.stdout.write(text)
         sys.stdout.flush()
+    if any(map(os.path.isdir, args.paths)):
+        sys.stderr.write(summary(len(answers), left_out) + "\n")
     return report(answers, left_out, Path(args.output) if args.output else None)
 
 
@@ -199,8 +201,6 @@ def report(answers: list[dict[str, Any]], left_out: list[LeftOut], output: Path 
     where = f", written to {output}" if output else ""
     if output or broken:
         sys.stderr.write(f"{len(answers) - len(broken)} images predicted, {len(broken)} could not be read{where}\n")
-    if left_out:
-        sys.stderr.write(summary(len(answers), left_out) + "\n")
     for path, reason in missed[:SHOWN]:
         sys.stderr.write(f"{path}: {reason}\n")
     if len(missed) > SHOWN:

@@ -14,7 +14,7 @@ import io
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ SHOWN_PROBLEMS, SHOWN_CLASSES = 5, 8
 
 @dataclass(frozen=True)
 class Collected:
-    """What a source holds. classes: in its own order, if it has one. left_out: files that are no records."""
+    """What a source holds. classes: in its own order, if it has one. left_out: the other files of a folder."""
 
     name: str
     records: list[Record]
     classes: list[str] | None = None
     multi_label: bool = False
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] | None = None
 
 
 def build_parser() -> OneLineParser:
@@ -115,10 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     data = DataFolder(out, tuple(readable), settings)
     datafolder.check(data)
     out.mkdir(parents=True, exist_ok=True)
-    write_problems(out / PROBLEMS, problems, found.left_out)
+    write_problems(out / PROBLEMS, problems, found.left_out or [])
     datafolder.write(data)
     report(data, facts, moved)
-    report_problems(data, len(records), problems, found.left_out)
+    report_problems(data, problems)
+    if found.left_out is not None:
+        where = f" (listed in {out / PROBLEMS})" if found.left_out else ""
+        print(f"{summary(len(found.records), found.left_out)}{where}")
+    print(f"files: metadata.csv, dataset.json in {out}")
 
 
 def collect(args: Namespace) -> Collected:
@@ -262,8 +266,8 @@ def report(data: DataFolder, facts: dict[Path, Facts | str], moved: int) -> None
         print(f"copies: {copies} in the same split as their original; {moved} left out because a later split has them")
 
 
-def report_problems(data: DataFolder, images: int, problems: list[tuple[Path, str]], left_out: list[LeftOut]) -> None:
-    """Warnings, the first problems, and one line of counts for the files of a folder."""
+def report_problems(data: DataFolder, problems: list[tuple[Path, str]]) -> None:
+    """Warnings, and the first problems."""
     scales = data.facts["scales"]
     if len(scales) > 1:
         counts = ", ".join(f"{count} with {scale}" for scale, count in scales.items())
@@ -273,12 +277,8 @@ def report_problems(data: DataFolder, images: int, problems: list[tuple[Path, st
         print(f"warning: {warning}")
     for path, reason in problems[:SHOWN_PROBLEMS]:
         print(f"problem: {printable(path)}: {reason}")
-    where = data.path / PROBLEMS
     if problems:
-        print(f"{len(problems)} problems, all in {where}")
-    if left_out:
-        print(f"{summary(images, left_out)} (listed in {where})")
-    print(f"files: metadata.csv, dataset.json in {data.path}")
+        print(f"{len(problems)} problems, all in {data.path / PROBLEMS}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     missed = [file for file in left_out if file.may_be_image]
     if broken:
         sys.stderr.write(f"{len(answers) - broken} images predicted, {broken} could not be read\n")
-    if left_out:
+    if any(map(os.path.isdir, args.paths)):
         sys.stderr.write(summary(len(paths), left_out) + "\n")
     for file in missed:
         sys.stderr.write(f"left out: {printable(file.path)}: {file.reason}\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,3 +133,89 @@ def test_other_checkpoints_are_refused_in_one_line(run: Run, tmp_path: Path, pre
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match="is not a checkpoint"):
         trained.load(tmp_path / "text.pt", torch.device("cpu"))
+
+
+def test_what_predict_leaves_out_is_counted_listed_and_changes_the_exit_code(
+    trained_run: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(prepared.parent / "images" / "left", folder)
+    (folder / "notes.txt").write_text("hello")
+    words = [str(trained_run), str(folder), "--format", "csv", "--device", "cpu", "--output", str(tmp_path / "a.csv")]
+    assert predict.main(words) == 0
+    assert "21 files, 20 images taken; left out: 1 .txt" in capsys.readouterr().err
+    Image.new("L", (9, 9)).save(folder / "a.gif")
+    (folder / ".hidden").mkdir()
+    shutil.copy(folder / "p00_0.png", folder / ".hidden" / "b.png")
+    assert predict.main(words) == 3
+    assert "23 files, 20 images taken; left out: " in capsys.readouterr().err
+    with open(tmp_path / "problems.csv", encoding="utf-8") as file:
+        assert {Path(row["path"]).name for row in csv.DictReader(file)} == {"a.gif", "b.png", "notes.txt"}
+    (tmp_path / "nothing").mkdir()
+    (folder / "a.gif").unlink()
+    shutil.rmtree(folder / ".hidden")
+    assert predict.main([words[0], str(tmp_path / "nothing"), *words[1:]]) == 3, "it costs no other answer"
+    with pytest.raises(UserError, match="no image in"):
+        predict.main([str(trained_run), str(tmp_path / "nothing")])
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are always Unicode there")
+@pytest.mark.parametrize("kind", ["table", "csv", "json"])
+def test_one_bad_file_costs_no_other_answer(trained_run: Path, prepared: Path, tmp_path: Path, kind: str) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")
+    good = sorted((prepared.parent / "images" / "left").iterdir())[0]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(good, os.path.join(os.fsencode(folder), b"caf\xe9.png").decode("utf-8", "surrogateescape"))
+    (folder / "empty.png").touch()
+    tifffile.imwrite(folder / "nan.tif", np.full((8, 8), np.nan, np.float32))
+    tifffile.imwrite(folder / "units.tif", np.linspace(-1000, 3000, 64, dtype=np.float32).reshape(8, 8))
+    Image.new("L", (4000, 1)).save(folder / "thin.png")
+    words = [str(trained_run), str(folder), "--format", kind, "--device", "cpu", "--output", str(tmp_path / "answers")]
+    assert predict.main(words) == 3
+    text = (tmp_path / "answers").read_text(encoding="utf-8")
+    assert "xe9.png" in text
+    for reason in ("the file is empty", "64 of 64 values are NaN", "its values go from -1000 to 3000"):
+        assert reason in text
+    if kind == "csv":
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(text.splitlines())}
+        assert sorted(name for name, row in rows.items() if row["label"]) == [r"caf\xe9.png", "thin.png"]
+
+
+def test_another_grey_scale_than_in_training_is_marked(trained_run: Path, tmp_path: Path, capsys) -> None:
+    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((32, 32), 150, np.uint8)).save(tmp_path / "usual.png")
+    assert predict.main([str(trained_run), str(tmp_path), "--format", "json", "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    answers = {Path(answer["path"]).name: answer for answer in json.loads(told.out)}
+    assert "more than 8 bits, the training images: 8 bits" in answers["deep.png"]["warning"]
+    assert "warning" not in answers["usual.png"]
+    assert "warning: 1 images have another grey scale" in told.err
+
+
+def test_frames_are_named_or_all_taken(trained_run: Path, tmp_path: Path, capsys) -> None:
+    frames = [Image.new("L", (32, 32), number * 50) for number in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    words = [str(trained_run), str(tmp_path), "--format", "json", "--device", "cpu"]
+    assert predict.main(words) == 3
+    assert "name one with --frame 1 .. 3" in capsys.readouterr().out
+    assert predict.main([*words, "--frame", "all"]) == 0
+    each = [answer["path"] for answer in json.loads(capsys.readouterr().out)]
+    assert [path.rpartition("#")[2] for path in each] == ["frame=1", "frame=2", "frame=3"]
+    assert predict.main([str(trained_run), each[1], "--format", "json", "--device", "cpu"]) == 0
+    with pytest.raises(SystemExit):
+        predict.main([*words, "--frame", "0"])
+
+
+@pytest.mark.parametrize("place", ["", "nowhere/a.csv", "data/a.csv"])
+def test_an_output_that_cannot_be_written_is_noticed_first(
+    trained_run: Path, prepared: Path, tmp_path: Path, place: str
+) -> None:
+    target = prepared / "a.csv" if place.startswith("data") else tmp_path / place
+    with pytest.raises(UserError, match="--output"):
+        predict.main([str(trained_run), str(prepared), "--output", str(target)])
+
+
+def test_class_names_with_commas_are_quoted_in_lists() -> None:
+    answers = [{"path": "a", "label": "x", "confidence": 1.0, "probabilities": {"normal, benign": 0.25, "x": 0.75}}]
+    assert '"normal, benign" 0.250, x 0.750' in predict.as_text(answers, ["normal, benign", "x"], "table")

@@ -1,0 +1,125 @@
+"""What a folder holds: every file is taken, or counted with its reason."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit.images import ImageError, printable, read_image, scan
+
+pytestmark = pytest.mark.provided
+PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+def picture(path: Path, kind: str = "PNG", **options: object) -> Path:
+    """An image of one format under any name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(PIXELS).save(path, kind, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jfif", "JPEG"),
+        ("a.jpe", "JPEG"),
+        ("a.JPG", "JPEG"),
+        ("a.webp", "WEBP"),
+        ("a.mpo", "MPO"),
+        ("a.bmp", "BMP"),
+        ("scan.000", "PNG"),
+        ("scan", "TIFF"),
+        ("1.2.840.113619.2", "JPEG"),
+    ],
+)
+def test_formats_under_any_name_are_taken_and_read(tmp_path: Path, name: str, kind: str) -> None:
+    path = picture(tmp_path / name, kind)
+    assert scan(tmp_path).taken == (path,)
+    found = read_image(path).pixels.astype(int)
+    grey = found if found.ndim == 2 else found.mean(axis=2)  # lossy WebP tints a little
+    assert np.abs(grey - PIXELS).max() < 40
+
+
+def test_a_camera_s_second_picture_is_not_a_frame(tmp_path: Path) -> None:
+    second = Image.fromarray(PIXELS[::-1].copy())
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    assert np.abs(read_image(tmp_path / "a.jpg").pixels.astype(int) - PIXELS).max() < 40
+
+
+@pytest.mark.parametrize("name", ["1.2.840.113619.2.5", "a.IMA", "a.img", "a.000", "IM000012", "a.dcm"])
+@pytest.mark.parametrize("preamble", [True, False])
+def test_dicom_under_the_names_of_scanners_is_taken(tmp_path: Path, name: str, preamble: bool) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed (requirements-dev.txt)")
+    from tests.images.helpers import write_dicom
+
+    path = write_dicom(tmp_path / "source", PIXELS)
+    raw = path.read_bytes()
+    path.unlink()
+    (tmp_path / name).write_bytes(raw if preamble else raw[132:])
+    assert scan(tmp_path).taken == (tmp_path / name,)
+    assert np.array_equal(read_image(tmp_path / name).pixels, PIXELS)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    picture(tmp_path / ".hidden" / "a.png")
+    picture(tmp_path / "__MACOSX" / "b.png")
+    (tmp_path / "._good.png").write_bytes(b"\0\5\x16\7" + b"\0" * 90)  # what macOS puts next to a file
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "labels").write_text("a,b\n")
+    Image.fromarray(PIXELS).save(tmp_path / "a.gif")
+    picture(tmp_path / "raw.nef", "TIFF")
+    (tmp_path / "unknown.xyz").write_bytes(bytes(range(256)) * 4)
+    (tmp_path / "empty.000").touch()
+    found = scan(tmp_path)
+    assert [path.name for path in found.taken] == ["good.png"]
+    missed = {file.path.name for file in found.missed}
+    assert missed == {"a.png", "b.png", "a.gif", "raw.nef", "unknown.xyz", "empty.000"}
+    assert {file.path.name for file in found.left_out} == {*missed, "._good.png", "notes.txt", "labels"}
+    assert found.summary().startswith("10 files, 1 images taken; left out: 3 hidden, ")
+    assert "1 .gif" in found.summary()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_are_followed_once_and_broken_ones_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "gone.png").symlink_to(tmp_path / "nowhere")
+    found = scan(tmp_path / "set")
+    assert [path.name for path in found.taken] == ["a.png"]
+    assert [file.path.name for file in found.missed] == ["gone.png"]
+    assert "a link to a folder that was read already" in [file.reason for file in found.left_out]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are always Unicode there")
+def test_a_name_that_is_not_utf_8_is_taken_and_can_be_printed(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png").rename(
+        os.path.join(os.fsencode(tmp_path), b"caf\xe9\n.png").decode("utf-8", "surrogateescape")
+    )
+    (path,) = scan(tmp_path).taken
+    assert np.array_equal(read_image(path).pixels, PIXELS)
+    assert printable(path.name) == r"caf\xe9\x0a.png"
+    path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"caf.xe9.x0a\.png: the file is empty") as caught:
+        read_image(path)
+    str(caught.value).encode("utf-8")
+
+
+def test_nifti_is_read_slice_by_slice(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed (requirements-dev.txt)")
+    from toolkit.images import count_frames, with_frame
+
+    volume = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)  # (to the right, to the front, up)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+    assert scan(tmp_path).taken == (tmp_path / "a.nii.gz",)
+    assert count_frames(tmp_path / "a.nii.gz") == 3
+    found = read_image(with_frame(tmp_path / "a.nii.gz", 2)).pixels
+    # The first axis runs to the patient's right, which radiologists have on the left; the second one to the front.
+    assert np.allclose(found, volume[::-1, ::-1, 1].T)
