@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from toolkit.layers import conv_block
+
 IMAGE_SHAPE = (3, 28, 28)  # channels, height, width
 MODEL_NAMES = ("linear", "mlp", "cnn")
 
@@ -62,24 +64,16 @@ class CNNModel(nn.Module):
 
     def __init__(self, num_classes: int = 9) -> None:
         super().__init__()
-        # Hint: blocks of convolution, normalisation and nonlinearity with pooling between them; more channels where
-        # the map is smaller. Where tissue lies in the image says nothing about its kind.
+        # Hint: conv_block (convolution, BatchNorm, ReLU), or blocks of your own, with pooling between them; more
+        # channels where the map is smaller. Where tissue lies in the image says nothing about its kind.
         # BEGIN SOLUTION 1.2: define the layers of the CNN
-
-        def block(in_channels: int, out_channels: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-                # 100 steps are few: with the usual momentum of 0.1 the running statistics lag behind the weights.
-                nn.BatchNorm2d(out_channels, momentum=0.3),
-                nn.ReLU(),
-            )
-
         self.features = nn.Sequential(
-            block(IMAGE_SHAPE[0], 64),
+            conv_block(IMAGE_SHAPE[0], 64),
             nn.MaxPool2d(2),  # (B, 64, 14, 14)
-            block(64, 128),
+            conv_block(64, 128),
             nn.MaxPool2d(2),  # (B, 128, 7, 7)
-            block(128, 256),
+            conv_block(128, 256),
+            # The mean over all places: it does not matter where in the image a pattern lies.
             nn.AdaptiveAvgPool2d(1),  # (B, 256, 1, 1)
         )
         self.classifier = nn.Linear(256, num_classes)

@@ -1,56 +1,50 @@
-"""Part 1: training and validation of the classifiers. The loop of `train_model` is the one that every lab runs on.
+"""Part 1: training and validation of the classifiers.
 
 GRADED: TODO 1.3 (loss), 1.4 (train_epoch), 1.5 (validate_epoch), 1.6 (results).
+
+The two loops are the ones of every PyTorch tutorial. Precision, averaged weights, learning-rate schedules, checkpoints
+and the progress bar are the session's business (toolkit/training.py), which works around them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from toolkit.devices import autocast, pick_device
-from toolkit.errors import UserError
-from toolkit.runs import RunFolder
-from toolkit.training import TrainingSession, check_loss, limited
+from toolkit.training import TrainingSession
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
 
 
 def train_model(
     model: nn.Module,
-    train_loader: Any,
-    val_loader: Any,
+    train_loader: Iterable,
+    val_loader: Iterable,
     epochs: int = 25,
     learning_rate: float = 0.001,
     weight_decay: float = 0.0,
     max_steps_per_epoch: int | None = 100,
     *,
     criterion: nn.Module | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,
-    device: torch.device | str | None = None,
-    precision: str = "float32",
-    ema_decay: float = 0.0,
-    patience: int | None = None,
-    run: RunFolder | None = None,
-    best_extra: dict[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, list[float]]:
-    """Train `model` and return its history: lists train_loss, train_acc, val_loss, val_acc with one value an epoch.
+    """Train `model` and return its history.
 
-    Losses are means of the criterion in nats, accuracies are fractions in [0, 1].
-    max_steps_per_epoch: batches an epoch; 0 or None means all of them. criterion: cross-entropy unless given.
-    optimizer: Adam unless given, else a ready one over model.parameters(). scheduler: stepped after every batch.
-    precision: float32, bfloat16 or float16. ema_decay: above 0, validation uses averaged weights, and `model` ends
-    with them. patience: stop after so many epochs without a better val_acc. run: folder for history and checkpoints;
-    if it has a last.pt, training goes on from there. best_extra: facts to keep in best.pt.
-    Raises UserError (a ValueError) for arguments out of range and DivergedError for a NaN or infinite loss.
+    Args:
+        train_loader, val_loader: batches (images, labels), see train_epoch.
+        epochs: how often to train and validate.
+        learning_rate, weight_decay: of the optimizer, Adam unless `options` name another.
+        max_steps_per_epoch: an epoch ends after this many batches; None or 0: after all of them.
+        criterion: the loss; cross-entropy if left out.
+        options: optimizer, schedule, device, precision, ... as they are listed in toolkit.training.TrainingSession.
+
+    Returns:
+        Lists train_loss, train_acc, val_loss, val_acc with one value per epoch; accuracies are fractions in [0, 1].
     """
-    check_schedule(epochs, learning_rate, weight_decay)
-    device = pick_device("auto") if device is None else torch.device(device)
-    model.to(device)
-
     if criterion is None:
         # Hint: the models return logits, and the labels are class numbers.
         # BEGIN SOLUTION 1.3: choose the loss for nine classes -> criterion = None
@@ -58,126 +52,73 @@ def train_model(
         # END SOLUTION 1.3
     if criterion is None:
         raise NotImplementedError("TODO 1.3: choose the loss for nine classes")
-    if optimizer is None:
-        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-
-    session = TrainingSession(
-        model,
-        optimizer,
-        METRICS,
-        loaders=(train_loader, val_loader),
-        scheduler=scheduler,
-        ema_decay=ema_decay,
-        patience=patience,
-        run=run,
-        best_extra=best_extra,
-    )
-    history = session.history
-    for _epoch in session.epochs(epochs):
+    schedule = (epochs, learning_rate, weight_decay, max_steps_per_epoch)
+    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), *schedule, **options)
+    history, optimizer, device = session.history, session.optimizer, session.device
+    for _epoch in session.epochs():
         train_loss, train_acc = train_epoch(
-            model,
-            train_loader,
-            optimizer,
-            criterion,
-            device,
-            max_steps_per_epoch,
-            precision=precision,
-            after_step=session.after_step,
+            model, train_loader, optimizer, criterion, device, max_steps_per_epoch or None
         )
-        val_loss, val_acc = validate_epoch(
-            session.evaluation_model(), val_loader, criterion, device, precision=precision
-        )
-        # Hint: `history` has one list for each of the four figures of this epoch.
-        # BEGIN SOLUTION 1.6: record the results of this epoch in history
-        for name, value in zip(METRICS, (train_loss, train_acc, val_loss, val_acc), strict=True):
-            history[name].append(value)
+        val_loss, val_acc = validate_epoch(session.evaluation_model(), val_loader, criterion, device)
+        # Hint: `history` has a list for each of the four results of this epoch.
+        # BEGIN SOLUTION 1.6: append the results of this epoch to the lists of history
+        history["train_loss"].append(train_loss)
+        history["train_acc"].append(train_acc)
+        history["val_loss"].append(val_loss)
+        history["val_acc"].append(val_acc)
         # END SOLUTION 1.6
-    session.finish()
     return history
 
 
 def train_epoch(
     model: nn.Module,
-    train_loader: Any,
+    train_loader: Iterable,
     optimizer: torch.optim.Optimizer,
     criterion: nn.Module,
     device: torch.device | str,
     max_steps: int | None = None,
-    *,
-    precision: str = "float32",
-    after_step: Any = None,
 ) -> tuple[float, float]:
-    """Train for one epoch and return (average_loss, accuracy) over the samples that were seen.
+    """Train for one epoch and return (average_loss, accuracy) over the images that were seen.
 
-    train_loader: batches (images, labels), labels int64 (B,) or (B, 1). max_steps: stop after so many batches; the
-    averages are over those. after_step: called without arguments after each optimizer step.
+    Args:
+        train_loader: batches of images float32 (B, 3, H, W) and labels int64 (B,).
+        criterion: (logits, labels) → mean loss of the batch.
+        max_steps: stop after this many batches; None: go through the whole loader.
     """
-    device = torch.device(device)
-    # Hint: training mode; for each batch zero the gradients, forward, loss, backward, step; sum up loss and hits.
-    # limited(train_loader, max_steps) yields (step, batch) for the batches of this epoch, with a progress bar.
-    # When it works: `with autocast(device, precision):` around forward and loss is faster, check_loss() stops at NaN.
+    # Hint: training mode; then for each batch zero the gradients, forward, loss, backward, step; add up loss and hits.
     # BEGIN SOLUTION 1.4: train for one epoch
-    model.train()
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    total_loss, hits, seen = 0.0, 0, 0
-    for step, (images, labels) in limited(train_loader, max_steps):
-        images, labels = to_device(images, labels, device)
-        optimizer.zero_grad()
-        with autocast(device, precision):
-            logits = model(images)
-            loss = criterion(logits, labels)
-        batch_loss = loss.item()
-        check_loss(batch_loss, step, optimizer)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if after_step is not None:
-            after_step()
-        total_loss += batch_loss * len(labels)
-        hits += (logits.argmax(dim=1) == labels).sum().item()
-        seen += len(labels)
-    return total_loss / seen, hits / seen
+    model.train()  # dropout is on, BatchNorm uses the statistics of the batch
+    total_loss, correct, seen = 0.0, 0, 0
+    for images, labels in islice(train_loader, max_steps):
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()  # backward() adds to what is there
+        logits = model(images)  # (B, num_classes)
+        loss = criterion(logits, labels)
+        loss.backward()
+        optimizer.step()
+        # The criterion averages over its batch. The last batch may be smaller, so each counts with its size.
+        # item() gives a plain number: adding up tensors would keep the graph of every batch in memory.
+        total_loss += loss.item() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        seen += len(labels)  # not len(train_loader.dataset): max_steps may end the epoch early
+    return total_loss / seen, correct / seen
     # END SOLUTION 1.4
 
 
-@torch.no_grad()
+@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
 def validate_epoch(
-    model: nn.Module,
-    val_loader: Any,
-    criterion: nn.Module,
-    device: torch.device | str,
-    *,
-    precision: str = "float32",
+    model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
 ) -> tuple[float, float]:
-    """Evaluate on the whole of val_loader and return (average_loss, accuracy); nothing in the model changes."""
-    device = torch.device(device)
+    """Evaluate on the whole of val_loader and return (average_loss, accuracy). Nothing in the model changes."""
     # Hint: evaluation mode, no gradients, no optimizer; otherwise as in training.
     # BEGIN SOLUTION 1.5: validate on the whole loader
-    model.eval()
-    total_loss, hits, seen = 0.0, 0, 0
-    for _step, (images, labels) in limited(val_loader, None, "validate"):
-        images, labels = to_device(images, labels, device)
-        with autocast(device, precision):
-            logits = model(images)
-            loss = criterion(logits, labels)
-        total_loss += loss.item() * len(labels)
-        hits += (logits.argmax(dim=1) == labels).sum().item()
+    model.eval()  # dropout is off, BatchNorm uses its running statistics: a prediction depends on its image alone
+    total_loss, correct, seen = 0.0, 0, 0
+    for images, labels in val_loader:
+        images, labels = images.to(device), labels.to(device)
+        logits = model(images)
+        total_loss += criterion(logits, labels).item() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
         seen += len(labels)
-    return total_loss / seen, hits / seen
+    return total_loss / seen, correct / seen
     # END SOLUTION 1.5
-
-
-def to_device(images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move a batch; labels (B, 1), as older loaders give them, become (B,)."""
-    labels = labels.squeeze(1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
-    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def check_schedule(epochs: int, learning_rate: float, weight_decay: float) -> None:
-    """Raise UserError for a schedule that cannot be trained."""
-    if epochs < 1:
-        raise UserError(f"epochs is {epochs}; allowed: 1 or more")
-    if not 0 < learning_rate < float("inf"):
-        raise UserError(f"learning_rate is {learning_rate}; allowed: above 0")
-    if not 0 <= weight_decay < float("inf"):
-        raise UserError(f"weight_decay is {weight_decay}; allowed: 0 or above")

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from classification_train import check_schedule
 from segmentation_models import CombinedLoss, calculate_iou, iou_per_image
-from toolkit.devices import autocast, evaluating, pick_device
-from toolkit.runs import RunFolder
-from toolkit.training import TrainingSession, check_loss, limited
+from toolkit.devices import evaluating
+from toolkit.training import TrainingSession
 
 METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
 IOU_BIN_EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -24,141 +24,96 @@ IOU_BIN_EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 def train_segmentation_model(
     model: nn.Module,
-    train_loader: Any,
-    val_loader: Any,
+    train_loader: Iterable,
+    val_loader: Iterable,
     epochs: int = 25,
     learning_rate: float = 0.001,
     weight_decay: float = 0.0,
     max_steps_per_epoch: int | None = 100,
     *,
     criterion: nn.Module | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,
-    device: torch.device | str | None = None,
-    precision: str = "float32",
-    ema_decay: float = 0.0,
-    patience: int | None = None,
-    run: RunFolder | None = None,
-    best_extra: dict[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, list[float]]:
-    """Train `model` and return its history: lists train_loss, train_iou, val_loss, val_iou with one value an epoch.
+    """Train `model` and return its history.
 
-    IoUs are fractions in [0, 1]. criterion: CombinedLoss unless given, called with (probabilities, masks). The other
-    arguments and errors are those of classification_train.train_model; batches are dicts with `image` and `mask`.
+    Args:
+        train_loader, val_loader: batches, dicts with `image` and `mask`, see train_segmentation_epoch.
+        criterion: (probabilities, masks) → loss; CombinedLoss if left out.
+        epochs, learning_rate, weight_decay, max_steps_per_epoch, options: as for classification_train.train_model.
+
+    Returns:
+        Lists train_loss, train_iou, val_loss, val_iou with one value per epoch; IoUs are fractions in [0, 1].
     """
-    check_schedule(epochs, learning_rate, weight_decay)
-    device = pick_device("auto") if device is None else torch.device(device)
-    model.to(device)
     criterion = CombinedLoss() if criterion is None else criterion
-    if optimizer is None:
-        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    session = TrainingSession(
-        model,
-        optimizer,
-        METRICS,
-        loaders=(train_loader, val_loader),
-        scheduler=scheduler,
-        ema_decay=ema_decay,
-        patience=patience,
-        run=run,
-        best_extra=best_extra,
-    )
-    history = session.history
-    for _epoch in session.epochs(epochs):
+    schedule = (epochs, learning_rate, weight_decay, max_steps_per_epoch)
+    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), *schedule, **options)
+    history, optimizer, device = session.history, session.optimizer, session.device
+    for _epoch in session.epochs():
         train_loss, train_iou = train_segmentation_epoch(
-            model,
-            train_loader,
-            optimizer,
-            criterion,
-            device,
-            max_steps_per_epoch,
-            precision=precision,
-            after_step=session.after_step,
+            model, train_loader, optimizer, criterion, device, max_steps_per_epoch or None
         )
-        val_loss, val_iou = validate_segmentation_epoch(
-            session.evaluation_model(), val_loader, criterion, device, precision=precision
-        )
-        # Hint: `history` has one list for each of the four figures of this epoch.
-        # BEGIN SOLUTION 2.8: record the results of this epoch in history
-        for name, value in zip(METRICS, (train_loss, train_iou, val_loss, val_iou), strict=True):
-            history[name].append(value)
+        val_loss, val_iou = validate_segmentation_epoch(session.evaluation_model(), val_loader, criterion, device)
+        # Hint: `history` has a list for each of the four results of this epoch.
+        # BEGIN SOLUTION 2.8: append the results of this epoch to the lists of history
+        history["train_loss"].append(train_loss)
+        history["train_iou"].append(train_iou)
+        history["val_loss"].append(val_loss)
+        history["val_iou"].append(val_iou)
         # END SOLUTION 2.8
-    session.finish()
     return history
 
 
 def train_segmentation_epoch(
     model: nn.Module,
-    train_loader: Any,
+    train_loader: Iterable,
     optimizer: torch.optim.Optimizer,
     criterion: nn.Module,
     device: torch.device | str,
     max_steps: int | None = None,
-    *,
-    precision: str = "float32",
-    after_step: Any = None,
 ) -> tuple[float, float]:
     """Train for one epoch and return (average_loss, average_iou) over the images that were seen.
 
-    train_loader: batches with `image` (B, 3, H, W) and `mask` (B, 1, H, W). max_steps: stop after so many batches.
-    after_step: called without arguments after each optimizer step.
+    Args:
+        train_loader: batches, dicts with `image` float32 (B, 3, H, W) and `mask` float32 (B, 1, H, W) of 0 and 1.
+        criterion: (probabilities, masks) → mean loss of the batch.
+        max_steps: stop after this many batches; None: go through the whole loader.
     """
-    device = torch.device(device)
     # Hint: as train_epoch in Part 1, with masks instead of labels and calculate_iou instead of hits.
-    # The losses stand outside autocast and take float32: sums over pixels need it, and CUDA refuses BCE in float16.
     # BEGIN SOLUTION 2.6: train for one epoch
     model.train()
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     total_loss, total_iou, seen = 0.0, 0.0, 0
-    for step, batch in limited(train_loader, max_steps):
-        images, masks = images_and_masks(batch, device)
+    for batch in islice(train_loader, max_steps):
+        images, masks = batch["image"].to(device), batch["mask"].to(device)
         optimizer.zero_grad()
-        with autocast(device, precision):
-            probabilities = model(images)
-        loss = criterion(probabilities.float(), masks)
-        batch_loss = loss.item()
-        check_loss(batch_loss, step, optimizer)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if after_step is not None:
-            after_step()
-        total_loss += batch_loss * len(images)
+        probabilities = model(images)  # (B, 1, H, W)
+        loss = criterion(probabilities, masks)
+        loss.backward()
+        optimizer.step()
+        # Loss and IoU are means over the batch. The last batch may be smaller, so each counts with its size.
+        total_loss += loss.item() * len(images)
         total_iou += calculate_iou(probabilities, masks) * len(images)
         seen += len(images)
     return total_loss / seen, total_iou / seen
     # END SOLUTION 2.6
 
 
-@torch.no_grad()
+@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
 def validate_segmentation_epoch(
-    model: nn.Module,
-    val_loader: Any,
-    criterion: nn.Module,
-    device: torch.device | str,
-    *,
-    precision: str = "float32",
+    model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
 ) -> tuple[float, float]:
-    """Evaluate on the whole of val_loader and return (average_loss, average_iou); nothing in the model changes."""
-    device = torch.device(device)
+    """Evaluate on the whole of val_loader and return (average_loss, average_iou). Nothing in the model changes."""
     # Hint: evaluation mode, no gradients, no optimizer; otherwise as in training.
     # BEGIN SOLUTION 2.7: validate on the whole loader
-    model.eval()
+    model.eval()  # dropout is off, BatchNorm uses its running statistics
     total_loss, total_iou, seen = 0.0, 0.0, 0
-    for _step, batch in limited(val_loader, None, "validate"):
-        images, masks = images_and_masks(batch, device)
-        with autocast(device, precision):
-            probabilities = model(images)
-        total_loss += criterion(probabilities.float(), masks).item() * len(images)
+    for batch in val_loader:
+        images, masks = batch["image"].to(device), batch["mask"].to(device)
+        probabilities = model(images)
+        total_loss += criterion(probabilities, masks).item() * len(images)
         total_iou += calculate_iou(probabilities, masks) * len(images)
         seen += len(images)
     return total_loss / seen, total_iou / seen
     # END SOLUTION 2.7
-
-
-def images_and_masks(batch: dict[str, torch.Tensor], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move the two tensors that training needs. Provided."""
-    return batch["image"].to(device, non_blocking=True), batch["mask"].to(device, non_blocking=True)
 
 
 def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name: str = "Test") -> dict[str, Any]:
@@ -170,8 +125,8 @@ def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name
     device = next(model.parameters()).device
     scores, has_box = [], []
     with evaluating(model):
-        for _step, batch in limited(test_loader, None, dataset_name):
-            images, masks = images_and_masks(batch, device)
+        for batch in test_loader:
+            images, masks = batch["image"].to(device), batch["mask"].to(device)
             scores.append(iou_per_image(model(images), masks).cpu())
             has_box.append(batch["has_box"].cpu().bool())
     scores, boxed = torch.cat(scores), torch.cat(has_box)

@@ -22,7 +22,9 @@ from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import SPLITS, Source, locate
 
 BORDERS = ("original", "in_range")
-UNIFORMS_PER_BOX = 10  # width, height, x, y, three strengths, three signs
+# What each of the random numbers behind a box decides.
+SIZE, CORNER, STRENGTH, SIGN = slice(0, 2), slice(2, 4), slice(4, 7), slice(7, 10)
+UNIFORMS_PER_BOX = SIGN.stop
 BORDER_STRENGTH = (0.7, 1.0)
 
 
@@ -60,15 +62,15 @@ class SegmentationDataGenerator:
 
     def place(self, uniforms: torch.Tensor) -> torch.Tensor:
         """Uniform numbers (B, UNIFORMS_PER_BOX) in [0, 1) → boxes int64 (B, 4): x, y, width, height."""
-        size = self.min_size + (uniforms[:, :2] * (self.max_size - self.min_size + 1)).long()
-        corner = (uniforms[:, 2:4] * (self.image_size - size + 1)).long()
+        size = self.min_size + (uniforms[:, SIZE] * (self.max_size - self.min_size + 1)).long()
+        corner = (uniforms[:, CORNER] * (self.image_size - size + 1)).long()
         return torch.cat([corner, size], dim=1)
 
     def colors(self, uniforms: torch.Tensor) -> torch.Tensor:
         """Uniform numbers (B, UNIFORMS_PER_BOX) → border colours float32 (B, 3) on the scale of [0, 1] images."""
         low, high = BORDER_STRENGTH
-        strength = low + (high - low) * uniforms[:, 4:7]
-        negative = uniforms[:, 7:10] < 0.5
+        strength = low + (high - low) * uniforms[:, STRENGTH]
+        negative = uniforms[:, SIGN] < 0.5
         # In range, a strong negative colour is a dark one: 1 - strength lies in 0 .. 0.3.
         return torch.where(negative, -strength if self.border == "original" else 1 - strength, strength)
 
@@ -168,7 +170,7 @@ class PathMNISTBoxDataset(SeededDataset):
         return self._fixed_uniforms.index_select(0, indices)
 
     def _read(self) -> None:
-        """Read the images at first use, so that a test set that nobody asks for is never touched."""
+        """Read the images at first use, so that a test set that is never asked for is never touched."""
         if self._pixels is None:
             split = self.source.read(self.split, unlabelled=True)
             self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)  # (N, H, W, 3)

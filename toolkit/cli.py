@@ -9,9 +9,11 @@ import argparse
 import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -253,3 +255,22 @@ def _out_of_memory(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return f"out of memory; {cure}"
     return None
+
+
+@contextlib.contextmanager
+def noticing_ctrl_c(notice: Callable[[], None]) -> Iterator[None]:
+    """Call `notice` at a Ctrl-C, before Python raises it (in the main thread; elsewhere there is none)."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        notice()
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -6,7 +6,8 @@ import contextlib
 import os
 import platform
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,6 +113,16 @@ def _takes_channels_last(model: torch.nn.Module, device: torch.device, image_sha
     finally:
         model.train(was_training)
     return True
+
+
+def shape_lazy_layers(model: torch.nn.Module, loaders: Sequence[Any], device: torch.device) -> None:
+    """LazyLinear and its like get their shape from a first forward pass, which an optimizer cannot wait for."""
+    if not any(torch.nn.parameter.is_lazy(weight) for weight in model.parameters()):
+        return
+    batch = next(iter(loaders[0]))
+    images = batch["image"] if isinstance(batch, Mapping) else batch[0]
+    with torch.no_grad():
+        model(images.to(device))
 
 
 def seed_everything(seed: int) -> None:

@@ -1,121 +1,125 @@
-"""What surrounds the epochs of a training: history, early stopping, averaged weights, checkpoints, resuming.
+"""What surrounds the epochs of a training: optimizer, precision, averaged weights, schedule, history, checkpoints.
 
-The loops themselves are in classification_train.py and segmentation_train.py, where they can be read and graded.
+The loops themselves are in classification_train.py and segmentation_train.py and know nothing of all this. The session
+reaches them from outside: hooks of PyTorch tell it of every forward pass, every loss and every optimizer step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from tqdm import tqdm
 
+from toolkit.averaging import average_weights
 from toolkit.batches import generators_of
+from toolkit.cli import noticing_ctrl_c
+from toolkit.devices import pick_device, shape_lazy_layers
 from toolkit.errors import UserError
+from toolkit.precision import LossScale, compute_in
 from toolkit.runs import RunFolder, load_checkpoint, save_checkpoint
+from toolkit.step_log import StepLog
+
+CURES = "likely cures: a learning rate ten times smaller, --precision float32, no division by zero or log(0) in the loss"
 
 
 class DivergedError(UserError):
     """The loss became NaN or infinite; the message names step, learning rate and likely cures."""
 
 
-def check_loss(loss: float, step: int, optimizer: torch.optim.Optimizer) -> None:
-    """Raise DivergedError if `loss` is NaN or infinite."""
-    if not math.isfinite(loss):
-        rate = optimizer.param_groups[0]["lr"]
-        raise DivergedError(
-            f"the loss is {loss} at step {step} with learning rate {rate:g}; likely cures: a learning rate ten times "
-            "smaller, --precision float32, inputs without NaN, no division by zero or log(0) in the loss"
-        )
+def make_optimizer(
+    name: str, model: nn.Module, learning_rate: float = 0.001, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """The optimizer called 'adam' (the default of the course), 'adamw' or 'sgd' (Nesterov momentum 0.9)."""
+    settings = {"lr": learning_rate, "weight_decay": weight_decay}
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **settings)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](model.parameters(), **settings)
 
 
-def limited(loader: Iterable, max_steps: int | None, description: str = "train") -> Iterator[tuple[int, Any]]:
-    """Yield (step, batch) for the first `max_steps` batches (None or 0: all), steps counted from 1, with a bar.
-
-    The bar is quiet when stderr is not a terminal. Raises UserError if there is no batch at all.
-    """
-    if max_steps is not None and max_steps < 0:
-        raise UserError(f"max_steps is {max_steps}; allowed: 0 or None (the whole epoch), or 1 and more")
-    batches = iter(loader)
-    total = len(loader) if hasattr(loader, "__len__") else None
-    if max_steps:
-        total = min(total, max_steps) if total is not None else max_steps
-    step, limit = 0, min(max_steps, sys.maxsize) if max_steps else None
-    bar = tqdm(islice(batches, limit), desc=description, total=total, unit="step", leave=False, disable=None)
-    try:
-        for step, batch in enumerate(bar, start=1):
-            yield step, batch
-    finally:
-        # torch ends its loader processes in __del__, where Python swallows a Ctrl-C, and training would go on.
-        getattr(batches, "_shutdown_workers", lambda: None)()
-    if step == 0:
-        raise UserError("the loader has no batch; is the set empty, or smaller than one batch with drop_last?")
-
-
-class AveragedWeights:
-    """Exponential moving average of all weights and BatchNorm statistics, for evaluation.
-
-    The decay is min(decay, (1 + t) / (10 + t)) at step t, so that the random start is forgotten (the rule of
-    TensorFlow's ExponentialMovingAverage with num_updates). With decay 0.95 an average spans about 20 steps: one gets
-    most of what a falling learning rate gives, without fixing the number of epochs beforehand.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise UserError(f"ema_decay is {decay}; allowed: above 0 and below 1 (or 0 for no averaging)")
-        self.decay, self.steps = decay, 0
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take one step of `model` into the average."""
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        self.steps += 1
-        for name, value in model.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.values[name].lerp_(value, 1 - decay)
-            else:
-                self.values[name].copy_(value)
+def make_scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """The schedule of the learning rate over `steps` optimizer steps: 'constant' (None), 'cosine' or 'onecycle'."""
+    if name == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    if name == "onecycle":
+        highest = optimizer.param_groups[0]["lr"]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=max(steps, 2))
+    return None
 
 
 class TrainingSession:
-    """Bookkeeping for one training.
+    """One training, seen from outside the loop that does it.
 
-    metrics: names of the history's lists; the last one (`val_acc`, `val_iou`) is watched, and higher is better.
-    run: folder for history.csv, best.pt and last.pt; a run that has a last.pt is continued. patience: epochs without
-    improvement after which training ends. best_extra: what best.pt says beside the weights.
+    Args:
+        model: trained in place; at the end it holds the weights that were validated last.
+        criterion: the loss. It is watched: a NaN stops the training, and steps.csv records it.
+        metrics: names of the history's lists; the last one (val_acc, val_iou) is watched, and higher is better.
+        loaders: training and validation batches; their random generators are part of a checkpoint.
+        epochs, learning_rate, weight_decay, max_steps_per_epoch: as for classification_train.train_model.
+        optimizer: adam, adamw, sgd, or a ready one. A loop that steps an optimizer of its own is followed all the same.
+        schedule: of the learning rate: constant, cosine, onecycle, or a ready scheduler, stepped after every batch.
+        device: picked if None.
+        precision: float32, bfloat16 or float16, of the forward pass.
+        ema_decay: above 0, validation uses averaged weights, see average_weights.
+        patience: stop after this many epochs without a better value of the watched metric.
+        run: folder for history.csv, steps.csv, best.pt and last.pt; a run that has a last.pt is continued.
+        best_extra: facts that best.pt holds next to the weights.
+
+    Raises UserError for values out of range.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        criterion: Any,
         metrics: Sequence[str],
-        *,
         loaders: Sequence[Any] = (),
-        scheduler: Any = None,
+        epochs: int = 1,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.0,
+        max_steps_per_epoch: int | None = None,
+        *,
+        optimizer: str | torch.optim.Optimizer = "adam",
+        schedule: Any = "constant",
+        device: torch.device | str | None = None,
+        precision: str = "float32",
         ema_decay: float = 0.0,
         patience: int | None = None,
         run: RunFolder | None = None,
-        best_extra: dict[str, Any] | None = None,
+        best_extra: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.optimizer, self.scheduler, self.run = model, optimizer, scheduler, run
+        check_settings(epochs, learning_rate, weight_decay, max_steps_per_epoch, loaders)
+        self.device = pick_device("auto") if device is None else torch.device(device)
+        self.model, self.criterion, self.run = model.to(self.device), criterion, run
+        shape_lazy_layers(model, loaders, self.device)
+        self.steps_per_epoch = _steps_per_epoch(loaders, max_steps_per_epoch)
+        if isinstance(optimizer, str):
+            optimizer = make_optimizer(optimizer, model, learning_rate, weight_decay)
+        self.optimizer, self._schedule, self.scheduler = optimizer, schedule, None
+        self._last_epoch, self.patience = epochs, patience
         self.history: dict[str, list[float]] = {name: [] for name in metrics}
         self.monitor = metrics[-1]
-        self.patience = patience
-        self.best_extra = best_extra or {}
-        self.averaged = AveragedWeights(model, ema_decay) if ema_decay else None
+        self.best_extra = dict(best_extra or {})
         self._generators = [generator for loader in loaders for generator in generators_of(loader)]
         self._timing: dict[str, list[float]] = {"learning_rate": [], "seconds": []}
-        self._live_weights: dict[str, torch.Tensor] | None = None
+        self._hooks = compute_in(precision, model, self.device)
+        self._ema_decay = ema_decay
+        self.averaged = average_weights(model, ema_decay) if ema_decay else None
+        self._loss_scale = LossScale(model) if precision == "float16" else None
+        self.log, self._bar, self._interrupted = StepLog(), None, False
+        self._weights = {id(weight) for weight in model.parameters()}
+        self._saved_optimizer: dict[str, Any] | None = None
+        self._follow(optimizer)
         if run is not None and run.file("last.pt").exists():
             self._restore(load_checkpoint(run.file("last.pt"), device="cpu"))
+
+    # --- the loop's side ---------------------------------------------------------------------------------------------
 
     @property
     def best_epoch(self) -> int:
@@ -123,102 +127,175 @@ class TrainingSession:
         values = self.history[self.monitor]
         return 1 + max(range(len(values)), key=values.__getitem__) if values else 0
 
-    def epochs(self, last_epoch: int) -> Iterator[int]:
-        """Yield the numbers of the epochs that are still to do, up to `last_epoch`; save after each; stop early.
+    def epochs(self) -> Iterator[int]:
+        """Yield the numbers of the epochs that are still to do; save after each; stop early.
 
         The body of the caller's loop must append one value to each list of `history`.
         """
-        if last_epoch < 1:
-            raise UserError(f"epochs is {last_epoch}; allowed: 1 or more")
-        done = len(self.history[self.monitor])
-        if done < last_epoch and self._is_out_of_patience():  # a resumed run ends where it would have ended
+        with self.watching():
+            for epoch in range(len(self.history[self.monitor]) + 1, self._last_epoch + 1):
+                if self._is_out_of_patience():
+                    break
+                self.start_epoch()
+                yield epoch
+                self.end_epoch()
+            self._leave_validated_weights()
+
+    def evaluation_model(self) -> nn.Module:
+        """The model to validate with: the one with averaged weights, if there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, the session hears of every loss, every optimizer step and every Ctrl-C."""
+        if self.run is not None:
+            decay = f"averaged weights (--ema_decay {self._ema_decay:g})"
+            tqdm.write(f"validation and best.pt use {decay if self._ema_decay else 'the weights of the last step'}")
+        with self._hooks as hooks, noticing_ctrl_c(self.note_ctrl_c):
+            hooks.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+            self.watch_criterion(self.criterion)
+            if self._loss_scale is not None:
+                hooks.callback(self._loss_scale.remove)
+            yield
+
+    def watch_criterion(self, criterion: Any) -> None:
+        """Hear of every loss that `criterion` computes, if it is a module."""
+        if isinstance(criterion, nn.Module):
+            self._hooks.callback(criterion.register_forward_hook(self.log.note_loss).remove)
+
+    def start_epoch(self) -> None:
+        """Begin an epoch: clock, learning rate, progress bar."""
+        self._started, self._rate = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
+        self.log.start_epoch()
+        self._bar = tqdm(desc="train", total=self.steps_per_epoch, unit="step", leave=False, disable=None)
+
+    def end_epoch(self) -> None:
+        """Check the newest results in `history`, report them, and save."""
+        self._bar.close()
+        self._raise_swallowed_ctrl_c()
+        epoch = 1 + len(self._timing["seconds"])
+        self._check_history(epoch)
+        self._timing["learning_rate"].append(self._rate)
+        self._timing["seconds"].append(round(time.perf_counter() - self._started, 3))
+        row = "  ".join(f"{name} {values[-1]:.4f}" for name, values in self.history.items())
+        mark = "  (best)" if self.best_epoch == epoch else ""
+        tqdm.write(f"epoch {epoch}/{self._last_epoch}  {row}  {self._timing['seconds'][-1]:.1f} s{mark}")
+        self.log.warn_if_far_above_guessing(self.history, self._rate)
+        if self.run is not None:
+            self._save(epoch)
+
+    # --- what the hooks call -----------------------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Before a step of any optimizer of this process: one that trains this model is followed from now on."""
+        if not any(id(weight) in self._weights for group in optimizer.param_groups for weight in group["params"]):
             return
-        for epoch in range(done + 1, last_epoch + 1):
-            started = time.perf_counter()
-            rate = self.optimizer.param_groups[0]["lr"]
-            yield epoch
-            self._check_history(epoch)
-            best_weights = self._leave_evaluation(keep=self.run is not None and self.best_epoch == epoch)
-            self._timing["learning_rate"].append(rate)
-            self._timing["seconds"].append(round(time.perf_counter() - started, 3))
-            self._report(epoch, last_epoch)
-            if self.run is not None:
-                self._save(epoch, best_weights)
-            if self._is_out_of_patience():
-                return
+        if optimizer is not self.optimizer:
+            self._follow(optimizer)
+        if self._loss_scale is not None:
+            self._loss_scale.before_step(optimizer)
+
+    def _follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hear of the steps of `optimizer`, and let the schedule drive its learning rate."""
+        self.optimizer = optimizer
+        self._hooks.callback(optimizer.register_step_post_hook(self._after_step).remove)
+        if self._saved_optimizer is not None:  # a resumed run whose loop has just made its own optimizer
+            with contextlib.suppress(ValueError, KeyError):  # another kind of optimizer starts without its memory
+                optimizer.load_state_dict(self._saved_optimizer)
+        if isinstance(self._schedule, str):
+            steps = self._last_epoch * (self.steps_per_epoch or 1)
+            state = None if self.scheduler is None else self.scheduler.state_dict()
+            self.scheduler = make_scheduler(self._schedule, optimizer, steps)
+            if state is not None and self._saved_optimizer is not None:
+                self.scheduler.load_state_dict(state)
+        else:
+            self.scheduler = self._schedule
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """After every step: the schedule, the averaged weights, the log, the bar."""
+        loss = self.log.end_step(optimizer.param_groups[0]["lr"])
+        if loss is not None and not math.isfinite(loss):
+            rate = optimizer.param_groups[0]["lr"]
+            raise DivergedError(f"the loss is {loss} at step {self.log.step} with learning rate {rate:g}; {CURES}")
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        if self._bar is not None:
+            self._bar.update()
+        self._raise_swallowed_ctrl_c()
+
+    def note_ctrl_c(self) -> None:
+        """Remember that the user wants to stop."""
+        self._interrupted = True
+
+    def _raise_swallowed_ctrl_c(self) -> None:
+        """PyTorch ends its loader processes in __del__, where Python drops a Ctrl-C, and training would continue."""
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------------
 
     def _is_out_of_patience(self) -> bool:
-        """True, and a line that says so, if the last `patience` epochs brought nothing better."""
         done = len(self.history[self.monitor])
         if self.patience is None or not done or done - self.best_epoch < self.patience:
             return False
         tqdm.write(f"stopped early: no better {self.monitor} for {self.patience} epochs")
         return True
 
-    def after_step(self) -> None:
-        """Call after every optimizer step: the schedule goes on and the average takes the new weights in."""
-        if self.scheduler is not None:
-            self.scheduler.step()
+    def _leave_validated_weights(self) -> None:
         if self.averaged is not None:
-            self.averaged.update(self.model)
-
-    def evaluation_model(self) -> nn.Module:
-        """The model to validate with: averaged weights, if there are any, until the epoch ends."""
-        if self.averaged is not None and self._live_weights is None:
-            self._live_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-            self.model.load_state_dict(self.averaged.values)
-        return self.model
-
-    def finish(self) -> None:
-        """Leave the model with the weights that were validated last: the averaged ones, if there are any."""
-        if self.averaged is not None:
-            self.model.load_state_dict(self.averaged.values)
-
-    def _leave_evaluation(self, keep: bool) -> dict[str, torch.Tensor]:
-        """Put the weights that are being trained back; return a copy of the validated ones if they are to be kept."""
-        state = self.model.state_dict()
-        validated = {name: value.detach().clone() for name, value in state.items()} if keep else {}
-        if self._live_weights is not None:
-            self.model.load_state_dict(self._live_weights)
-            self._live_weights = None
-        return validated
+            self.model.load_state_dict(self.averaged.module.state_dict())
 
     def _check_history(self, epoch: int) -> None:
-        """The newest row must be there and finite."""
+        """The newest row must be there, be numbers (which become floats here) and be finite."""
         for name, values in self.history.items():
             if len(values) != epoch:
-                raise ValueError(
-                    f"history[{name!r}] has {len(values)} values after {epoch} epochs; append one an epoch"
+                raise UserError(
+                    f"history[{name!r}] has {len(values)} values after {epoch} epochs; append one value per epoch to "
+                    "the list that is there"
                 )
+            values[-1] = self._as_float(values[-1], name)
             if not math.isfinite(values[-1]):
                 rate = self.optimizer.param_groups[0]["lr"]
-                raise DivergedError(
-                    f"{name} is {values[-1]} after epoch {epoch} with learning rate {rate:g}; "
-                    "likely cures: a learning rate ten times smaller, --precision float32"
-                )
+                raise DivergedError(f"{name} is {values[-1]} after epoch {epoch} with learning rate {rate:g}; {CURES}")
 
-    def _report(self, epoch: int, last_epoch: int) -> None:
-        row = "  ".join(f"{name} {values[-1]:.4f}" for name, values in self.history.items())
-        mark = "  (best)" if self.best_epoch == epoch else ""
-        tqdm.write(f"epoch {epoch}/{last_epoch}  {row}  {self._timing['seconds'][-1]:.1f} s{mark}")
+    def _as_float(self, value: Any, name: str) -> float:
+        """A number, NumPy number or tensor with one value as a float; UserError names the function it came from."""
+        try:
+            if isinstance(value, str):
+                raise TypeError
+            return float(value.detach() if isinstance(value, torch.Tensor) else value)
+        except (TypeError, ValueError, RuntimeError):
+            kind = "train" if name.startswith("train") else "validate"
+            function = f"{kind}_segmentation_epoch" if self.monitor.endswith("iou") else f"{kind}_epoch"
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:60]
+            raise UserError(
+                f"history[{name!r}] got {what}, which is not a number; {function} must return two numbers, "
+                f"(average_loss, {'average_iou' if self.monitor.endswith('iou') else 'accuracy'})"
+            ) from None
 
-    def _save(self, epoch: int, best_weights: dict[str, torch.Tensor]) -> None:
+    def _save(self, epoch: int) -> None:
         row = {**self.history, **self._timing}
         self.run.append_history(epoch, {name: values[-1] for name, values in row.items()})
-        if best_weights:
-            best = {"epoch": epoch, self.monitor: self.history[self.monitor][-1], "state_dict": best_weights}
-            save_checkpoint(self.run.file("best.pt"), {**self.best_extra, **best})
+        self.log.write(self.run)
+        if self.best_epoch == epoch:
+            best = {"epoch": epoch, self.monitor: self.history[self.monitor][-1]}
+            weights = self.evaluation_model().state_dict()
+            save_checkpoint(self.run.file("best.pt"), {**self.best_extra, **best, "state_dict": weights})
         save_checkpoint(self.run.file("last.pt"), self._state())
 
     def _state(self) -> dict[str, Any]:
-        """Everything that decides how training goes on, in types that load with weights_only=True."""
+        """Everything that decides how training continues, in types that load with weights_only=True."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "averaged": None if self.averaged is None else [self.averaged.steps, self.averaged.values],
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "history": self.history,
             "timing": self._timing,
+            "steps": [self.log.step, self.log.rows],
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "generators": [generator.get_state() for generator in self._generators],
@@ -227,23 +304,48 @@ class TrainingSession:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
+            self._saved_optimizer = state["optimizer"]
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             if self.averaged is not None:
-                self.averaged.steps, values = state["averaged"]
-                for name, value in values.items():
-                    self.averaged.values[name].copy_(value)
-            self.history, self._timing = state["history"], state["timing"]
+                self.averaged.load_state_dict(state["averaged"])
+            for name, values in state["history"].items():
+                self.history[name][:] = values
+            self._timing = state["timing"]
+            self.log.step, self.log.rows = state["steps"]
             torch.set_rng_state(state["rng"])
             if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
             for generator, saved in zip(self._generators, state["generators"], strict=True):
                 generator.set_state(saved)
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0].rstrip(":")
             raise UserError(
-                f"cannot resume from {self.run.file('last.pt')}: {reason}; was the model changed since? then start anew"
+                f"cannot resume from {self.run.file('last.pt')}: {reason}; if the model was changed since, start a new "
+                "run without --resume"
             ) from None
         # A run that was stopped between its two files may have a row more than its checkpoint.
         self.run.write_history({**self.history, **self._timing})
+
+
+def check_settings(
+    epochs: int, learning_rate: float, weight_decay: float, max_steps: int | None, loaders: Sequence[Any]
+) -> None:
+    """Raise UserError for a training that cannot be done."""
+    if epochs < 1:
+        raise UserError(f"epochs is {epochs}; allowed: 1 or more")
+    if not 0 < learning_rate < float("inf"):
+        raise UserError(f"learning_rate is {learning_rate}; allowed: above 0")
+    if not 0 <= weight_decay < float("inf"):
+        raise UserError(f"weight_decay is {weight_decay}; allowed: 0 or above")
+    if max_steps is not None and max_steps < 0:
+        raise UserError(f"max_steps_per_epoch is {max_steps}; allowed: 0 or None (all batches), or 1 and more")
+    if any(hasattr(loader, "__len__") and len(loader) == 0 for loader in loaders):
+        raise UserError("a loader has no batch; is the set empty, or smaller than one batch with drop_last?")
+
+
+def _steps_per_epoch(loaders: Sequence[Any], max_steps: int | None) -> int | None:
+    """Training steps per epoch; None if neither the loader nor the caller says how many."""
+    length = len(loaders[0]) if loaders and hasattr(loaders[0], "__len__") else None
+    return min(filter(None, (length, max_steps)), default=None)
