@@ -5,7 +5,7 @@ python classification_main.py --model_name cnn --num_epochs 1 --max_steps_per_ep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
 
 from toolkit.cli import (
     OneLineParser,
@@ -16,14 +16,6 @@ from toolkit.cli import (
     parse,
     run_script,
 )
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from torch import nn
-    from torch.utils.data import DataLoader
-
-    from toolkit.experiment import Setup
 
 TASK = "classification"
 
@@ -47,65 +39,85 @@ def main() -> None:
     """Parse, seed, build, train, evaluate, report."""
     args = parse(build_parser(), task=TASK)
 
-    import torch
+    # torch and what needs it are imported here, so that --help answers at once.
+    from torch import nn
 
-    from classification_dataset import create_pathmnist_dataloaders
+    from classification_dataset import create_pathmnist_dataloaders, create_test_dataloader
     from classification_models import count_parameters, get_model
     from classification_train import train_model
-    from toolkit import experiment
+    from toolkit import experiment, metrics, plots
+    from toolkit.augment import normalize
+    from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
+    from toolkit.earlier_terms import accepting_options
     from toolkit.medmnist_data import locate
 
-    setup = experiment.prepare(
-        args,
-        TASK,
-        lambda: locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror),
-        begin=False,
-    )
+    seed_everything(args.seed)
+    device = pick_device(args.device)
+    precision = resolve_precision(args.precision, device)
+    source = locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror)
+    experiment.check_promises(source, args.evaluate_test, args.results_path)
+    print(experiment.describe_start(source, device, precision))
+
     train_loader, val_loader, num_classes = create_pathmnist_dataloaders(
         args.batch_size,
         args.num_workers,
-        source=setup.source,
+        source=source,
         augment=args.augment,
         seed=args.seed,
-        device="cpu" if args.num_workers else setup.device,
+        device="cpu" if args.num_workers else device,  # a GPU cannot be shared with loader processes
     )
     model = get_model(args.model_name, num_classes)
-    criterion = {}
-    if args.label_smoothing:
-        criterion["criterion"] = torch.nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-    history, seconds = experiment.train(
-        train_model,
-        model,
-        (train_loader, val_loader),
-        args,
-        setup,
-        best_extra={"task": TASK, "model_name": args.model_name, "num_classes": num_classes},
-        **criterion,
-    )
-    facts = {"parameters": count_parameters(model), **evaluate(model, val_loader, args, setup)}
-    experiment.report(args, setup, TASK, history, seconds, facts)
+    place_model(model, device, (source.channels, source.size, source.size))
+    criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing) if args.label_smoothing else None
 
+    run = experiment.open_run(TASK, vars(args), source.name)
+    with experiment.saying_how_to_resume(run):
+        history = accepting_options(train_model, TASK)(
+            model,
+            train_loader,
+            val_loader,
+            epochs=args.num_epochs,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            max_steps_per_epoch=args.max_steps_per_epoch,
+            criterion=criterion,
+            optimizer=args.optimizer,
+            schedule=args.schedule,
+            device=device,
+            precision=precision,
+            ema_decay=args.ema_decay,
+            patience=args.patience,
+            run=run,
+            best_extra={"task": TASK, "model_name": args.model_name, "num_classes": num_classes},
+        )
 
-def evaluate(model: nn.Module, val_loader: DataLoader, args: Namespace, setup: Setup) -> dict[str, Any]:
-    """Figures and pictures on validation data and, if asked for, the test figures; the keys go into results.json."""
-    from classification_dataset import create_test_dataloader
-    from toolkit import metrics, plots
-    from toolkit.augment import normalize
-
-    probabilities, labels = metrics.predict(model, val_loader, setup.device, setup.precision)
-    names = setup.source.class_names
-    title = f"{args.model_name} on validation data of {setup.source.name}"
+    experiment.load_best(model, run, device)
+    probabilities, labels = metrics.predict(model, val_loader, device, precision)
     counts = metrics.confusion_matrix(probabilities, labels)
-    plots.confusion(counts, names, title, setup.run.file("confusion.png"))
-    images = normalize(setup.source.read("val").images)
-    plots.class_predictions(images, probabilities, labels, names, title, setup.run.file("predictions.png"))
-    facts = {"val_metrics": metrics.classification_metrics(probabilities, labels), "confusion_matrix": counts.tolist()}
+    title = f"{args.model_name} on validation data of {source.name}"
+    plots.confusion(counts, source.class_names, title, run.file("confusion.png"))
+    images = normalize(source.read("val").images)
+    plots.class_predictions(images, probabilities, labels, source.class_names, title, run.file("predictions.png"))
+    facts = {
+        "parameters": count_parameters(model),
+        "val_metrics": metrics.classification_metrics(probabilities, labels),
+        "confusion_matrix": counts.tolist(),
+    }
     if args.evaluate_test:
-        test_loader = create_test_dataloader(setup.source, batch_size=256, device=setup.device)
-        figures = metrics.classification_metrics(*metrics.predict(model, test_loader, setup.device, setup.precision))
-        facts["test_metrics"] = figures
-        print(f"test accuracy {figures['accuracy']:.4f}, macro AUC {figures['macro_auc']:.4f}")
-    return facts
+        test_loader = create_test_dataloader(source, batch_size=256, device=device)
+        facts["test_metrics"] = metrics.classification_metrics(*metrics.predict(model, test_loader, device, precision))
+        print("test accuracy {accuracy:.4f}, macro AUC {macro_auc:.4f}".format(**facts["test_metrics"]))
+    experiment.report(
+        run,
+        TASK,
+        vars(args),
+        history,
+        facts,
+        dataset_name=source.name,
+        device=device,
+        precision=precision,
+        guessing=(f"ln {num_classes}", math.log(num_classes)),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ python segmentation_main.py --model_name unet --num_epochs 1 --max_steps_per_epo
 
 from __future__ import annotations
 
+import math
+
 from toolkit.cli import (
     OneLineParser,
     add_data_flags,
@@ -39,44 +41,76 @@ def main() -> None:
     if not args.bce_weight + args.dice_weight:
         raise UserError("--bce_weight and --dice_weight are both 0, so there is no loss; allowed: one of them above 0")
 
+    # torch and what needs it are imported here, so that --help answers at once.
     from segmentation_models import CombinedLoss, count_parameters, get_segmentation_model
     from segmentation_train import evaluate_segmentation_model, train_segmentation_model, visualize_predictions
     from synthetic_data import create_box_dataloaders, visualize_box_samples
     from toolkit import experiment
+    from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
+    from toolkit.earlier_terms import accepting_options
     from toolkit.medmnist_data import locate
 
-    setup = experiment.prepare(
-        args,
-        TASK,
-        lambda: locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror),
-        begin=False,
-    )
+    seed_everything(args.seed)
+    device = pick_device(args.device)
+    precision = resolve_precision(args.precision, device)
+    source = locate("pathmnist", data_root=args.data_root, dataset=args.dataset, mirror=args.mirror)
+    experiment.check_promises(source, args.evaluate_test, args.results_path)
+    print(experiment.describe_start(source, device, precision))
+
     train_loader, val_loader, test_loader, _num_classes = create_box_dataloaders(
         args.batch_size,
         args.num_workers,
-        source=setup.source,
+        source=source,
         augment=args.augment,
         border=args.border,
         seed=args.seed,
-        device="cpu" if args.num_workers else setup.device,
+        device="cpu" if args.num_workers else device,  # a GPU cannot be shared with loader processes
     )
     model = get_segmentation_model(args.model_name)
-    history, seconds = experiment.train(
-        train_segmentation_model,
-        model,
-        (train_loader, val_loader),
-        args,
-        setup,
-        best_extra={"task": TASK, "model_name": args.model_name},
-        criterion=CombinedLoss(args.bce_weight, args.dice_weight),
-    )
-    facts = {"parameters": count_parameters(model), "border": args.border}
-    facts["val_metrics"] = evaluate_segmentation_model(model, val_loader, "validation")
+    place_model(model, device, (source.channels, source.size, source.size))
+
+    run = experiment.open_run(TASK, vars(args), source.name)
+    with experiment.saying_how_to_resume(run):
+        history = accepting_options(train_segmentation_model, TASK)(
+            model,
+            train_loader,
+            val_loader,
+            epochs=args.num_epochs,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            max_steps_per_epoch=args.max_steps_per_epoch,
+            criterion=CombinedLoss(args.bce_weight, args.dice_weight),
+            optimizer=args.optimizer,
+            schedule=args.schedule,
+            device=device,
+            precision=precision,
+            ema_decay=args.ema_decay,
+            patience=args.patience,
+            run=run,
+            best_extra={"task": TASK, "model_name": args.model_name},
+        )
+
+    experiment.load_best(model, run, device)
+    facts = {
+        "parameters": count_parameters(model),
+        "border": args.border,
+        "val_metrics": evaluate_segmentation_model(model, val_loader, "validation"),
+    }
     if args.evaluate_test:
         facts["test_metrics"] = evaluate_segmentation_model(model, test_loader, "test")
-    visualize_box_samples(val_loader.dataset, save_path=setup.run.file("samples.png"))
-    visualize_predictions(model, val_loader.dataset, save_path=setup.run.file("predictions.png"))
-    experiment.report(args, setup, TASK, history, seconds, facts)
+    visualize_box_samples(val_loader.dataset, save_path=run.file("samples.png"))
+    visualize_predictions(model, val_loader.dataset, save_path=run.file("predictions.png"))
+    experiment.report(
+        run,
+        TASK,
+        vars(args),
+        history,
+        facts,
+        dataset_name=source.name,
+        device=device,
+        precision=precision,
+        guessing=("ln 2 (cross-entropy alone)", math.log(2)),
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import nn
 
 from segmentation_models import CombinedLoss, calculate_iou, iou_per_image
 from toolkit.devices import evaluating
+from toolkit.errors import UserError
 from toolkit.training import TrainingSession
 
 METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
@@ -129,6 +130,8 @@ def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name
             images, masks = batch["image"].to(device), batch["mask"].to(device)
             scores.append(iou_per_image(model(images), masks).cpu())
             has_box.append(batch["has_box"].cpu().bool())
+    if not scores:
+        raise UserError(f"{dataset_name}: the loader has no batch, so there is nothing to evaluate")
     scores, boxed = torch.cat(scores), torch.cat(has_box)
     counts = torch.histogram(scores, bins=torch.tensor(IOU_BIN_EDGES)).hist.int().tolist()  # both float32: 0.9 is 0.9
     iou = scores.double()

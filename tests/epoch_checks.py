@@ -7,7 +7,6 @@ but torch, on a small model of the tests' own.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -138,17 +137,6 @@ def check_averages(task: Task) -> None:
     check_pair(result, task, oracle_epoch(task, task.model()))
 
 
-def check_old_gradients_do_not_count(task: Task) -> None:
-    """Gradients that something else left behind must be gone before the first step."""
-    model, expected = task.model(), task.model()
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 100.0)
-    oracle_epoch(task, expected)
-    task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
-    difference = helpers.largest_difference(model, expected)
-    assert difference < WEIGHT_TOLERANCE, "expected old gradients to be zeroed before the first step, got them added"
-
-
 def check_stops_at_max_steps(task: Task) -> None:
     """Two of three steps: weights and averages are those of two; more steps than batches are the whole epoch."""
     for max_steps, steps in ((2, 2), (1, 1), (50, 3)):
@@ -172,19 +160,6 @@ def check_switches_to_training_mode(task: Task) -> None:
     task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
     assert modes, "expected the model to be called, got no call"
     assert all(modes), "expected the model in training mode (model.train()), got it in evaluation mode"
-
-
-def check_calls_after_step(task: Task) -> None:
-    """after_step moves the learning-rate schedule and the averaged weights on: once after each optimizer step."""
-    if "after_step" not in inspect.signature(task.train_epoch).parameters:
-        return  # a module of an earlier term, which has neither
-    model, events = task.model(), []
-    optimizer = sgd(model)
-    optimizer.register_step_post_hook(lambda *_: events.append("step"))
-    after_step = lambda: events.append("after_step")  # noqa: E731 -- a name for the reader
-    task.train_epoch(model, task.loader(), optimizer, task.criterion, helpers.CPU, 2, after_step=after_step)
-    expected = ["step", "after_step"] * 2
-    assert events == expected, f"expected after_step() after each optimizer step: {expected}, got {events}"
 
 
 def check_validation_figures(task: Task) -> None:

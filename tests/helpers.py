@@ -148,12 +148,12 @@ def check_can_be_learnt_by_heart(
     )
 
 
-def label_loader(count: int = 10, batch_size: int = 4, column: bool = False) -> DataLoader:
-    """Batches (images (B, 3, 6, 6), labels (B,)) of three classes, the last one smaller; `column`: labels (B, 1)."""
+def label_loader(count: int = 10, batch_size: int = 4) -> DataLoader:
+    """Batches (images (B, 3, 6, 6), labels (B,)) of three classes, the last one smaller."""
     generator = torch.Generator().manual_seed(4)
     images = torch.randn(count, 3, 6, 6, generator=generator)
     labels = torch.randint(0, 3, (count,), generator=generator)
-    return DataLoader(TensorDataset(images, labels[:, None] if column else labels), batch_size=batch_size)
+    return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
 
 
 def mask_loader(count: int = 10, batch_size: int = 4) -> DataLoader:

@@ -18,7 +18,6 @@ from toolkit.runs import (
     load_checkpoint,
     read_json,
     save_checkpoint,
-    supported_arguments,
     write_bytes,
     write_json,
 )
@@ -136,12 +135,3 @@ def test_overwriting_leaves_no_picture_of_the_old_run(tmp_path):
     RunFolder.create(tmp_path, {"new": 1}, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
     assert read_json(run.file("config.json")) == {"new": 1}
-
-
-def test_supported_arguments_are_split_by_signature():
-    def old(model, epochs=1): ...
-
-    def new(model, *, run=None, **more): ...
-
-    assert supported_arguments(old, epochs=2, run="r") == ({"epochs": 2}, ["run"])
-    assert supported_arguments(new, epochs=2, run="r") == ({"epochs": 2, "run": "r"}, [])

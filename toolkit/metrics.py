@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from toolkit.devices import autocast, evaluating
-from toolkit.training import limited
 
 
 def predict(
@@ -19,7 +18,7 @@ def predict(
     """Run `model` over batches (images, labels) → probabilities float32 (N, num_classes), labels int64 (N,)."""
     probabilities, labels = [], []
     with evaluating(model):
-        for _step, (images, targets) in limited(loader, None, "predict"):
+        for images, targets in loader:
             with autocast(device, precision):
                 logits = model(images.to(device))
             probabilities.append(logits.float().softmax(dim=1).cpu())

@@ -39,19 +39,42 @@ def save_figure(figure: Figure, path: str | os.PathLike | None) -> Figure:
 
 
 def learning_curves(
-    history: Mapping[str, Sequence[float]], metric: str, title: str, path: str | os.PathLike | None = None
+    history: Mapping[str, Sequence[float]],
+    metric: str,
+    title: str,
+    path: str | os.PathLike | None = None,
+    *,
+    steps: Mapping[str, Sequence[float]] | None = None,
+    guessing: tuple[str, float] | None = None,
 ) -> Figure:
-    """Loss and `metric` ('acc' or 'iou', fractions) over epochs, training and validation."""
+    """Loss and `metric` over epochs, training and validation, over the loss of the single steps.
+
+    Args:
+        history: lists train_loss, val_loss, train_acc, val_acc (or _iou), one value per epoch.
+        metric: acc or iou, fractions.
+        steps: columns step and loss of steps.csv. An epoch may be the whole training, and one dot is no curve.
+        guessing: name and value of the loss of a model that knows nothing, such as ("ln 9", 2.197).
+    """
     figure = new_figure(9, 3.6)
     figure.suptitle(title)
-    epochs = range(1, len(history["train_loss"]) + 1)
+    count = len(history["train_loss"])
+    loss_axes, metric_axes = figure.subplots(1, 2)
     labels = {"loss": "loss (nats)" if metric == "acc" else "loss", "acc": "accuracy", "iou": "IoU"}
-    for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
+    at, unit = range(1, count + 1), "epoch"
+    if steps and steps["step"]:
+        last = steps["step"][-1]
+        at, unit = [last * epoch / count for epoch in range(1, count + 1)], "training step"
+        loss_axes.plot(steps["step"], steps["loss"], color=PREDICTED_COLOR, alpha=0.35, linewidth=0.8, label="one step")
+    for axes, name, where in ((loss_axes, "loss", at), (metric_axes, metric, range(1, count + 1))):
         for split, color in (("train", PREDICTED_COLOR), ("val", TRUE_COLOR)):
-            axes.plot(epochs, history[f"{split}_{name}"], color=color, marker="o", markersize=3, label=split)
-        axes.set(xlabel="epoch", ylabel=labels[name])
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            axes.plot(where, history[f"{split}_{name}"], color=color, marker="o", markersize=3, label=split)
+        axes.set(xlabel=unit if axes is loss_axes else "epoch", ylabel=labels[name])
         axes.grid(alpha=0.3)
+    metric_axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if guessing is not None:
+        name, value = guessing
+        loss_axes.axhline(value, color="black", linestyle=":", linewidth=1, label=f"guessing: {name} = {value:.3f}")
+    for axes in (loss_axes, metric_axes):
         axes.legend()
     return save_figure(figure, path)
 

@@ -1,4 +1,4 @@
-"""A model computes in bfloat16 or float16 and returns float32, whatever loop calls it: hooks around its forward pass."""
+"""A model computes in bfloat16 or float16 and returns float32, whatever loop calls it, by hooks on its forward pass."""
 
 from __future__ import annotations
 

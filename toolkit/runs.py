@@ -1,8 +1,9 @@
 """The run folder: what every training writes, and how it is read again.
 
-config.json (all settings), history.csv (one row an epoch), results.json, curves.png, best.pt (weights and what is
-needed to build the model; loads with weights_only=True) and last.pt (everything that resuming needs). Every JSON file
-and checkpoint is written under a temporary name and renamed, so a file that is there is whole.
+config.json (all settings), history.csv (one row per epoch), steps.csv (the loss of single steps), results.json,
+curves.png, best.pt (weights and what is needed to build the model; loads with weights_only=True) and last.pt
+(everything that resuming needs). Every JSON file and checkpoint is written under a temporary name and renamed, so a
+file that is there is whole.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path | str, device: Any = "cpu") -> dict[str, Any]:
 
 
 # What a run writes. A folder with one of these belongs to a run, or to someone who would miss it.
-RUN_FILES = ("config.json", "history.csv", "results.json", "best.pt", "last.pt")
+RUN_FILES = ("config.json", "history.csv", "steps.csv", "results.json", "best.pt", "last.pt")
 PICTURES = ("curves.png", "confusion.png", "samples.png", "predictions.png")
 
 
@@ -167,7 +168,7 @@ class RunFolder:
             return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
 
     def write_history(self, history: Mapping[str, list[float]]) -> None:
-        """Write history.csv anew: a column for each list and one row an epoch, counted from 1."""
+        """Replace history.csv: a column for each list and one row per epoch, counted from 1."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["epoch", *history])
@@ -242,17 +243,3 @@ def _is_installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def supported_arguments(function: Callable, **arguments: Any) -> tuple[dict[str, Any], list[str]]:
-    """Split keyword arguments into those that `function` takes and the names of those that it does not.
-
-    Modules written for earlier terms have the base signatures alone; the mains leave the rest out for them.
-    """
-    import inspect
-
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return arguments, []
-    taken = {name: value for name, value in arguments.items() if name in parameters}
-    return taken, [name for name in arguments if name not in parameters]

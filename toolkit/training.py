@@ -17,16 +17,16 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from tqdm import tqdm
 
-from toolkit.averaging import average_weights
 from toolkit.batches import generators_of
 from toolkit.cli import noticing_ctrl_c
 from toolkit.devices import pick_device, shape_lazy_layers
 from toolkit.errors import UserError
 from toolkit.precision import LossScale, compute_in
 from toolkit.runs import RunFolder, load_checkpoint, save_checkpoint
+from toolkit.schedules import average_weights, make_scheduler
 from toolkit.step_log import StepLog
 
-CURES = "likely cures: a learning rate ten times smaller, --precision float32, no division by zero or log(0) in the loss"
+CURES = "likely cures: a learning rate ten times smaller, --precision float32, no log(0) or division by 0 in the loss"
 
 
 class DivergedError(UserError):
@@ -41,16 +41,6 @@ def make_optimizer(
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **settings)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](model.parameters(), **settings)
-
-
-def make_scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    """The schedule of the learning rate over `steps` optimizer steps: 'constant' (None), 'cosine' or 'onecycle'."""
-    if name == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    if name == "onecycle":
-        highest = optimizer.param_groups[0]["lr"]
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=max(steps, 2))
-    return None
 
 
 class TrainingSession:
@@ -113,6 +103,7 @@ class TrainingSession:
         self.averaged = average_weights(model, ema_decay) if ema_decay else None
         self._loss_scale = LossScale(model) if precision == "float16" else None
         self.log, self._bar, self._interrupted = StepLog(), None, False
+        self._watched: list[nn.Module] = []
         self._weights = {id(weight) for weight in model.parameters()}
         self._saved_optimizer: dict[str, Any] | None = None
         self._follow(optimizer)
@@ -139,7 +130,7 @@ class TrainingSession:
                 self.start_epoch()
                 yield epoch
                 self.end_epoch()
-            self._leave_validated_weights()
+        self.finish(self.history)
 
     def evaluation_model(self) -> nn.Module:
         """The model to validate with: the one with averaged weights, if there is one."""
@@ -151,20 +142,16 @@ class TrainingSession:
         if self.run is not None:
             decay = f"averaged weights (--ema_decay {self._ema_decay:g})"
             tqdm.write(f"validation and best.pt use {decay if self._ema_decay else 'the weights of the last step'}")
-        with self._hooks as hooks, noticing_ctrl_c(self.note_ctrl_c):
+        with self._hooks as hooks, noticing_ctrl_c(self._note_ctrl_c):
             hooks.callback(register_optimizer_step_pre_hook(self._before_step).remove)
-            self.watch_criterion(self.criterion)
+            self._watch(self.criterion)
             if self._loss_scale is not None:
                 hooks.callback(self._loss_scale.remove)
             yield
 
-    def watch_criterion(self, criterion: Any) -> None:
-        """Hear of every loss that `criterion` computes, if it is a module."""
-        if isinstance(criterion, nn.Module):
-            self._hooks.callback(criterion.register_forward_hook(self.log.note_loss).remove)
-
-    def start_epoch(self) -> None:
-        """Begin an epoch: clock, learning rate, progress bar."""
+    def start_epoch(self, criterion: Any = None) -> None:
+        """Begin an epoch: clock, learning rate, progress bar. `criterion`: if it was not known before."""
+        self._watch(criterion)
         self._started, self._rate = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
         self.log.start_epoch()
         self._bar = tqdm(desc="train", total=self.steps_per_epoch, unit="step", leave=False, disable=None)
@@ -184,6 +171,22 @@ class TrainingSession:
         if self.run is not None:
             self._save(epoch)
 
+    def finish(self, history: Mapping[str, Sequence[float]]) -> None:
+        """Leave the model with the weights that were validated last; keep them if no epoch was seen.
+
+        history: what a training function returned whose loops call neither of the two epoch functions.
+        """
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.module.state_dict())
+        if self.history[self.monitor]:
+            return
+        for name, values in self.history.items():
+            values.extend(self._as_float(value, name) for value in history[name])
+        if self.run is not None:
+            self.run.write_history(self.history)
+            self._save_best(len(self.history[self.monitor]))
+            tqdm.write("note: the training function validates by itself; best.pt holds the weights of its last epoch")
+
     # --- what the hooks call -----------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -192,6 +195,7 @@ class TrainingSession:
             return
         if optimizer is not self.optimizer:
             self._follow(optimizer)
+            optimizer._opt_called = True  # by this step; PyTorch's schedulers count only the later ones, and warn
         if self._loss_scale is not None:
             self._loss_scale.before_step(optimizer)
 
@@ -225,8 +229,13 @@ class TrainingSession:
             self._bar.update()
         self._raise_swallowed_ctrl_c()
 
-    def note_ctrl_c(self) -> None:
-        """Remember that the user wants to stop."""
+    def _watch(self, criterion: Any) -> None:
+        """Hear of every loss that `criterion` computes, if it is a module and not watched already."""
+        if isinstance(criterion, nn.Module) and criterion not in self._watched:
+            self._watched.append(criterion)
+            self._hooks.callback(criterion.register_forward_hook(self.log.note_loss).remove)
+
+    def _note_ctrl_c(self) -> None:
         self._interrupted = True
 
     def _raise_swallowed_ctrl_c(self) -> None:
@@ -243,10 +252,6 @@ class TrainingSession:
             return False
         tqdm.write(f"stopped early: no better {self.monitor} for {self.patience} epochs")
         return True
-
-    def _leave_validated_weights(self) -> None:
-        if self.averaged is not None:
-            self.model.load_state_dict(self.averaged.module.state_dict())
 
     def _check_history(self, epoch: int) -> None:
         """The newest row must be there, be numbers (which become floats here) and be finite."""
@@ -266,7 +271,7 @@ class TrainingSession:
         try:
             if isinstance(value, str):
                 raise TypeError
-            return float(value.detach() if isinstance(value, torch.Tensor) else value)
+            return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError):
             kind = "train" if name.startswith("train") else "validate"
             function = f"{kind}_segmentation_epoch" if self.monitor.endswith("iou") else f"{kind}_epoch"
@@ -281,10 +286,13 @@ class TrainingSession:
         self.run.append_history(epoch, {name: values[-1] for name, values in row.items()})
         self.log.write(self.run)
         if self.best_epoch == epoch:
-            best = {"epoch": epoch, self.monitor: self.history[self.monitor][-1]}
-            weights = self.evaluation_model().state_dict()
-            save_checkpoint(self.run.file("best.pt"), {**self.best_extra, **best, "state_dict": weights})
+            self._save_best(epoch)
         save_checkpoint(self.run.file("last.pt"), self._state())
+
+    def _save_best(self, epoch: int) -> None:
+        best = {"epoch": epoch, self.monitor: self.history[self.monitor][-1]}
+        weights = self.evaluation_model().state_dict()
+        save_checkpoint(self.run.file("best.pt"), {**self.best_extra, **best, "state_dict": weights})
 
     def _state(self) -> dict[str, Any]:
         """Everything that decides how training continues, in types that load with weights_only=True."""

@@ -16,11 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from classification_train import train_model
+from labs import training
 from labs.image_classifier.models.networks import ImageClassifier, build_with_weights
 from labs.image_classifier.utils import cache, loaders, pictures, scores, splitting, trained
 from labs.image_classifier.utils.datafolder import DataFolder, Record, one_hot
 from labs.image_classifier.utils.reading import Preprocessing
-from toolkit import backbones, experiment
+from toolkit import backbones
 from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS
@@ -55,20 +56,20 @@ class Plan:
     rows: tuple[np.ndarray, np.ndarray]
 
 
-def prepare(args: Namespace, data: DataFolder) -> experiment.Setup:
+def prepare(args: Namespace, data: DataFolder) -> training.Setup:
     """Device, precision and seed. The run folder is made, and an older run replaced, when the training begins."""
     data = replace(data, size=args.image_size)
     if not (args.folds and args.resume):
         if args.resume and (last := Path(args.resume) / "best.pt").is_file():
             trained.check_same_images(last, *(contents(data.of(split)) for split in ("train", "val")))
-        return experiment.prepare(args, TASK, lambda: data, begin=False)  # type: ignore[arg-type,return-value]
+        return training.prepare(args, TASK, lambda: data, begin=False)  # type: ignore[arg-type,return-value]
     run = RunFolder.open(args.resume)
     trained_on = run.config.get("dataset_name", data.name)
     if trained_on != data.name:
         raise UserError(f"--resume {run.path}: it was trained on {trained_on}, but --data is {data.name}")
     device = pick_device(args.device)
     seed_everything(args.seed)
-    return experiment.Setup(run, device, resolve_precision(args.precision, device), data)
+    return training.Setup(run, device, resolve_precision(args.precision, device), data)
 
 
 def contents(records: Iterable[Record]) -> list[str]:
@@ -92,12 +93,12 @@ def decode(args: Namespace, data: DataFolder, records: Sequence[Record]) -> Deco
     return Decoded(records, pixels, data.labels(records), preprocessing)
 
 
-def train_once(args: Namespace, setup: experiment.Setup, data: DataFolder, images: Decoded) -> None:
+def train_once(args: Namespace, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
     """One training on the splits of the data folder; results.json has validation and, if asked for, test metrics."""
     plan = build(args, data, images, (images.rows("train"), images.rows("val")), setup.device)
     if args.evaluate_test:  # a file that is gone must not be noticed after the training
         cache.check_present([record.path for record in data.of("test")])
-    history, seconds = fit(args, setup, plan)
+    history, _seconds = fit(args, setup, plan)
     title = f"{args.model_name}, validation, {data.name}"
     facts = measure(plan, setup, data, images, title)
     if args.evaluate_test:
@@ -105,7 +106,7 @@ def train_once(args: Namespace, setup: experiment.Setup, data: DataFolder, image
         probabilities = trained.probabilities(plan.model, test.pixels, test.rows("test"), setup.device)
         facts["test_metrics"] = scores.headline(probabilities, test.labels)
         print("test: " + show(facts["test_metrics"]))
-    experiment.report(args, setup, TASK, history, seconds, facts)
+    training.report(args, setup, TASK, history, facts)
 
 
 def build(
@@ -135,13 +136,13 @@ def build(
     return Plan(model, train_loader, loaders.evaluation_loader(val_set), criterion, described, rows)
 
 
-def fit(args: Namespace, setup: experiment.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
+def fit(args: Namespace, setup: training.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
     """Train, and leave the model with the weights of the best epoch → history, seconds.
 
     A run that fails before its first epoch is finished gives its folder back, so that the next start can have it.
     """
     try:
-        return experiment.train(
+        return training.train(
             train_model,
             plan.model,
             (plan.train_loader, plan.val_loader),
@@ -176,7 +177,7 @@ def balanced_criterion(
     return {"criterion": nn.CrossEntropyLoss(weight=loaders.class_weights(labels, num_classes)).to(device)}
 
 
-def measure(plan: Plan, setup: experiment.Setup, data: DataFolder, images: Decoded, title: str) -> dict[str, Any]:
+def measure(plan: Plan, setup: training.Setup, data: DataFolder, images: Decoded, title: str) -> dict[str, Any]:
     """Validation metrics for results.json, and their confusion matrix."""
     rows = plan.rows[1]
     probabilities = trained.probabilities(plan.model, images.pixels, rows, setup.device)
@@ -198,7 +199,7 @@ def show(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in known)
 
 
-def cross_validate(args: Namespace, setup: experiment.Setup, data: DataFolder, images: Decoded) -> None:
+def cross_validate(args: Namespace, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
     """Train --folds times on training + validation images; test images take no part. Finished folds are not repeated.
 
     Every unit (patient, copies) is in one fold.
@@ -240,7 +241,7 @@ def check_fold_resumes(args: Namespace, training_images: Sequence[str], fold: in
         trained.check_same_images(path, training_images)
 
 
-def report_folds(args: Namespace, setup: experiment.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
+def report_folds(args: Namespace, setup: training.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
     """results.json (also to --results_path) and a table on the terminal: mean ± sample sd over the folds."""
     mean, spread = {}, {}
     for name in rows[0]["val_metrics"]:
@@ -270,7 +271,7 @@ def report_folds(args: Namespace, setup: experiment.Setup, data: DataFolder, row
 
 def run_fold(
     args: Namespace,
-    setup: experiment.Setup,
+    setup: training.Setup,
     data: DataFolder,
     images: Decoded,
     rows: tuple[np.ndarray, np.ndarray],

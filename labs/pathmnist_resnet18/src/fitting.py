@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 
 from classification_models import count_parameters
 from classification_train import train_model
+from labs import training
 from labs.image_classifier.models import networks
 from labs.image_classifier.utils import loaders, scores
 from labs.pathmnist_resnet18.src import augmentations, losses, memory
-from toolkit import backbones, experiment, metrics, plots
+from toolkit import backbones, metrics, plots
 from toolkit.batches import make_loader
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
@@ -37,7 +38,7 @@ class Stored:
 
 def run(args: Namespace) -> None:
     """One training with validation figures and, if asked for, the test figures."""
-    setup = experiment.prepare(args, TASK, lambda: find_source(args), begin=False)
+    setup = training.prepare(args, TASK, lambda: find_source(args), begin=False)
     train, val = read(setup.source, "train"), read(setup.source, "val")
     rows = chosen_rows(train.labels, args.train_share)
     device = "cpu" if args.num_workers else setup.device
@@ -48,7 +49,7 @@ def run(args: Namespace) -> None:
     mixing = losses.MixUp(args.mixup) if args.mixup else None
     if mixing:
         mixing.attach(model)
-    history, seconds = experiment.train(
+    history, _seconds = training.train(
         with_step_schedule(args),
         model,
         (train_loader, evaluation_loader(val, device, args.num_workers)),
@@ -65,7 +66,7 @@ def run(args: Namespace) -> None:
         **measure(args, setup, model, val),
     }
     facts["peak_memory_bytes"] = memory.peak_bytes()
-    experiment.report(args, setup, TASK, history, seconds, facts)
+    training.report(args, setup, TASK, history, facts)
 
 
 def find_source(args: Namespace) -> Source:
@@ -166,13 +167,13 @@ def with_step_schedule(args: Namespace) -> Callable[..., dict[str, list[float]]]
         if args.schedule == "step":
             # The loop steps its schedule after every batch.
             steps = args.step_epochs * steps_per_epoch(args, train_loader)
-            options["scheduler"] = torch.optim.lr_scheduler.StepLR(options["optimizer"], steps, args.step_factor)
+            options["schedule"] = torch.optim.lr_scheduler.StepLR(options["optimizer"], steps, args.step_factor)
         return train_model(model, train_loader, val_loader, **{**options, "patience": args.patience or None})
 
     return train
 
 
-def measure(args: Namespace, setup: experiment.Setup, model: nn.Module, val: Stored) -> dict[str, Any]:
+def measure(args: Namespace, setup: training.Setup, model: nn.Module, val: Stored) -> dict[str, Any]:
     """Validation figures with a picture of the confusion, and with --evaluate_test the test figures."""
     names, title = setup.source.class_names, f"{args.model_name}, validation images of {setup.source.name}"
     figures = evaluate(model, val, setup)
@@ -187,7 +188,7 @@ def measure(args: Namespace, setup: experiment.Setup, model: nn.Module, val: Sto
 
 
 def evaluate(
-    model: nn.Module, split: Stored, setup: experiment.Setup, bootstrap: int = 0, seed: int = 0
+    model: nn.Module, split: Stored, setup: training.Setup, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Any]:
     """Every figure of one split: n, metrics, per class, confusion matrix and, with `bootstrap`, 95 % intervals."""
     loader = evaluation_loader(split, setup.device)

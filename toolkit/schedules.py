@@ -1,4 +1,4 @@
-"""Averaged weights for validation."""
+"""Two ways to end a training calmly: a learning rate that falls, and weights that are averaged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from toolkit.errors import UserError
+
+
+def make_scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """The schedule of the learning rate over `steps` optimizer steps: 'constant' (None), 'cosine' or 'onecycle'."""
+    if name == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    if name == "onecycle":
+        highest = optimizer.param_groups[0]["lr"]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=max(steps, 2))
+    return None
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:
