@@ -3,7 +3,8 @@
 `alternates/*.toml`: a right solution each. A table named after a TODO holds what stands between its markers
 (`init` and `forward` for a model, `body` otherwise); `[[edit]]` tables replace text of a file.
 `mutants/*.toml`: many mistakes a file, each the reference with a few lines replaced. `todos` must cost points,
-`may_cost` may (TODOs that use what is wrong), no other TODO may.
+`may_cost` may (TODOs that use what is wrong), no other TODO may. `old` stands once in the file or, if more often, once
+in the function or class of the first of `todos`; `edits` are further replacements.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _mutant(entry: dict, source: str, original: dict[str, str]) -> Variant:
     files = dict(original)
     where = f"{source}: {entry['name']}"
     for edit in [entry, *entry.get("edits", [])]:
-        _replace(files, edit, where)
+        _replace(files, edit, where, entry["todos"][0])
     may_cost = tuple(entry.get("may_cost", ()))
     changed = _changed(files, original)
     return Variant(
@@ -105,11 +106,32 @@ def _mutant(entry: dict, source: str, original: dict[str, str]) -> Variant:
     )
 
 
-def _replace(files: dict[str, str], edit: dict, where: str) -> None:
-    found = files[edit["file"]].count(edit["old"])
+def _replace(files: dict[str, str], edit: dict, where: str, todo: str | None = None) -> None:
+    """Replace a text that stands once in its file or, if more often, once in the function or class of `todo`."""
+    name, old = edit["file"], edit["old"]
+    text = files[name]
+    start, end = 0, len(text)
+    if text.count(old) > 1 and todo is not None:
+        start, end = _span(text, name, todo)
+    found = text.count(old, start, end)
     if found != 1:
-        raise UserError(f"{where}: the text to replace stands {found} times in {edit['file']}, expected once")
-    files[edit["file"]] = files[edit["file"]].replace(edit["old"], edit["new"])
+        raise UserError(f"{where}: the text to replace stands {found} times in {name}, expected once")
+    files[name] = text[:start] + text[start:end].replace(old, edit["new"]) + text[end:]
+
+
+def _span(text: str, name: str, todo: str) -> tuple[int, int]:
+    """Where the function or class that holds a TODO begins and ends in its file, decorators included."""
+    lines = text.splitlines(keepends=True)
+    for region in find_regions(text, name):
+        if region.todo == todo:
+            # The lines between the markers may hold a mistake that does not parse, so what is outside is looked at.
+            tops = [i for i, line in enumerate(lines) if line.startswith(("def ", "class "))]
+            first = max(i for i in tops if i < region.first)
+            while lines[first - 1].startswith("@"):
+                first -= 1
+            last = min((i for i in tops if i > region.first), default=len(lines))
+            return len("".join(lines[:first])), len("".join(lines[:last]))
+    return 0, len(text)
 
 
 def _fill(files: dict[str, str], todo: str, bodies: list[str], where: str) -> None:
