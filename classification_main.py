@@ -82,7 +82,7 @@ def main() -> None:
             max_steps_per_epoch=args.max_steps_per_epoch,
             criterion=criterion,
             optimizer=args.optimizer,
-            schedule=args.schedule,
+            scheduler=args.schedule,
             device=device,
             precision=precision,
             ema_decay=args.ema_decay,

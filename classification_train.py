@@ -40,7 +40,7 @@ def train_model(
         learning_rate, weight_decay: of the optimizer, Adam unless `options` name another.
         max_steps_per_epoch: an epoch ends after this many batches; None or 0: after all of them.
         criterion: the loss; cross-entropy if left out.
-        options: optimizer, schedule, device, precision, ... as they are listed in toolkit.training.TrainingSession.
+        options: optimizer, scheduler, device, precision, ... as they are listed in toolkit.training.TrainingSession.
 
     Returns:
         Lists train_loss, train_acc, val_loss, val_acc with one value per epoch; accuracies are fractions in [0, 1].

@@ -81,7 +81,7 @@ def main() -> None:
             max_steps_per_epoch=args.max_steps_per_epoch,
             criterion=CombinedLoss(args.bce_weight, args.dice_weight),
             optimizer=args.optimizer,
-            schedule=args.schedule,
+            scheduler=args.schedule,
             device=device,
             precision=precision,
             ema_decay=args.ema_decay,

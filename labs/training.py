@@ -74,7 +74,7 @@ def train(
             weight_decay=args.weight_decay,
             max_steps_per_epoch=args.max_steps_per_epoch,
             optimizer=make_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay),
-            schedule=args.schedule,
+            scheduler=args.schedule,
             device=setup.device,
             precision=setup.precision,
             ema_decay=args.ema_decay,

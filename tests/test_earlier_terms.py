@@ -134,7 +134,7 @@ def test_resuming_does_what_is_left(submission, tmp_path):
 
 def test_a_schedule_drives_the_optimizer_that_the_function_makes(submission, tmp_path):
     module, run = submission(LOOPS, OWN_OPTIMIZER), RunFolder.create(tmp_path / "run", {})
-    start(module, run, schedule="cosine")
+    start(module, run, scheduler="cosine")
     rates = load_checkpoint(run.file("last.pt"))["optimizer"]["param_groups"][0]["lr"]
     assert rates == pytest.approx(0, abs=1e-9)
 

@@ -59,7 +59,7 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     criterion = nn.CrossEntropyLoss()
-    options = {"optimizer": optimizer, "schedule": schedule, "device": "cpu", "run": run, **more}
+    options = {"optimizer": optimizer, "scheduler": schedule, "device": "cpu", "run": run, **more}
     session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), epochs, **options)
     for _epoch in session.epochs():
         loss = train_one_epoch(model, train_loader, session.optimizer, criterion)
@@ -208,7 +208,7 @@ def test_validation_sees_the_average_and_training_keeps_its_own_weights():
 def test_an_optimizer_that_the_loop_makes_by_itself_is_followed():
     """Averages, schedule and step log work with a train_model that makes its own optimizer."""
     model = nn.Linear(1, 1, bias=False)
-    session = toy_session(model, ema_decay=0.9, schedule="cosine", epochs=4)
+    session = toy_session(model, ema_decay=0.9, scheduler="cosine", epochs=4)
     other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     for epoch in session.epochs():
         if epoch == 1:

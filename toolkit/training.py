@@ -53,7 +53,7 @@ class TrainingSession:
         loaders: training and validation batches; their random generators are part of a checkpoint.
         epochs, learning_rate, weight_decay, max_steps_per_epoch: as for classification_train.train_model.
         optimizer: adam, adamw, sgd, or a ready one. A loop that steps an optimizer of its own is followed all the same.
-        schedule: of the learning rate: constant, cosine, onecycle, or a ready scheduler, stepped after every batch.
+        scheduler: of the learning rate: constant, cosine, onecycle, or a ready scheduler, stepped after every batch.
         device: picked if None.
         precision: float32, bfloat16 or float16, of the forward pass.
         ema_decay: above 0, validation uses averaged weights, see average_weights.
@@ -76,7 +76,7 @@ class TrainingSession:
         max_steps_per_epoch: int | None = None,
         *,
         optimizer: str | torch.optim.Optimizer = "adam",
-        schedule: Any = "constant",
+        scheduler: Any = "constant",
         device: torch.device | str | None = None,
         precision: str = "float32",
         ema_decay: float = 0.0,
@@ -91,7 +91,7 @@ class TrainingSession:
         self.steps_per_epoch = _steps_per_epoch(loaders, max_steps_per_epoch)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, learning_rate, weight_decay)
-        self.optimizer, self._schedule, self.scheduler = optimizer, schedule, None
+        self.optimizer, self._wanted_scheduler, self.scheduler = optimizer, scheduler, None
         self._last_epoch, self.patience = epochs, patience
         self.history: dict[str, list[float]] = {name: [] for name in metrics}
         self.monitor = metrics[-1]
@@ -206,14 +206,14 @@ class TrainingSession:
         if self._saved_optimizer is not None:  # a resumed run whose loop has just made its own optimizer
             with contextlib.suppress(ValueError, KeyError):  # another kind of optimizer starts without its memory
                 optimizer.load_state_dict(self._saved_optimizer)
-        if isinstance(self._schedule, str):
+        if isinstance(self._wanted_scheduler, str):
             steps = self._last_epoch * (self.steps_per_epoch or 1)
             state = None if self.scheduler is None else self.scheduler.state_dict()
-            self.scheduler = make_scheduler(self._schedule, optimizer, steps)
+            self.scheduler = make_scheduler(self._wanted_scheduler, optimizer, steps)
             if state is not None and self._saved_optimizer is not None:
                 self.scheduler.load_state_dict(state)
         else:
-            self.scheduler = self._schedule
+            self.scheduler = self._wanted_scheduler
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After every step: the schedule, the averaged weights, the log, the bar."""

@@ -167,7 +167,7 @@ def with_step_schedule(args: Namespace) -> Callable[..., dict[str, list[float]]]
         if args.schedule == "step":
             # The loop steps its schedule after every batch.
             steps = args.step_epochs * steps_per_epoch(args, train_loader)
-            options["schedule"] = torch.optim.lr_scheduler.StepLR(options["optimizer"], steps, args.step_factor)
+            options["scheduler"] = torch.optim.lr_scheduler.StepLR(options["optimizer"], steps, args.step_factor)
         return train_model(model, train_loader, val_loader, **{**options, "patience": args.patience or None})
 
     return train
