@@ -70,7 +70,7 @@ def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], 
     evidence = leaks.collect(originals, provided, recipe.settings["common_names"])
     yield contents.proves_release_file(found, expected.commit, record)
     yield contents.proves_files(recipe, found, expected.files)
-    yield contents.proves_round_trip(found, graded, record.get("watermarked", False))
+    yield contents.proves_round_trip(found, graded)
     yield contents.proves_no_leak(found, evidence, recipe.graded)
     yield contents.proves_no_markers(found, contents.machine_paths(recipe))
     yield contents.proves_hidden_data(recipe, found)

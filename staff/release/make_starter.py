@@ -18,10 +18,6 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--out", required=True, help="folder to make; an older release there is replaced")
     parser.add_argument("--zip", action="store_true", help="also write OUT.zip")
     parser.add_argument("--classroom", action="store_true", help="add the workflow of a GitHub Classroom template")
-    parser.add_argument("--student", metavar="ID", help="watermark this copy; needs --secret")
-    parser.add_argument(
-        "--secret", type=Path, metavar="FILE", help="secret of the watermarks, kept out of repositories"
-    )
     parser.add_argument("--source", type=Path, help="the staff repository (default: the one this file is in)")
     return parser
 
@@ -31,24 +27,19 @@ def main() -> None:
     args = build_parser().parse_args()
 
     from staff.release.starter import recipe as recipes
-    from staff.release.starter import release, watermark
+    from staff.release.starter import release
     from staff.release.starter.build import build
-    from toolkit.errors import UserError
 
-    if (args.student is None) != (args.secret is None):
-        raise UserError("--student and --secret belong together")
-    mark = watermark.Mark(watermark.read_secret(args.secret), args.student) if args.student else None
     recipe = recipes.load(args.assignment, args.source.resolve() if args.source else recipes.ROOT)
     folder = Path(args.out)
     release.check_target(folder)
-    made = build(recipe, classroom=args.classroom, mark=mark)
-    options = {"classroom": args.classroom, "watermarked": mark is not None}
-    made.files[release.RELEASE_FILE] = release.manifest(made.files, recipe.name, made.commit, **options)
+    made = build(recipe, classroom=args.classroom)
+    made.files[release.RELEASE_FILE] = release.manifest(made.files, recipe.name, made.commit, classroom=args.classroom)
     kept = release.write_release(folder, made.files)
     for note in made.notes:
         print(f"note: {note}")
     if kept:
-        print(f"note: somebody worked in the older release; it is kept as {kept}")
+        print(f"note: the older release had changes in it; it is kept as {kept}")
     size = sum(map(len, made.files.values()))
     print(f"{folder}: {len(made.files)} files, {size / 1e6:.1f} MB, from commit {made.commit}")
     if args.zip:

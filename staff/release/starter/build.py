@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from staff.release.starter import handout, markers, sample, watermark
+from staff.release.starter import handout, markers, sample
 from staff.release.starter.recipe import Recipe, git, shipped_files, source_files
 from toolkit.errors import UserError
 
@@ -44,7 +44,7 @@ def read_graded(recipe: Recipe) -> list[Graded]:
     return found
 
 
-def build(recipe: Recipe, *, classroom: bool = False, mark: watermark.Mark | None = None) -> Build:
+def build(recipe: Recipe, *, classroom: bool = False) -> Build:
     """Build the repository of `recipe`. UserError for everything that would make a broken or leaking release."""
     graded = read_graded(recipe)
     files, unknown = source_files(recipe.root)
@@ -62,9 +62,6 @@ def build(recipe: Recipe, *, classroom: bool = False, mark: watermark.Mark | Non
         contents[name] = content
     contents |= sample.bundled_data(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
     notes += _put_points(recipe, graded, contents)
-    if mark:
-        for name in recipe.graded:
-            contents[name] = mark.apply(name, contents[name].decode()).encode()
     return Build(_renamed(recipe, contents), commit_of(recipe), notes)
 
 

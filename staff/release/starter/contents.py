@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from staff.release.starter import leaks, markers, release, sample, watermark
+from staff.release.starter import leaks, markers, release, sample
 from staff.release.starter.build import Graded
 from staff.release.starter.proof import Proof
 from staff.release.starter.recipe import Recipe
@@ -49,12 +49,11 @@ def proves_release_file(found: Mapping[str, bytes], commit: str, record: Mapping
     return Proof("origin", f"commit {commit}, SHA-256 of {len(hashes)} files", problems)
 
 
-def proves_round_trip(found: Mapping[str, bytes], graded: Sequence[Graded], watermarked: bool) -> Proof:
+def proves_round_trip(found: Mapping[str, bytes], graded: Sequence[Graded]) -> Proof:
     """With the solutions put back in, the graded files are the originals, byte for byte."""
     problems = []
     for item in graded:
         text = found.get(item.name, b"").decode("utf-8", "replace")
-        text = watermark.canonical(text) if watermarked else text
         try:
             whole = markers.insert_solutions(text, item.regions, item.name)
         except markers.MarkerError as error:

@@ -17,7 +17,8 @@ from staff.release.starter.build import read_graded
 from staff.tests.release.tools import built, command, evidence
 
 TRAIN = "classification_train.py"
-LINE = "        total_loss += batch_loss * len(labels)\n"  # of the reference's train_epoch
+SESSION_LINE = "    history, optimizer, device = session.history, session.optimizer, session.device\n"
+LINE = "        total_loss += loss.item() * len(labels)\n"  # of the reference's train_epoch
 
 
 def problems(sources, name, text):
@@ -28,7 +29,7 @@ def problems(sources, name, text):
     proofs = [
         contents.proves_release_file(found, made.commit, json.loads(found[release.RELEASE_FILE])),
         contents.proves_files(loaded, found, made.files),
-        contents.proves_round_trip(found, read_graded(loaded), watermarked=False),
+        contents.proves_round_trip(found, read_graded(loaded)),
         contents.proves_no_leak({name: content}, evidence(sources), loaded.graded),
         contents.proves_no_markers(found, contents.machine_paths(loaded)),
         contents.proves_hidden_data(loaded, found),
@@ -53,16 +54,19 @@ def test_the_release_itself_is_clean(sources):
 def test_the_evidence_is_there(sources):
     found = evidence(sources)
     assert len(found.exact) > 80
-    assert len(found.renamed) > 20
+    assert len(found.renamed) > 15
     assert len(found.lines) > 80
-    assert "total_loss+=batch_loss*len(labels)" in found.lines
+    assert "total_loss+=loss.item()*len(labels)" in found.lines
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda text: text.replace("    device = torch.device(device)\n", LINE, 1), "solution line: total_loss +="),
-        (lambda text: text + "\n\n" + LINE.strip().replace("batch_loss", "b") + "\n", "foreign line: total_loss += b"),
+        (
+            lambda text: text.replace(SESSION_LINE, LINE, 1),
+            "solution line: total_loss +=",
+        ),
+        (lambda text: text + "\n\n" + LINE.strip().replace("loss.item()", "b") + "\n", "foreign line: total_loss += b"),
         (lambda text: text.replace("criterion = None  #", "criterion = nn.CrossEntropyLoss()  #"), "CrossEntropyLoss"),
         (lambda text: text.replace('raise NotImplementedError("TODO 1.4', 'return ("TODO 1.4'), "TODO 1.4 is missing"),
         (lambda text: text.replace("    # Hint: training mode", "    # Hint:  training mode"), "foreign line: # Hint:"),
@@ -83,9 +87,9 @@ def test_any_change_of_a_graded_file_is_named(sources, change, named):
         ("dispatcher.py", "def f():\n" + LINE, "dispatcher.py:2: solution code of classification_train.py"),
         ("toolkit/plots.py", "def f():\n    # total_loss  +=  batch_loss*len( labels )\n    pass\n", "plots.py:2"),
         ("toolkit/plots.py", f'TEXT = """\n{LINE}"""\n', "plots.py:2: solution line"),
-        ("configs/quick.json", '{"description": "total_loss += batch_loss * len(labels)"}', "quick.json:1"),
-        ("README.md", "Try `total_loss += batch_loss * len(labels)`.\n", "README.md:1: solution line"),
-        ("notes.bin", "\0total_loss += batch_loss * len(labels)", "notes.bin: holds"),
+        ("configs/quick.json", '{"description": "total_loss += loss.item() * len(labels)"}', "quick.json:1"),
+        ("README.md", "Try `total_loss += loss.item() * len(labels)`.\n", "README.md:1: solution line"),
+        ("notes.bin", "\0total_loss += loss.item() * len(labels)", "notes.bin: holds"),
         ("toolkit/new.py", "def f(:\n", "toolkit/new.py:1: does not parse"),
     ],
     ids=["code", "comment", "string", "JSON", "Markdown", "binary", "no Python"],
@@ -109,6 +113,14 @@ class Renamed(ast.NodeTransformer):
 
     def visit_Name(self, node):
         return node if node.id in leaks.MODULE_NAMES else ast.Name(f"my_{node.id}_2", node.ctx)
+
+    def visit_FunctionDef(self, node):
+        node.name = f"my_{node.name}_2"
+        return self.generic_visit(node)
+
+    def visit_arg(self, node):
+        node.arg = f"my_{node.arg}_2"
+        return node
 
 
 def test_code_with_all_variables_renamed_is_found(sources):
@@ -177,9 +189,9 @@ def test_check_starter_ends_with_1_and_names_the_planted_line(sources, tmp_path)
     folder = tmp_path / "starter"
     release.write_release(folder, built(sources).files)
     path = folder / TRAIN
-    path.write_text(path.read_text().replace("    device = torch.device(device)\n", LINE, 1))
+    path.write_text(path.read_text().replace(SESSION_LINE, LINE, 1))
     result = command("staff.check_starter", folder, "--source", sources, "--static")
     assert result.returncode == 1, result.stdout + result.stderr
     number = path.read_text().split("\n").index(LINE.rstrip("\n")) + 1
-    assert f"{TRAIN}:{number}: solution line: total_loss += batch_loss * len(labels)" in result.stdout
+    assert f"{TRAIN}:{number}: solution line: total_loss += loss.item() * len(labels)" in result.stdout
     shutil.rmtree(folder)

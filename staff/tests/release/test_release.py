@@ -260,7 +260,7 @@ def test_commands_end_with_one_line_and_2(tmp_path):
     for arguments, message in (
         (("staff.make_starter", "--out", tmp_path), "not empty and no older release"),
         (("staff.make_starter", "--out", tmp_path / "x", "--assignment", "hw9"), "allowed: hw5, project2"),
-        (("staff.make_starter", "--out", tmp_path / "x", "--student", "s1"), "belong together"),
+        (("staff.make_starter", "--out", tmp_path / "x", "--student", "s1"), "unrecognized arguments: --student s1"),
         (("staff.check_starter", tmp_path), "is no release"),
     ):
         result = command(*arguments)
