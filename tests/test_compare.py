@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from toolkit import compare
 from toolkit.errors import UserError
-from toolkit.experiment import StepClock
 
 pytestmark = pytest.mark.provided
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,15 +136,3 @@ def test_what_is_no_run_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match="cannot write to output_dir"):
         compare.write_comparison(compare.find_runs([str(tmp_path)]), blocked / "out")
-
-
-def test_steps_are_counted_and_timed_whatever_loop_makes_them():
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer, clock = torch.optim.Adam([weight]), StepClock()
-    clock.watch(optimizer)
-    assert clock.facts() == {}
-    for _ in range(5):
-        weight.sum().backward()
-        optimizer.step()
-    clock.ends = [10.0, 10.002, 10.004, 13.0, 13.003]  # validation lies between the third and the fourth
-    assert clock.facts() == {"steps": 5, "step_ms": 2.5}

@@ -20,6 +20,7 @@ from torch import nn
 
 from classification_dataset import create_pathmnist_dataloaders
 from toolkit.errors import UserError
+from toolkit.experiment import step_facts
 from toolkit.medmnist_data import locate
 from toolkit.precision import LossScale, compute_in
 from toolkit.runs import RunFolder, load_checkpoint
@@ -391,6 +392,9 @@ def test_steps_csv_has_the_loss_of_each_of_the_first_steps(source, run):
     assert steps["step"] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
     assert sum(steps["loss"][STEPS_PER_EPOCH:]) / STEPS_PER_EPOCH == pytest.approx(history["train_loss"][1], rel=1e-6)
     assert all(value > 0 for value in steps["milliseconds"])
+    facts = step_facts(run)
+    assert facts["steps"] == 2 * STEPS_PER_EPOCH
+    assert facts["step_ms"] == pytest.approx(np.median(steps["milliseconds"]), abs=1e-3)
     train(source, 3, run)
     assert read_steps(run)["step"] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
 

@@ -27,6 +27,7 @@ class StepLog:
         self.guessing: float | None = None  # nats: the loss of equal logits
         self.step = 0
         self._loss: torch.Tensor | None = None
+        self._latest: list[float] | None = None
         self._step_ended = time.perf_counter()
 
     def start_epoch(self) -> None:
@@ -53,8 +54,9 @@ class StepLog:
                 f"note: the loss at step 1 is {loss:.1f}, and guessing costs {self._guessing_in_words()}: an untrained "
                 "model should be close to that; are the images normalised, and are the model's outputs plain logits?"
             )
+        self._latest = [self.step, loss, learning_rate, round(milliseconds, 3)]
         if math.isfinite(loss) and (self.step <= EVERY_STEP_UNTIL or self.step % THEN_EVERY == 0):
-            self.rows.append([self.step, loss, learning_rate, round(milliseconds, 3)])
+            self.rows.append(self._latest)
         return loss
 
     def warn_if_far_above_guessing(self, history: Mapping[str, Sequence[float]], learning_rate: float) -> None:
@@ -67,7 +69,9 @@ class StepLog:
             )
 
     def write(self, run: RunFolder) -> None:
-        """Write steps.csv, whole or not at all."""
+        """Write steps.csv, whole or not at all; its last row is the latest step."""
+        if self._latest is not None and self._latest not in self.rows[-1:]:
+            self.rows.append(self._latest)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows])
         write_bytes(run.file("steps.csv"), text.getvalue().encode())
