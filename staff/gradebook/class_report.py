@@ -7,6 +7,7 @@ import html
 import io
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from toolkit.runs import write_bytes
 from toolkit.sweeps import jobs
 
 if TYPE_CHECKING:
-    from staff.gradebook.grade_class import Entry
     from staff.grader.assignment import Assignment
 
 STYLE = """
@@ -33,6 +33,17 @@ td.todo { text-align: center; } .passed { color: var(--good); } .partly { color:
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
 MARKS = {"passed": "✓", "partly": "~", "failed": "✗", "skipped": "–", "not started": "·"}
+
+
+@dataclass
+class Entry:
+    """One submission of the class. `job`: name of the folder with its results; "" if it cannot be read (`problem`)."""
+
+    name: str
+    path: Path
+    digest: str = ""
+    job: str = ""
+    problem: str = ""
 
 
 def collect(entries: list[Entry], out: Path) -> list[dict]:

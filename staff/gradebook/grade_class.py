@@ -14,9 +14,10 @@ import hashlib
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from staff.gradebook import class_report
+from staff.gradebook.class_report import Entry
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
 
@@ -34,17 +35,6 @@ SOURCES = (
 NO_GRADING = ("staff/grader/code_features.py", "staff/grader/diagnosis.py")
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 JOB_TIMEOUT_S = 1200  # the grader ends a submission long before
-
-
-@dataclass
-class Entry:
-    """One submission of the class. `job`: name of the folder with its results; "" if it cannot be read (`problem`)."""
-
-    name: str
-    path: Path
-    digest: str = ""
-    job: str = ""
-    problem: str = ""
 
 
 class GradeScript:
@@ -168,7 +158,6 @@ def main() -> int:
     """Read, grade, report."""
     arguments = build_parser().parse_args()
 
-    from staff.gradebook import class_report
     from staff.grader import assignment as assignments
     from staff.grader import sandbox
     from staff.grader.hidden import HiddenData

@@ -87,7 +87,7 @@ class Assignment:
     request_s: float
     submission_s: float
     hidden_data: bool = True  # False: all checks draw their own data
-    history: dict | None = None  # how the repository's history is judged, see handed_in.judge_history
+    history: dict | None = None  # how the repository's history is judged, see other_work.judge_history
 
     @property
     def points(self) -> float:

@@ -1,4 +1,4 @@
-"""The grader's end of the pipe: asks the student's process, survives whatever it does, believes nothing.
+"""The grader's end of the pipe: asks the student's process and its models, survives whatever they do, believes nothing.
 
 A crash, a timeout or a malformed answer fails the check that asked; the worker is killed and the next check gets a
 fresh one. A module whose import failed is not tried again.
@@ -190,3 +190,79 @@ def _check_array(name: str, array: np.ndarray | None, dtype: str, shape: Shape) 
         raise CheckFailed(f"{name} has dtype {array.dtype.name}, expected {dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise CheckFailed(f"{name} holds NaN or infinite values")
+
+
+def expect(condition: object, message: str) -> None:
+    """Fail the check with words for the student."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+def expect_close(got: float, wanted: float | tuple[float, ...], tolerance: float, what: str) -> None:
+    """`got` must be within `tolerance` of (one of) the values wanted."""
+    values = wanted if isinstance(wanted, tuple) else (wanted,)
+    if not any(abs(got - value) <= tolerance for value in values):
+        distinct = list(dict.fromkeys(f"{value:.4f}" for value in values))
+        raise CheckFailed(f"{what} is {got:.4f}, expected {' or '.join(distinct)}")
+
+
+@dataclass
+class Model:
+    """A model in the student's process."""
+
+    student: StudentProcess
+    number: int
+    trainable: int = 0
+
+    def __call__(self, images: np.ndarray, channels: int | None = None, training: bool = False) -> np.ndarray:
+        """Outputs: logits (B, channels), or for `images` of a mask model probabilities (B, 1, H, W)."""
+        shape = (len(images), channels) if channels else (len(images), None, *images.shape[2:])
+        reply = self.student.ask(
+            "forward",
+            {"object": self.number, "training": training},
+            {"images": images},
+            {"output": ("float32", shape)},
+        )
+        return reply.arrays["output"]
+
+    def state(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """(what the process says about mode and gradients, all weights and statistics)."""
+        reply = self.student.ask("state", {"object": self.number})
+        return reply.result, reply.arrays
+
+    def fit(self, images, targets, order, loss: str, learning_rate: float, seed: int, timeout_s: float = 45) -> None:
+        """Train by our own updates in the student's process; tells nothing, ask for predictions afterwards."""
+        args = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed}
+        self.student.ask("fit", args, {"images": images, "targets": targets, "order": order}, timeout_s=timeout_s)
+
+    def dead_parameters(self, images: np.ndarray, weights: np.ndarray) -> list[str]:
+        """Names of parameters that get no gradient, as the student's process reports them."""
+        arrays = {"images": images, "weights": weights}
+        reply = self.student.ask("gradients", {"object": self.number}, arrays, {"largest": ("float64", (None,))})
+        names = reply.result.get("names")
+        names = names if isinstance(names, list) else []
+        return [str(n)[:80] for n, value in zip(names, reply.arrays["largest"], strict=False) if value == 0]
+
+
+def is_number(value: object) -> bool:
+    """A usable object number in a reply (a bool is none)."""
+    return type(value) is int and value > 0
+
+
+def student_model(
+    student: StudentProcess, module: str, name: str, seed: int = 0, factory: tuple | None = None, **keywords: int
+) -> Model:
+    """Build one of the student's models: by a `factory` (function, argument) if they have it, else by its class."""
+    args = {"module": module, "name": name, "keywords": keywords, "seed": seed}
+    return _model(student, student.ask("model", args | ({"factory": list(factory)} if factory else {})))
+
+
+def plain_model(student: StudentProcess, layers: list, state: dict[str, np.ndarray]) -> Model:
+    """Build one of our small models over there."""
+    return _model(student, student.ask("plain_model", {"layers": layers}, state))
+
+
+def _model(student: StudentProcess, reply: Reply) -> Model:
+    number, trainable = reply.result.get("object"), reply.result.get("trainable", 0)
+    expect(is_number(number), "your process answered nonsense about a model")
+    return Model(student, number, trainable if type(trainable) is int else 0)

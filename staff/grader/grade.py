@@ -111,9 +111,9 @@ def run_checks(plugin, tests: Path) -> None:
 def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
     from staff.grader import assignment as assignments
-    from staff.grader import diagnosis, handed_in, processes, sandbox
+    from staff.grader import diagnosis, other_work, processes, sandbox
+    from staff.grader.checks import GradingPlugin
     from staff.grader.client import Budget, StudentProcess
-    from staff.grader.grading_plugin import GradingPlugin
     from staff.grader.hidden import HiddenData
     from staff.grader.submission import read_submission
 
@@ -144,20 +144,20 @@ def grade(arguments: argparse.Namespace) -> dict:
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)
     if assignment.history:
-        handed_in.judge(results, arguments.submission, submission.files, assignment.history)
+        other_work.judge(results, arguments.submission, submission.files, assignment.history)
     return results
 
 
 def collect(assignment, submission, plugin, seed: int) -> dict:
     """The results of the checks, and of what they were the checks."""
-    from staff.grader import scoring
+    from staff.grader import checks
 
     hidden, process = plugin.hidden_data, plugin.process
     errors = [f"{o.check.test}: {o.message}" for o in plugin.outcomes.values() if o.status == "grader_error"]
     return {
         "assignment": assignment.name,
         "title": assignment.title,
-        **scoring.score_all(assignment, plugin.outcomes),
+        **checks.score_all(assignment, plugin.outcomes),
         "submission": {
             "sha256": submission.digest(),
             "files": sorted(submission.files),

@@ -54,7 +54,7 @@ def measure(student, gate, hidden, number: int) -> float:
     import numpy as np
 
     from staff.assignments.project2.graded_tests import test_1_results, test_2_results
-    from staff.grader.results_of import after_100_steps, checkpoint_model, score
+    from staff.grader.training_checks import after_100_steps, checkpoint_model, score
     from staff.quality import reference_checkpoint
     from toolkit.runs import save_checkpoint
 

@@ -31,7 +31,7 @@ ALTERNATE_SEEDS = 5
 # What every grading imports, so that a process that grades once need not.
 PRELOADED = [
     "pytest",
-    *(f"staff.grader.{name}" for name in ("grade", "grading_plugin", "oracle", "hidden", "diagnosis")),
+    *(f"staff.grader.{name}" for name in ("grade", "checks", "oracle", "hidden", "diagnosis")),
 ]
 TODOS_OF_FILE = {
     "classification_models.py": ("1.0", "1.1", "1.2"),

@@ -56,7 +56,8 @@ def main() -> int:
 def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], *, static: bool) -> Iterator[Proof]:
     """Yield every Proof about a starter: first what can be read, then what must be run, on a copy."""
     from staff.release.starter import behaviour, contents, leaks, release
-    from staff.release.starter.build import build, read_graded
+    from staff.release.starter.build import build
+    from staff.release.starter.markers import read_graded
 
     graded = read_graded(recipe)
     expected = build(recipe, classroom=record.get("classroom", False))

@@ -259,7 +259,7 @@ def run(corpus: list[Attack], layers: list[str], jobs: int, starter: Path | None
     """Grade `corpus` in every layer that is available and print the table."""
     import torch  # noqa: F401 - imported once, before the runs are forked
 
-    from staff.grader import grading_plugin, hidden, processes, results_of, sandbox  # noqa: F401
+    from staff.grader import checks, hidden, processes, sandbox, training_checks  # noqa: F401
 
     processes.guard_grader()
     available = []

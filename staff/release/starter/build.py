@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 
 from staff.release.starter import handout, markers, sample
+from staff.release.starter.markers import Graded, read_graded
 from staff.release.starter.recipe import Recipe, git, shipped_files, source_files
 from toolkit.errors import UserError
 
@@ -17,31 +18,6 @@ class Build:
     files: dict[str, bytes]
     commit: str
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Graded:
-    """A graded file: the original with its solutions, and the stubs that students get."""
-
-    name: str
-    original: str
-    regions: list[markers.Region]
-
-    @property
-    def starter(self) -> str:
-        return markers.strip_solutions(self.original, self.regions)
-
-
-def read_graded(recipe: Recipe) -> list[Graded]:
-    """The graded files with their regions. UserError for a missing file, a broken marker, or a file without any."""
-    found = []
-    for name in recipe.graded:
-        text = recipe.read_text(name)
-        regions = markers.find_regions(text, name)
-        if not regions:
-            raise UserError(f"{name} is graded but has no solution marker")
-        found.append(Graded(name, text, regions))
-    return found
 
 
 def build(recipe: Recipe, *, classroom: bool = False) -> Build:

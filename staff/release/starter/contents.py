@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from staff.release.starter import leaks, markers, release, sample
-from staff.release.starter.build import Graded
+from staff.release.starter.markers import Graded
 from staff.release.starter.proof import Proof
 from staff.release.starter.recipe import Recipe
 

@@ -7,14 +7,12 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from staff.release.starter.markers import Graded
 from staff.release.starter.recipe import Recipe
 from toolkit.errors import UserError
 from toolkit.expectations import EXTRA_CREDIT, LONG, QUICK
-
-if TYPE_CHECKING:
-    from staff.release.starter.build import Graded
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")  # GitHub's own ${{ ... }} has spaces or dots inside and stays
 

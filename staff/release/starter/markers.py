@@ -15,6 +15,7 @@ import re
 import tokenize
 from dataclasses import dataclass
 
+from staff.release.starter.recipe import Recipe
 from toolkit.errors import UserError
 
 BEGIN = re.compile(r"# BEGIN SOLUTION (?P<todo>\d+\.\d+): (?P<text>\S.*?)(?: -> (?P<replacement>\S.*?))?")
@@ -200,3 +201,28 @@ def _marker_comments(source: str, name: str) -> list[tuple[int, int, str]]:
 
 def _grammar() -> str:
     return "allowed: '# BEGIN SOLUTION 1.2: text', the same with ' -> replacement', '# END SOLUTION 1.2'"
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A graded file: the original with its solutions, and the stubs that students get."""
+
+    name: str
+    original: str
+    regions: list[Region]
+
+    @property
+    def starter(self) -> str:
+        return strip_solutions(self.original, self.regions)
+
+
+def read_graded(recipe: Recipe) -> list[Graded]:
+    """The graded files with their regions. UserError for a missing file, a broken marker, or a file without any."""
+    found = []
+    for name in recipe.graded:
+        text = recipe.read_text(name)
+        regions = find_regions(text, name)
+        if not regions:
+            raise UserError(f"{name} is graded but has no solution marker")
+        found.append(Graded(name, text, regions))
+    return found

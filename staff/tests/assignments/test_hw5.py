@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from staff.grader import assignment as assignments
-from staff.grader import handed_in
+from staff.grader import other_work
 from staff.release.starter import recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,7 +43,7 @@ def bomb() -> bytes:
 
 
 def test_a_figure_is_a_figure():
-    assert handed_in.fault_of_figure(png(gradient())) == ""
+    assert other_work.fault_of_figure(png(gradient())) == ""
 
 
 @pytest.mark.parametrize(
@@ -59,28 +59,28 @@ def test_a_figure_is_a_figure():
     ids=["blank", "small", "cut short", "empty", "another format", "bomb"],
 )
 def test_what_is_no_figure(content, fault):
-    assert re.match(fault, handed_in.fault_of_figure(content))
+    assert re.match(fault, other_work.fault_of_figure(content))
 
 
 def test_answers_are_found_wherever_comments_stand():
     source = 'x = "# ANSWER 1.1: no"\n    # ANSWER 1.2: one\n    # two\n# ANSWER 1.3: three\n\n# apart\ny = 1 # z\n'
-    assert handed_in.answers_in(source.replace("    #", "#")) == {"1.2": "one two", "1.3": "three"}
-    assert handed_in.answers_in("# ANSWER 2.1: kept\n)))(((\n") == {"2.1": "kept"}
-    assert "\x1b" not in handed_in.answers_in("# ANSWER 2.1: a\x1b[31mb")["2.1"]
+    assert other_work.answers_in(source.replace("    #", "#")) == {"1.2": "one two", "1.3": "three"}
+    assert other_work.answers_in("# ANSWER 2.1: kept\n)))(((\n") == {"2.1": "kept"}
+    assert "\x1b" not in other_work.answers_in("# ANSWER 2.1: a\x1b[31mb")["2.1"]
 
 
 @pytest.mark.parametrize(
     "subject", ["Stop early on the validation loss", "Grad-CAM: weights and maps", "1.3 augmentation with rotation"]
 )
 def test_clear_messages(subject):
-    assert handed_in.is_clear(subject)
+    assert other_work.is_clear(subject)
 
 
 @pytest.mark.parametrize(
     "subject", ["", "update", "final final version", "fix", "asdf asdf", "wip", "more work on hw5", "a b c d e f"]
 )
 def test_messages_that_say_nothing(subject):
-    assert not handed_in.is_clear(subject)
+    assert not other_work.is_clear(subject)
 
 
 def commit(folder: Path, subject: str, **files: str) -> None:
@@ -121,14 +121,14 @@ CLEAR = ["Load the three splits", "Train with early stopping", "Grad-CAM by hand
 )
 def test_history_is_judged(tmp_path, subjects, name, deductions):
     folder = repository(tmp_path / "work", subjects, name)
-    verdicts = handed_in.judge_history(handed_in.read_history(folder, [CODE]), RULES)
+    verdicts = other_work.judge_history(other_work.read_history(folder, [CODE]), RULES)
     assert [verdict["deduction"] for verdict in verdicts] == deductions
     assert all(verdict["reason"] for verdict in verdicts)
 
 
 def test_no_repository_has_no_history(tmp_path):
-    assert handed_in.read_history(tmp_path, [CODE]) is None
-    assert [verdict["deduction"] for verdict in handed_in.judge_history(None, RULES)] == [5, 5]
+    assert other_work.read_history(tmp_path, [CODE]) is None
+    assert [verdict["deduction"] for verdict in other_work.judge_history(None, RULES)] == [5, 5]
 
 
 def test_the_handout_has_the_dates_and_points_of_the_settings():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from staff.grader import drawn, oracle
+from staff.grader import fresh_data, oracle
 from staff.student_side.plain_models import build_optimizer, build_plain
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def random_masks(seed: int = 0):
     rng = np.random.default_rng(seed)
-    return rng.uniform(0.02, 0.98, (5, 1, 28, 28)).astype(np.float32), drawn.rectangles(rng, 5)
+    return rng.uniform(0.02, 0.98, (5, 1, 28, 28)).astype(np.float32), fresh_data.rectangles(rng, 5)
 
 
 @pytest.mark.parametrize("smooth", [0.5, 1.0, 30.0])
@@ -54,7 +54,7 @@ def test_epoch_is_plain_torch():
     layers = [["flatten"], ["linear", 2352, 5], ["relu"], ["linear", 5, 9]]
     state = oracle.new_state(layers, 3)
     rng = np.random.default_rng(0)
-    images, labels = drawn.noise(rng, 20), drawn.labels(rng, 20)
+    images, labels = fresh_data.noise(rng, 20), fresh_data.labels(rng, 20)
     settings = {"lr": 0.1, "momentum": 0.9}
     epoch = oracle.run_epoch(
         layers, state, images, labels, batch_size=8, criterion=("cross_entropy",), optimizer=("sgd", settings)
@@ -84,7 +84,7 @@ def nearest(task, count: int, fresh: int):
     return torch.tensor(answers)[distances.topk(7, largest=False).indices], right
 
 
-@pytest.mark.parametrize(("task", "count"), [(drawn.ProductTask, 2048), (drawn.AnywhereTask, 1024)])
+@pytest.mark.parametrize(("task", "count"), [(fresh_data.ProductTask, 2048), (fresh_data.AnywhereTask, 1024)])
 def test_looking_up_neighbours_does_not_pass(task, count):
     """The thresholds are 0.80 and 0.85: see the attack nearest_neighbours."""
     found, right = nearest(task(np.random.default_rng(0)), count, 400)
@@ -94,13 +94,13 @@ def test_looking_up_neighbours_does_not_pass(task, count):
 @pytest.mark.parametrize(("linear", "bound"), [(False, 0.57), (True, 0.77)])
 def test_looking_up_masks_does_not_pass(linear, bound):
     """The thresholds are 0.65 and 0.85."""
-    found, right = nearest(drawn.FieldTask(np.random.default_rng(0), linear, distracting=True), 1024, 100)
+    found, right = nearest(fresh_data.FieldTask(np.random.default_rng(0), linear, distracting=True), 1024, 100)
     assert np.mean(oracle.iou(found.mean(dim=1).numpy(), right)) < bound
 
 
 def test_linear_problem_is_linear():
     """Least squares on the images solves it, so a linear model can."""
-    task = drawn.LinearTask(np.random.default_rng(0))
+    task = fresh_data.LinearTask(np.random.default_rng(0))
     images, labels = task.draw(1500)
     x = np.c_[images.reshape(1500, -1), np.ones(1500)].astype(np.float64)
     solution = np.linalg.lstsq(x[:1200] @ x[:1200].T + 10 * np.eye(1200), np.eye(9)[labels[:1200]], rcond=None)[0]

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from staff.grader import assignment, scoring
-from staff.grader.grading_plugin import Outcome
+from staff.grader import assignment, checks
+from staff.grader.checks import Outcome
 from staff.grader.reports import gradescope, junit, page
 
 HOSTILE = '<script>alert(1)</script>\x1b[2J\x00\u202e]]> & "quoted"'
@@ -32,7 +32,7 @@ def results():
     return {
         "assignment": "project2",
         "title": project.title,
-        **scoring.score_all(project, outcomes),
+        **checks.score_all(project, outcomes),
         "submission": {"sha256": "0" * 64, "files": [], "ignored": [f"{HOSTILE}.txt"] * 12, "notes": ["a note"]},
         "data": {"name": "pathmnist-sample", "kind": "sample", "notes": []},
         "sandbox": {"layer": "bwrap", "in_force": ["bwrap"], "not_available": []},

@@ -6,9 +6,8 @@ import pytest
 
 from staff.grader import assignment as assignments
 from staff.grader.assignment import Check, Gate, Todo
+from staff.grader.checks import Outcome, score_todo
 from staff.grader.client import CheckFailed, clean
-from staff.grader.grading_plugin import Outcome
-from staff.grader.scoring import score_todo
 from toolkit.errors import UserError
 
 TODO = Todo("1.1", "model", "Part 1", 4, [Check("a", "a", 1, core=True), Check("b", "b", 2), Check("c", "c", 1)])

@@ -13,7 +13,7 @@ import pytest
 
 from staff.release.check_starter import all_proofs
 from staff.release.starter import contents, leaks, recipe, release
-from staff.release.starter.build import read_graded
+from staff.release.starter.markers import read_graded
 from staff.tests.release.tools import built, command, evidence
 
 TRAIN = "classification_train.py"

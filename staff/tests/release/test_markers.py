@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from staff.release.starter import markers, recipe
-from staff.release.starter.build import read_graded
+from staff.release.starter.markers import read_graded
 
 BEGIN, END = "    # BEGIN SOLUTION 1.0: do it\n", "    # END SOLUTION 1.0\n"
 SHELL = 'def f(a):\n    """Doc."""\n{}    return a\n'

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from staff.release.starter import handout, recipe, release, sample
-from staff.release.starter.build import build, read_graded
+from staff.release.starter.build import build
+from staff.release.starter.markers import read_graded
 from staff.tests.release.tools import built, command
 from toolkit.errors import UserError
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from staff.release.starter import build as building
-from staff.release.starter import leaks, recipe, release
+from staff.release.starter import leaks, markers, recipe, release
 
 COPIED = ("toolkit", "tests", "configs", "data/bundled", "staff/assignments")
 
@@ -42,7 +42,7 @@ def evidence(root: Path) -> leaks.Evidence:
         for name, data in built(root).files.items()
         if name.endswith(".py") and not name.startswith("tests/") and name not in loaded.graded
     }
-    return leaks.collect({item.name: item.original for item in building.read_graded(loaded)}, provided, ())
+    return leaks.collect({item.name: item.original for item in markers.read_graded(loaded)}, provided, ())
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from staff.grader.asking import expect
+from staff.grader.client import expect
 
 SPLITS = ("train", "val", "test")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from staff.assignments.hw5.graded_tests import by_hand
-from staff.grader import drawn
-from staff.grader.asking import expect, expect_close, plain_model, student_model
+from staff.grader import fresh_data
+from staff.grader.client import expect, expect_close, plain_model, student_model
 from staff.grader.oracle import new_state
 
 MODULE = "labs.hw5_pneumonia.hw5_dl"
@@ -17,7 +17,7 @@ LAYERS = [["flatten"], ["linear", 36, 10], ["relu"], ["linear", 10, 2]]
 def test_cnn_shapes(student, rng):
     for classes, batch in ((2, 1), (2, 7), (3, 2)):
         model = student_model(student, MODULE, "PneumoniaCNN", num_classes=classes)
-        model(drawn.noise(rng, batch, channels=1), classes)
+        model(fresh_data.noise(rng, batch, channels=1), classes)
 
 
 def stripes(rng, count) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def stripes(rng, count) -> tuple[np.ndarray, np.ndarray]:
 def test_cnn_learns(student, rng):
     model = student_model(student, MODULE, "PneumoniaCNN")
     images, labels = stripes(rng, 512)
-    model.fit(images, labels, drawn.batches(rng, 512, 60, 32), "cross_entropy", 2e-3, seed=1)
+    model.fit(images, labels, fresh_data.batches(rng, 512, 60, 32), "cross_entropy", 2e-3, seed=1)
     images, labels = stripes(rng, 400)
     reached = float((model(images, 2).argmax(axis=1) == labels).mean())
     expect(reached >= 0.85, f"60 steps on stripes reach accuracy {reached:.2f}, expected at least 0.85")
@@ -40,7 +40,7 @@ def test_cnn_learns(student, rng):
 
 def test_cnn_layers(student, rng):
     model = student_model(student, MODULE, "PneumoniaCNN")
-    found = student.ask("hw5.layers", {"object": model.number}, {"images": drawn.noise(rng, 2, channels=1)}).result
+    found = student.ask("hw5.layers", {"object": model.number}, {"images": fresh_data.noise(rng, 2, channels=1)}).result
     names, calls = (found[key] if isinstance(found.get(key), list) else [] for key in ("names", "calls"))
     convolutions, dense = names.count("Conv2d"), names.count("Linear")
     expect(convolutions in (2, 3), f"{convolutions} convolutions, expected two or three")
@@ -54,7 +54,7 @@ def test_cnn_layers(student, rng):
 
 def test_cnn_gradients(student, rng):
     model = student_model(student, MODULE, "PneumoniaCNN")
-    dead = model.dead_parameters(drawn.noise(rng, 16, channels=1), rng.standard_normal((16, 2)).astype(np.float32))
+    dead = model.dead_parameters(fresh_data.noise(rng, 16, channels=1), rng.standard_normal((16, 2)).astype(np.float32))
     expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from staff.grader import handed_in
-from staff.grader.asking import expect
+from staff.grader import other_work
+from staff.grader.client import expect
 
 OUTPUTS = "labs/hw5_pneumonia/outputs"
 FIGURES = (
@@ -27,14 +27,14 @@ MIN_WORDS = 15
 def test_figure(place, name):
     path = place.tree / OUTPUTS / name
     expect(path.is_file(), f"{OUTPUTS}/{name} was not handed in; a full run writes it")
-    fault = handed_in.fault_of_figure(path.read_bytes())
+    fault = other_work.fault_of_figure(path.read_bytes())
     expect(not fault, f"{OUTPUTS}/{name} {fault}")
 
 
 @pytest.mark.parametrize("number", ["1.2", "1.3", "2.3", "4.1", "4.3", "6.1", "6.2", "6.3"])
 def test_answer(place, number):
     texts = [path.read_text("utf-8", "replace") for path in map(place.tree.joinpath, GRADED) if path.is_file()]
-    answer = next((found[number] for found in map(handed_in.answers_in, texts) if number in found), "")
+    answer = next((found[number] for found in map(other_work.answers_in, texts) if number in found), "")
     expect(answer, f'no comment starts with "ANSWER {number}:"')
     words = len(answer.split())
     expect(words >= MIN_WORDS, f"the answer {number} has {words} words, expected a few sentences")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from staff.grader import drawn
-from staff.grader.asking import expect
-from staff.grader.results_of import (
+from staff.grader import fresh_data
+from staff.grader.client import expect
+from staff.grader.training_checks import (
     Part,
     check_gate,
     check_history,
@@ -30,7 +30,7 @@ PART = Part(
     factory="get_model",
     metric="acc",
     layers=[["flatten"], ["linear", 2352, 10], ["relu"], ["linear", 10, 9]],
-    draw=lambda rng, count: (drawn.noise(rng, count), drawn.labels(rng, count)),
+    draw=lambda rng, count: (fresh_data.noise(rng, count), fresh_data.labels(rng, count)),
     loss=cross_entropy,
     criterion=("scaled_cross_entropy", (1.0,)),
     epochs={"train": "train_epoch", "val": "validate_epoch"},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from staff.grader import drawn
-from staff.grader.asking import Task, expect, expect_close, expect_state, plain_model
+from staff.grader import fresh_data
+from staff.grader.client import expect, expect_close, plain_model
 from staff.grader.oracle import new_state
+from staff.grader.training_checks import Problem, expect_state
 
 MODULE = "classification_train"
 PLAIN = [["flatten"], ["linear", 2352, 12], ["relu"], ["linear", 12, 9]]
@@ -14,12 +15,12 @@ NORMALIZED = [["flatten"], ["linear", 2352, 12], ["batchnorm1d", 12], ["relu"], 
 DROPPING = [["flatten"], ["linear", 2352, 12], ["batchnorm1d", 12], ["dropout", 0.5], ["relu"], ["linear", 12, 9]]
 
 
-def new_task(rng, layers=PLAIN, count=44, batch_size=8, **settings) -> Task:
+def new_task(rng, layers=PLAIN, count=44, batch_size=8, **settings) -> Problem:
     """Random images and labels; the criterion is nobody's default, so the one that was passed has to be used."""
     state = new_state(layers, int(rng.integers(2**31)))
-    images, labels = drawn.noise(rng, count), drawn.labels(rng, count)
+    images, labels = fresh_data.noise(rng, count), fresh_data.labels(rng, count)
     settings = {"criterion": ("scaled_cross_entropy", (float(rng.uniform(0.4, 0.9)),)), **settings}
-    return Task(layers, state, images, labels, batch_size, **settings)
+    return Problem(layers, state, images, labels, batch_size, **settings)
 
 
 def train(student, task, start_in_train_mode=True):
@@ -33,13 +34,13 @@ def validate(student, task, start_in_train_mode=False):
 def test_loss(student, rng):
     layers = [["flatten"], ["linear", 2352, 9]]
     model = plain_model(student, layers, new_state(layers, 1))
-    images, labels = drawn.noise(rng, 8), drawn.labels(rng, 8)
+    images, labels = fresh_data.noise(rng, 8), fresh_data.labels(rng, 8)
     arrays = {f"{part}_{name}": a for part in ("train", "val") for name, a in (("images", images), ("targets", labels))}
     args = {"object": model.number, "module": MODULE, "function": "train_model", "epoch_function": "train_epoch"}
     found = student.ask("capture_criterion", {**args, "batch_size": 4}, arrays).result
     expect(found.get("called"), "train_model never calls train_epoch, so its loss cannot be seen")
     expect(found.get("type") != "NoneType", "the loss is None")
-    logits, labels = (3 * rng.standard_normal((6, 9))).astype(np.float32), drawn.labels(rng, 6)
+    logits, labels = (3 * rng.standard_normal((6, 9))).astype(np.float32), fresh_data.labels(rng, 6)
     wanted = {"value": ("float64", ()), "gradient": ("float32", (6, 9))}
     reply = student.ask("loss", {"object": found["object"]}, {"pred": logits, "target": labels}, wanted)
     shifted = np.exp(logits - logits.max(1, keepdims=True))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from staff.grader import drawn, oracle
-from staff.grader.asking import expect, expect_close
+from staff.grader import fresh_data, oracle
+from staff.grader.client import expect, expect_close
 
 MODULE = "segmentation_models"
 
 
 def probabilities_and_masks(rng, count=6):
     """Random probabilities, and rectangles whose sizes differ much, so that images weigh differently."""
-    return rng.uniform(0.02, 0.98, (count, 1, 28, 28)).astype(np.float32), drawn.rectangles(rng, count)
+    return rng.uniform(0.02, 0.98, (count, 1, 28, 28)).astype(np.float32), fresh_data.rectangles(rng, count)
 
 
 def ask_loss(student, name, pred, target, **keywords):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from staff.grader import drawn, oracle
-from staff.grader.asking import expect, student_model
+from staff.grader import fresh_data, oracle
+from staff.grader.client import expect, student_model
 
 MODULE = "segmentation_models"
 MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
@@ -20,7 +20,7 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
 
 def departure_from_affine(model, rng) -> float:
     """As for the classifiers, on the log-odds of the mask. A deep model that is new hardly depends on its input."""
-    x, y, a = drawn.noise(rng, 16), drawn.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
+    x, y, a = fresh_data.noise(rng, 16), fresh_data.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
     a = a.astype(np.float32)
     f_x, f_y, f_mixed = (logit(model(images)) for images in (x, y, a * x + (1 - a) * y))
     expect(f_x.std(axis=0).max() > 2e-6, "the mask is the same for every image: it does not depend on the input")
@@ -35,7 +35,7 @@ def learned(student, rng, name, task, batch, recipe) -> float:
     steps, learning_rate, count = recipe
     model = student_model(student, MODULE, name)
     images, masks = task.draw(count)
-    model.fit(images, masks, drawn.batches(rng, count, steps, batch), "mask", learning_rate, seed=1)
+    model.fit(images, masks, fresh_data.batches(rng, count, steps, batch), "mask", learning_rate, seed=1)
     images, masks = task.draw(200)
     probabilities = model(images)
     # A trained model is surer than one half of what lies outside; else an activation stands before the sigmoid.
@@ -47,10 +47,10 @@ def learned(student, rng, name, task, batch, recipe) -> float:
 def test_shapes(student, rng, kind):
     for channels, outputs, batch in ((3, 1, 1), (3, 1, 5), (1, 2, 2)):
         model = student_model(student, MODULE, MODELS[kind], in_channels=channels, out_channels=outputs)
-        masks = model(drawn.noise(rng, batch, channels))
-        wanted = (batch, outputs, drawn.SIDE, drawn.SIDE)
+        masks = model(fresh_data.noise(rng, batch, channels))
+        wanted = (batch, outputs, fresh_data.SIDE, fresh_data.SIDE)
         expect(masks.shape == wanted, f"the output has shape {masks.shape}, expected {wanted}")
-    sizes = (4.0 * drawn.noise(rng, 4), 0.1 * drawn.noise(rng, 4))
+    sizes = (4.0 * fresh_data.noise(rng, 4), 0.1 * fresh_data.noise(rng, 4))
     model = student_model(student, MODULE, MODELS[kind])
     masks = np.concatenate([model(images) for images in sizes])
     expect(masks.min() >= 0 and masks.max() <= 1, "the output is not a probability in [0, 1]")
@@ -59,7 +59,7 @@ def test_shapes(student, rng, kind):
 def test_unet_base_channels(student, rng):
     small, large = (student_model(student, MODULE, "TinyUNet", base_channels=c) for c in (8, 16))
     expect(small.trainable < large.trainable, "base_channels does not change the number of parameters")
-    expect(small(drawn.noise(rng, 2)).shape == (2, 1, 28, 28), "base_channels=8 gives another output shape")
+    expect(small(fresh_data.noise(rng, 2)).shape == (2, 1, 28, 28), "base_channels=8 gives another output shape")
 
 
 def test_linear_is_affine(student, rng):
@@ -74,7 +74,7 @@ def test_not_linear(student, rng, kind):
 
 
 def test_linear_learns(student, rng):
-    task = drawn.FieldTask(rng, linear=True, distracting=False)
+    task = fresh_data.FieldTask(rng, linear=True, distracting=False)
     reached = learned(student, rng, "LinearSegmentation", task, 32, (150, 1e-2, 1024))
     expect(reached >= 0.75, f"150 steps on a linear problem reach IoU {reached:.2f}, expected at least 0.75")
 
@@ -83,7 +83,7 @@ def test_mlp_learns(student, rng):
     """Wide tanh layers are right, but need more than 100 steps for a nonlinear problem: they may show an easier one."""
     reached = {}
     for linear, enough in ((False, 0.65), (True, 0.85)):
-        task = drawn.FieldTask(rng, linear=linear, distracting=True)
+        task = fresh_data.FieldTask(rng, linear=linear, distracting=True)
         reached[linear] = learned(student, rng, "MLPSegmentation", task, 64, (100, 1e-3, 1024))
         if reached[linear] >= enough:
             return
@@ -93,12 +93,12 @@ def test_mlp_learns(student, rng):
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
 def test_convolution_learns(student, rng, kind):
-    reached = learned(student, rng, MODELS[kind], drawn.TextureTask(rng), 16, (80, 2e-3, 512))
+    reached = learned(student, rng, MODELS[kind], fresh_data.TextureTask(rng), 16, (80, 2e-3, 512))
     expect(reached >= 0.80, f"80 steps on textures that may lie anywhere reach IoU {reached:.2f}, expected 0.80")
 
 
 def test_unet_has_skips(student, rng):
-    reached = learned(student, rng, "TinyUNet", drawn.CopyTask(rng), 16, (80, 3e-3, 512))
+    reached = learned(student, rng, "TinyUNet", fresh_data.CopyTask(rng), 16, (80, 3e-3, 512))
     expect(
         reached >= COPIES_WITH_SKIP,
         f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
@@ -108,10 +108,10 @@ def test_unet_has_skips(student, rng):
 def without_middle(student, rng, kind: str) -> tuple[dict, np.ndarray]:
     """What the worker reports while the smallest maps are zero, and the outputs for two images."""
     model = student_model(student, MODULE, MODELS[kind])
-    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": drawn.noise(rng, 2)})
+    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": fresh_data.noise(rng, 2)})
     side, output = reply.result.get("smallest_side"), reply.arrays.get("output")
     expect(type(side) is int and output is not None and len(output) == 2, "your process answered nonsense")
-    expect(side <= drawn.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
+    expect(side <= fresh_data.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
     return reply.result, output
 
 
@@ -138,6 +138,6 @@ def test_middle(student, rng, kind):
 def test_gradients(student, rng, kind):
     model = student_model(student, MODULE, MODELS[kind])
     expect(model.trainable > 0, "the model has no trainable parameter")
-    weights = rng.standard_normal((8, 1, drawn.SIDE, drawn.SIDE)).astype(np.float32)
-    dead = model.dead_parameters(drawn.noise(rng, 8), weights)
+    weights = rng.standard_normal((8, 1, fresh_data.SIDE, fresh_data.SIDE)).astype(np.float32)
+    dead = model.dead_parameters(fresh_data.noise(rng, 8), weights)
     expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from staff.grader import drawn, oracle
-from staff.grader.results_of import (
+from staff.grader import fresh_data, oracle
+from staff.grader.training_checks import (
     Part,
     check_gate,
     check_history,
@@ -22,7 +22,7 @@ PART = Part(
     factory="get_segmentation_model",
     metric="iou",
     layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
-    draw=lambda rng, count: (drawn.noise(rng, count), drawn.rectangles(rng, count)),
+    draw=lambda rng, count: (fresh_data.noise(rng, count), fresh_data.rectangles(rng, count)),
     loss=None,  # which loss train_segmentation_model uses is the student's choice
     criterion=("powered_error", (1.5, 1.0)),
     epochs={"train": "train_segmentation_epoch", "val": "validate_segmentation_epoch"},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from staff.grader import drawn
-from staff.grader.asking import Task, expect, expect_close, expect_state
+from staff.grader import fresh_data
+from staff.grader.client import expect, expect_close
 from staff.grader.oracle import new_state
+from staff.grader.training_checks import Problem, expect_state
 
 MODULE = "segmentation_train"
 PLAIN = [["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]]
@@ -13,12 +14,14 @@ DROPPING = [["conv", 3, 4, 3], ["batchnorm2d", 4], ["relu"], ["dropout", 0.5], [
 IOU_TOLERANCE = 5e-4  # one pixel in one image of eight is about 3e-4; a pooled IoU is off by 0.01 and more
 
 
-def new_task(rng, layers=PLAIN, count=20, batch_size=8, **settings) -> Task:
+def new_task(rng, layers=PLAIN, count=20, batch_size=8, **settings) -> Problem:
     """Noise and rectangles; a criterion that is nobody's default."""
     state = new_state(layers, int(rng.integers(2**31)))
     criterion = ("powered_error", (float(rng.uniform(1.2, 1.8)), float(rng.uniform(0.5, 1.5))))
     settings = {"criterion": criterion, "optimizer": ("sgd", {"lr": 0.5}), **settings}
-    return Task(layers, state, drawn.noise(rng, count), drawn.rectangles(rng, count), batch_size, **settings)
+    return Problem(
+        layers, state, fresh_data.noise(rng, count), fresh_data.rectangles(rng, count), batch_size, **settings
+    )
 
 
 def train(student, task, start_in_train_mode=True):

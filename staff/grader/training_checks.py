@@ -1,4 +1,4 @@
-"""Checks that both parts share: the history of a training run, the 100-step gates, submitted checkpoints."""
+"""Checks that both parts share: an epoch and a history against our own arithmetic, 100-step gates, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from staff.grader import oracle
-from staff.grader.asking import Model, Task, expect, expect_close, plain_model, student_model
-from staff.grader.client import CheckFailed, StudentProcess
+from staff.grader.client import CheckFailed, Model, StudentProcess, expect, expect_close, plain_model, student_model
 
 TINY_RATE = 1e-12  # leaves the weights as they are, so that every figure of the history is known
 
@@ -39,6 +38,65 @@ class Part:
         return ["train_loss", f"train_{self.metric}", "val_loss", f"val_{self.metric}"]
 
 
+@dataclass
+class Problem:
+    """A small training problem with everything that an epoch needs; computed here and asked over there."""
+
+    layers: list
+    state: dict[str, np.ndarray]
+    images: np.ndarray
+    targets: np.ndarray
+    batch_size: int
+    criterion: tuple
+    optimizer: tuple[str, dict] = ("sgd", {"lr": 0.1})
+    max_steps: int | None = None
+
+    def expected(self, train: bool) -> oracle.Epoch:
+        """Our own result."""
+        return oracle.run_epoch(
+            self.layers,
+            self.state,
+            self.images,
+            self.targets,
+            batch_size=self.batch_size,
+            criterion=self.criterion,
+            optimizer=self.optimizer if train else None,
+            max_steps=self.max_steps if train else None,
+        )
+
+    def ask(self, student: StudentProcess, module: str, function: str, train: bool, start_in_train_mode: bool):
+        """(the two averages, what was reported besides, model) of the student's epoch function."""
+        model = plain_model(student, self.layers, self.state)
+        args = {
+            "object": model.number,
+            "module": module,
+            "function": function,
+            "batch_size": self.batch_size,
+            "as_dict": self.targets.ndim > 1,
+            "criterion": list(self.criterion),
+            "start_in_train_mode": start_in_train_mode,
+            "seed": 0,
+        }
+        if train:
+            args |= {"optimizer": self.optimizer[0], "optimizer_settings": self.optimizer[1]}
+            args |= {"max_steps": self.max_steps, "stale_gradient": 0}
+        arrays = {"images": self.images, "targets": self.targets}
+        operation = "train_epoch" if train else "validate_epoch"
+        reply = student.ask(operation, args, arrays, {"averages": ("float64", (2,))})
+        return reply.arrays["averages"], reply.result, model
+
+
+def expect_state(model: Model, wanted: dict[str, np.ndarray], what: str, atol: float = 2e-5) -> None:
+    """All weights and statistics of a plain model must be those computed here."""
+    _, state = model.state()
+    expect(set(state) == set(wanted), f"{what}: the model's parameters are not those it had before")
+    for name, array in wanted.items():
+        got = state[name]
+        expect(got.shape == array.shape, f"{what}: {name} changed its shape")
+        worst = float(np.abs(got.astype(np.float64) - array).max()) if array.size else 0.0
+        expect(worst <= atol, f"{what}: {name} is off by {worst:.2g} (allowed {atol:.0e})")
+
+
 def _train(student: StudentProcess, part: Part, model: Model, train, val, batch_size: int, timeout_s=None, **keywords):
     arrays = {"train_images": train[0], "train_targets": train[1], "val_images": val[0], "val_targets": val[1]}
     args = {"object": model.number, "module": part.module, "function": part.function, "batch_size": batch_size}
@@ -56,7 +114,7 @@ def check_history(student: StudentProcess, rng: np.random.Generator, part: Part)
     missing = [key for key in part.keys if key not in reply.arrays]
     expect(not missing, f"the history has no list {', '.join(missing)}")
     seen = {"train": (train[0][:16], train[1][:16]), "val": val}
-    own = _own_averages(student, part, Task(part.layers, state, *train, 8, part.criterion, max_steps=2), val)
+    own = _own_averages(student, part, Problem(part.layers, state, *train, 8, part.criterion, max_steps=2), val)
     for key in part.keys:
         values = reply.arrays[key]
         expect(values.shape == (3,), f"history[{key!r}] has {values.size} values after 3 epochs")
@@ -70,14 +128,14 @@ def check_history(student: StudentProcess, rng: np.random.Generator, part: Part)
             expect_close(float(value), (wanted, *own[key]), 2e-3, f"history[{key!r}] of a model that does not change")
 
 
-def _own_averages(student: StudentProcess, part: Part, task: Task, val) -> dict[str, tuple[float, ...]]:
+def _own_averages(student: StudentProcess, part: Part, problem: Problem, val) -> dict[str, tuple[float, ...]]:
     """Key of the history -> what the student's own epoch function returns for it, or nothing.
 
     A wrong average costs points of the epoch function's TODO. A history that holds what the function returned is right.
     """
     found: dict[str, tuple[float, ...]] = dict.fromkeys(part.keys, ())
-    held_out = dataclasses.replace(task, images=val[0], targets=val[1], max_steps=None)
-    for split, epoch in (("train", task), ("val", held_out)):
+    held_out = dataclasses.replace(problem, images=val[0], targets=val[1], max_steps=None)
+    for split, epoch in (("train", problem), ("val", held_out)):
         still = dataclasses.replace(epoch, optimizer=("sgd", {"lr": TINY_RATE}))
         with contextlib.suppress(CheckFailed):  # its own checks say why
             averages = still.ask(student, part.module, part.epochs[split], split == "train", split == "train")[0]
