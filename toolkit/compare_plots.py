@@ -5,23 +5,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from toolkit.plots import new_figure, save_figure
-
-if TYPE_CHECKING:
-    from toolkit.compare import Candidate
 
 # One colour and marker for an architecture in every picture (Okabe and Ito's colours, told apart by the colour-blind).
 STYLES = {"linear": ("#e69f00", "s"), "mlp": ("#0072b2", "o"), "cnn": ("#009e73", "^"), "unet": ("#d55e00", "D")}
 SPARE = ("#cc79a7", "v")
 
 
+class Candidate(Protocol):
+    """What is drawn of a toolkit.compare.Candidate."""
+
+    runs: list[Any]  # of toolkit.compare.Run; all have the same `task`
+    values: list[float]
+    mean: float
+    parameters: int | None
+
+
 def draw_curves(task: str, best: Mapping[str, Candidate], data: object, path: Path) -> None:
     """The figure over epochs: validation strong with every seed faint, training dashed."""
-    from toolkit.compare import TASKS
-
-    column, label = TASKS[task].metric.removeprefix("best_"), TASKS[task].label
+    kind = next(iter(best.values())).runs[0].task
+    column, label = kind.metric.removeprefix("best_"), kind.label
     drawing = new_figure(8, 4.6)
     axes = drawing.subplots()
     for name, one in best.items():
@@ -48,8 +53,6 @@ def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
     """A panel for each task: the figure over the number of parameters, with the spread over seeds."""
     from matplotlib.ticker import EngFormatter
 
-    from toolkit.compare import TASKS
-
     shown = [task for task in best if any(one.parameters for one in best[task].values())]
     drawing = new_figure(4.6 * max(1, len(shown)), 3.9)
     for axes, task in zip(drawing.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
@@ -59,7 +62,8 @@ def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
                 spread = statistics.stdev(one.values) if len(one.values) > 1 else None
                 label, look = f"{name} (n={len(one.values)})", {"linestyle": "none", "capsize": 4, "markersize": 7}
                 axes.errorbar(one.parameters, one.mean, spread, color=color, marker=marker, label=label, **look)
-        axes.set(xlabel="parameters", ylabel=f"validation {TASKS[task].label}", title=f"{task}, mean ± sd over seeds")
+        label = next(iter(best[task].values())).runs[0].task.label
+        axes.set(xlabel="parameters", ylabel=f"validation {label}", title=f"{task}, mean ± sd over seeds")
         axes.set_xscale("log")
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(EngFormatter(places=0, sep=""))

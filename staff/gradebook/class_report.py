@@ -10,13 +10,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING
 
+from staff.grader.assignment import Assignment
 from toolkit.runs import write_bytes
 from toolkit.sweeps import jobs
-
-if TYPE_CHECKING:
-    from staff.grader.assignment import Assignment
 
 STYLE = """
 :root { color-scheme: light dark; --soft: #8883; --good: #2a8a4a; --some: #b8860b; --bad: #c0392b; }

@@ -14,12 +14,22 @@ import hashlib
 import os
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from staff.gradebook import class_report
 from staff.gradebook.class_report import Entry
+from staff.grader import assignment as assignments
+from staff.grader import sandbox
+from staff.grader.hidden import HiddenData
+from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
+from toolkit.sweeps.devices import Device, usable_cores
+from toolkit.sweeps.jobs import Job
+from toolkit.sweeps.live import make_view
+from toolkit.sweeps.local import LocalEngine
+from toolkit.sweeps.sweep import Rules, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
@@ -60,7 +70,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="submissions graded at the same time")
     parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
     parser.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
-    parser.add_argument("--regrade", nargs="+", default=[], metavar="NAME", help="grade these anew, with a new seed")
+    parser.add_argument("--regrade", nargs="+", default=[], metavar="NAME", help="grade these again, with a new seed")
     return parser
 
 
@@ -77,7 +87,7 @@ def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[
     if not found:
         raise UserError(f"{folder} holds no submission: put one folder or zip archive a student there")
     stems = [path.stem if path.is_file() else path.name for path in found]
-    # Ada.zip beside Ada/: both keep their full names.
+    # Ada.zip and Ada/: both keep their full names.
     names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, found, strict=True)]
     return list(zip(names, found, strict=True)), [path.name for path in others]
 
@@ -93,7 +103,6 @@ def file_digest(path: Path) -> str:
 
 def grader_digest(assignment, data_path: Path, require: str | None) -> str:
     """Changes whenever a grade could change: with the grader's files, the provided files, the data, torch."""
-    from importlib.metadata import version
 
     patterns = [*SOURCES, *assignment.provided]
     tools = {ROOT / name for name in NO_GRADING}
@@ -105,7 +114,6 @@ def grader_digest(assignment, data_path: Path, require: str | None) -> str:
 
 def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list[Entry]:
     """Read every submission once: its digest names its job; one that cannot be read says why."""
-    from staff.grader.submission import read_submission
 
     entries = []
     for name, path in found:
@@ -123,11 +131,6 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
 
 def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) -> bool:
     """Run what is not graded yet through the dispatcher's machinery; True if it was interrupted."""
-    from toolkit.sweeps.devices import Device, usable_cores
-    from toolkit.sweeps.jobs import Job
-    from toolkit.sweeps.live import make_view
-    from toolkit.sweeps.local import LocalEngine
-    from toolkit.sweeps.sweep import Rules, Sweep
 
     argv = ["--assignment", arguments.assignment, "--data-root", str(Path(arguments.data_root).resolve())]
     argv += ["--threads", str(max(1, usable_cores() // arguments.jobs))]
@@ -145,7 +148,7 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
 
 
 def forget(entries: list[Entry], names: list[str], out: Path) -> None:
-    """Drop what --regrade names, so that it is graded anew. UserError for a name that is not there."""
+    """Drop what --regrade names, so that it is graded again. UserError for a name that is not there."""
     by_name = {entry.name: entry for entry in entries}
     for name in names:
         if name not in by_name:
@@ -157,10 +160,6 @@ def forget(entries: list[Entry], names: list[str], out: Path) -> None:
 def main() -> int:
     """Read, grade, report."""
     arguments = build_parser().parse_args()
-
-    from staff.grader import assignment as assignments
-    from staff.grader import sandbox
-    from staff.grader.hidden import HiddenData
 
     folder = arguments.folder.resolve()
     out = (arguments.out or folder.with_name(f"{folder.name}-grades")).resolve()

@@ -17,7 +17,17 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from staff.grader import assignment as assignments
+from staff.grader import checks, diagnosis, other_work, processes, sandbox
+from staff.grader.checks import GradingPlugin
+from staff.grader.client import Budget, StudentProcess
+from staff.grader.hidden import HiddenData
+from staff.grader.reports import gradescope, junit, page
+from staff.grader.submission import read_submission
 from toolkit.errors import UserError
+from toolkit.runs import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 GRADER_FAILED = 3
@@ -67,8 +77,6 @@ def read_seed(path: Path | None) -> int:
     if path is None:
         return int.from_bytes(os.urandom(8), "big")
     if path.suffix == ".json":
-        from toolkit.runs import read_json
-
         found = read_json(path)
         if not isinstance(found, dict) or type(found.get("staff_only", {}).get("seed")) is not int:
             raise UserError(f"--seed-file {path} is no results.json of this grader")
@@ -100,7 +108,6 @@ def run_checks(plugin, tests: Path) -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
-    import pytest
 
     settings = ["-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(ROOT), "--confcutdir", str(tests)]
     code = pytest.main([str(tests), *settings, "-p", "no:terminal"], plugins=[plugin])
@@ -110,12 +117,6 @@ def run_checks(plugin, tests: Path) -> None:
 
 def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
-    from staff.grader import assignment as assignments
-    from staff.grader import diagnosis, other_work, processes, sandbox
-    from staff.grader.checks import GradingPlugin
-    from staff.grader.client import Budget, StudentProcess
-    from staff.grader.hidden import HiddenData
-    from staff.grader.submission import read_submission
 
     started = time.monotonic()
     processes.guard_grader()
@@ -150,7 +151,6 @@ def grade(arguments: argparse.Namespace) -> dict:
 
 def collect(assignment, submission, plugin, seed: int) -> dict:
     """The results of the checks, and of what they were the checks."""
-    from staff.grader import checks
 
     hidden, process = plugin.hidden_data, plugin.process
     errors = [f"{o.check.test}: {o.message}" for o in plugin.outcomes.values() if o.status == "grader_error"]
@@ -184,8 +184,6 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
     """Write every output that was asked for, each whole or not at all."""
-    from staff.grader.reports import gradescope, junit, page
-    from toolkit.runs import write_bytes, write_json
 
     write_json(arguments.out, results)
     if arguments.gradescope:
@@ -198,8 +196,6 @@ def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
 
 def report_failure(arguments: argparse.Namespace, message: str) -> None:
     """Tell a student on Gradescope that there is no grade, and why."""
-    from staff.grader.reports import gradescope
-    from toolkit.runs import write_json
 
     if arguments.gradescope:
         with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ class HiddenData:
     def evaluation(self, rng: np.random.Generator, split: str = "test", limit: int = EVALUATED_IMAGES):
         """Moved images of a split, in secret order, float32 in [-1, 1], and their labels, which stay here.
 
-        A small split appears several times, each time moved anew (at most 4 times).
+        A small split appears several times, each time moved differently (at most 4 times).
         """
         pool = self.pool(split)
         chosen = _passes(rng, len(pool.images), min(limit, 4 * len(pool.images)))

@@ -1,4 +1,4 @@
-"""What is handed in beside code: figures, written answers, the history of the repository.
+"""What is handed in besides code: figures, written answers, the history of the repository.
 
 Pictures and texts come from students: they are read here with limits, and nothing of them is run.
 """

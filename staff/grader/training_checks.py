@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from staff.grader import oracle
 from staff.grader.client import CheckFailed, Model, StudentProcess, expect, expect_close, plain_model, student_model
@@ -144,8 +145,6 @@ def _own_averages(student: StudentProcess, part: Part, problem: Problem, val) ->
 
 
 def _outputs(model, images: np.ndarray) -> np.ndarray:
-    import torch
-
     with torch.no_grad():
         return model(torch.from_numpy(images)).numpy()
 

@@ -33,7 +33,7 @@ BODY_NAMES = ("init", "forward", "body")
 class Variant:
     """One submission of the bank. `files`: name -> text of every graded file; `changed`: names of those that differ.
 
-    todos: TODO -> what a mistake must cost (empty for a right solution). may_cost: what it may cost beside them.
+    todos: TODO -> what a mistake must cost (empty for a right solution). may_cost: what it may cost besides.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""Measure the gates anew and compare with the stored evidence: `python -m staff.calibrate`.
+"""Measure the gates again and compare with the stored evidence: `python -m staff.calibrate`.
 
 Every gate that depends on chance is measured as the grader measures it: the reference from several starts, and each
-alternate of the bank from one. Printed is what stands beside the gates in
-staff/assignments/project2/assignment.toml, to be pasted there, and for each stored table whether it
-still holds. Exit code: 0 all hold, 1 some do not, 2 mistake in the call.
+alternate of the bank from one. It prints the tables that stand with the gates in
+staff/assignments/project2/assignment.toml, to be pasted there, and says for each stored table whether it still holds.
+Exit code: 0 all hold, 1 some do not, 2 mistake in the call.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
+from staff.grader import assignment as assignments
+from staff.grader import sandbox
+from staff.grader.client import Budget, StudentProcess
+from staff.grader.grade import assemble
+from staff.grader.hidden import HiddenData
+from staff.quality import evidence
+from staff.quality.bank import load_bank
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import check_choice
+from toolkit.runs import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 FINAL = "final"  # gates of submitted checkpoints end so; those named extra need the full data set
@@ -35,9 +45,6 @@ def build_parser() -> OneLineParser:
 @contextlib.contextmanager
 def student_of(files: dict[str, str], assignment, threads: int) -> Iterator:
     """The sandboxed process of a solution, with room for long work."""
-    from staff.grader import sandbox
-    from staff.grader.client import Budget, StudentProcess
-    from staff.grader.grade import assemble
 
     with sandbox.temporary_place() as place:
         assemble(place, assignment, {name: text.encode() for name, text in files.items()})
@@ -56,7 +63,6 @@ def measure(student, gate, hidden, number: int) -> float:
     from staff.assignments.project2.graded_tests import test_1_results, test_2_results
     from staff.grader.training_checks import after_100_steps, checkpoint_model, score
     from staff.quality import reference_checkpoint
-    from toolkit.runs import save_checkpoint
 
     metric, _, kind = gate.name.partition("_")
     part = {"acc": test_1_results.PART, "iou": test_2_results.PART}[metric]
@@ -75,9 +81,6 @@ def measure(student, gate, hidden, number: int) -> float:
 
 def evidence_of(gates: list, hidden, assignment, arguments: argparse.Namespace) -> Iterator[tuple[str, object, list]]:
     """(who, gate, values) for the reference, then for the alternates together; a final gate has only the reference."""
-    from tqdm import tqdm
-
-    from staff.quality.bank import load_bank
 
     right = [variant for variant in load_bank() if variant.is_right]
     with student_of(right[0].files, assignment, arguments.threads) as student:
@@ -100,10 +103,6 @@ def evidence_of(gates: list, hidden, assignment, arguments: argparse.Namespace) 
 def main() -> int:
     """Measure, print, compare; returns the exit code."""
     import torch
-
-    from staff.grader import assignment as assignments
-    from staff.grader.hidden import HiddenData
-    from staff.quality import evidence
 
     arguments = build_parser().parse_args()
     assignment = assignments.load("project2")

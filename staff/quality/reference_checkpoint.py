@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def train(kind: str, epochs: int, seed: int) -> tuple[dict, float]:
-    """(weights in half precision with what best.pt says beside them, best validation figure of the last epoch)."""
+    """(weights in half precision with the entries that best.pt has, validation metric of the last epoch)."""
     import torch
 
     import classification_dataset

@@ -11,13 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from staff.release.starter import behaviour, contents, leaks, release
+from staff.release.starter import recipe as recipes
+from staff.release.starter.build import build
+from staff.release.starter.markers import read_graded
+from staff.release.starter.proof import Proof
+from staff.release.starter.recipe import Recipe
 from toolkit.cli import OneLineParser
-
-if TYPE_CHECKING:
-    from staff.release.starter.proof import Proof
-    from staff.release.starter.recipe import Recipe
+from toolkit.errors import UserError
 
 
 def build_parser() -> OneLineParser:
@@ -32,10 +35,6 @@ def build_parser() -> OneLineParser:
 def main() -> int:
     """Parse, prove, report; 1 if a proof fails."""
     args = build_parser().parse_args()
-
-    from staff.release.starter import recipe as recipes
-    from staff.release.starter import release
-    from toolkit.errors import UserError
 
     started = time.perf_counter()
     record = release.read_manifest(args.folder)
@@ -55,9 +54,6 @@ def main() -> int:
 
 def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], *, static: bool) -> Iterator[Proof]:
     """Yield every Proof about a starter: first what can be read, then what must be run, on a copy."""
-    from staff.release.starter import behaviour, contents, leaks, release
-    from staff.release.starter.build import build
-    from staff.release.starter.markers import read_graded
 
     graded = read_graded(recipe)
     expected = build(recipe, classroom=record.get("classroom", False))

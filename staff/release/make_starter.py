@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from staff.release.starter import recipe as recipes
+from staff.release.starter import release
+from staff.release.starter.build import build
 from toolkit.cli import OneLineParser
 
 
@@ -25,10 +28,6 @@ def build_parser() -> OneLineParser:
 def main() -> None:
     """Parse, build, write, say what was done."""
     args = build_parser().parse_args()
-
-    from staff.release.starter import recipe as recipes
-    from staff.release.starter import release
-    from staff.release.starter.build import build
 
     recipe = recipes.load(args.assignment, args.source.resolve() if args.source else recipes.ROOT)
     folder = Path(args.out)

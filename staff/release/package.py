@@ -11,8 +11,10 @@ import io
 import zipfile
 from pathlib import Path
 
+from staff.grader import assignment as assignments
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
+from toolkit.runs import write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parent / "gradescope"
@@ -75,8 +77,6 @@ def scripts(assignment: str, require: str | None) -> dict[str, str]:
 
 def write_zip(path: Path, arguments: argparse.Namespace) -> int:
     """Write the archive whole or not at all; number of its files."""
-    from staff.grader import assignment as assignments
-    from toolkit.runs import write_bytes
 
     assignment = assignments.load(arguments.assignment)
     entries: dict[str, bytes] = {n: t.encode() for n, t in scripts(assignment.name, arguments.require).items()}

@@ -23,6 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from staff.grader import grade, processes, sandbox
 from staff.quality.attacks.corpus import Attack, read_corpus
 from toolkit.errors import UserError
 
@@ -113,7 +114,6 @@ class Run:
 
     def _child(self, starter: Path, port: int) -> int:
         """Write the submission, grade it, keep what the grader said."""
-        from staff.grader import grade
 
         submission = starter
         if self.attack is not None:
@@ -193,7 +193,6 @@ class Runner:
             self._collect(starter_score, show)
 
     def _collect(self, starter_score: float, show) -> None:
-        from staff.grader import processes
 
         for pid, run in list(self.active.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -259,7 +258,7 @@ def run(corpus: list[Attack], layers: list[str], jobs: int, starter: Path | None
     """Grade `corpus` in every layer that is available and print the table."""
     import torch  # noqa: F401 - imported once, before the runs are forked
 
-    from staff.grader import checks, hidden, processes, sandbox, training_checks  # noqa: F401
+    from staff.grader import training_checks  # noqa: F401
 
     processes.guard_grader()
     available = []

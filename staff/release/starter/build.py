@@ -50,7 +50,7 @@ def _put_points(recipe: Recipe, graded: list[Graded], contents: dict[str, bytes]
     contents[table] = text.encode()
     if not changed:
         return []
-    return [f"{table}: the points of TODO {', '.join(changed)} were others than the grader's; mend it here too"]
+    return [f"{table}: the points of TODO {', '.join(changed)} differ from the grader's; correct them here too"]
 
 
 def _renamed(recipe: Recipe, contents: dict[str, bytes]) -> dict[str, bytes]:

@@ -41,7 +41,7 @@ def proves_release_file(found: Mapping[str, bytes], commit: str, record: Mapping
     """RELEASE.json names the commit of the sources and the SHA-256 of each file."""
     problems = []
     if record["commit"] != commit:
-        problems.append(f"made from commit {record['commit']}, but the sources are at {commit}: make it anew")
+        problems.append(f"made from commit {record['commit']}, but the sources are at {commit}: make it again")
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in found.items() if name != release.RELEASE_FILE}
     for name in sorted(set(hashes) | set(record["files"])):
         if hashes.get(name) != record["files"].get(name):

@@ -71,9 +71,9 @@ def check_target(folder: Path) -> None:
 
 
 def write_release(folder: Path, files: Mapping[str, bytes]) -> Path | None:
-    """Write `files` as `folder`, whole or not at all: built beside it, then renamed.
+    """Write `files` as `folder`, whole or not at all: built next to it, then renamed.
 
-    An older release is replaced. If somebody worked in it, it is kept beside the new one; its new name is returned.
+    An older release is replaced. If someone worked in it, it is kept next to the new one; its new name is returned.
     """
     folder = Path(os.path.abspath(folder))
     check_target(folder)
