@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from toolkit import compare
+from toolkit.compare_plots import label_sizes
 from toolkit.errors import UserError
+from toolkit.plots import new_figure
 
 pytestmark = pytest.mark.provided
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +37,11 @@ def make_run(path: Path, value: float, model: str = "cnn", task: str = "classifi
         "device": "cpu",
         "environment": {"finished": more.pop("finished", "2026-01-01T00:00:00+00:00")},
         **{name: more.pop(name) for name in ("step_ms", "test_metrics") if name in more},
+        **{name: more.pop(name) for name in ("models_digest",) if name in more},
         "config": {"learning_rate": more.pop("learning_rate", 0.001), "seed": 0, "results_path": str(path)},
     }
+    if "model_args" in more:
+        results["config"]["model_args"] = more.pop("model_args")
     assert not more
     path.mkdir(parents=True)
     (path / "results.json").write_text(json.dumps(results))
@@ -116,6 +122,42 @@ def test_the_same_seed_twice_is_one_sample_and_the_newest_counts(both_tasks, mon
     assert rows_of((both_tasks / "out/comparison.md").read_text(), "mlp")[0][1] == "0.4500 (n=1)"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        ({"model_args": {"width": 8}}, {"model_args": {"width": 16}}, {"cnn (width=8)", "cnn (width=16)"}),
+        ({"model_args": {"width": 8}}, {}, {"cnn (width=8)", "cnn"}),
+        ({"models_digest": "aaaaaaaa"}, {"models_digest": "bbbbbbbb"}, {"cnn [models aaaaaa]", "cnn [models bbbbbb]"}),
+        ({"models_digest": "aaaaaaaa"}, {}, {"cnn [models aaaaaa]", "cnn [models unknown]"}),
+    ],
+)
+def test_two_designs_of_one_name_are_neither_repeats_nor_seeds_of_each_other(tmp_path, monkeypatch, one, other, names):
+    for seed in (0, 1):
+        make_run(tmp_path / f"runs/a{seed}", 0.9, seed=seed, **one)
+        make_run(tmp_path / f"runs/b{seed}", 0.5, seed=seed, **other)
+    runs = compare.without_repeats(compare.find_runs([str(tmp_path / "runs")]))
+    assert len(runs) == 4
+    assert {name: best.mean for name, best in compare.best_of_each(runs).items()} == dict.fromkeys(names, 0.9) | {
+        name: 0.5 for name in names if name == compare.design_names(runs)[runs[-1].design]
+    }
+    compare_here(monkeypatch, tmp_path / "runs", "--output_dir", tmp_path / "out")
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert all(len(rows_of(text, name)) == 2 for name in names)
+
+
+@pytest.mark.parametrize("sizes", [(1000, 636809), (10_000, 12_000), (70, 71), (5_000_000,), (1, 10**8)])
+def test_labels_of_the_sizes_do_not_overlap(sizes):
+    drawing = new_figure(4.6, 3.9)
+    axes = drawing.subplots()
+    axes.margins(x=0.2)
+    axes.plot(sizes, [0.5] * len(sizes), "o")
+    label_sizes(axes)
+    drawing.canvas.draw()
+    boxes = sorted((label.get_window_extent() for label in axes.get_xticklabels(which="both")), key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_runs_on_different_data_are_not_compared(tmp_path):
     make_run(tmp_path / "runs/a", 0.9)
     make_run(tmp_path / "runs/b", 0.5, "mlp", dataset="pathmnist")
@@ -126,7 +168,7 @@ def test_runs_on_different_data_are_not_compared(tmp_path):
 
 
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         compare.find_runs([str(tmp_path / "missing")])
     (tmp_path / "results.json").write_text('{"task": "classification", "best_val_acc": 0.')
     with pytest.raises(UserError, match="holds no finished run"):

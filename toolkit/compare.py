@@ -22,15 +22,17 @@ from typing import Any
 from toolkit.cli import OneLineParser, run_script
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
+from toolkit.sweeps.jobs import Status
+from toolkit.sweeps.table import Row, main_effects
 
 
 @dataclass(frozen=True)
 class Task:
     """What the results of one task are called."""
 
-    metric: str  # key of the best validation figure in results.json
+    metric: str  # key of the best validation metric in results.json
     label: str  # its name for people
-    test: str  # key of the same figure in results["test_metrics"]
+    test: str  # key of the same metric in results["test_metrics"]
 
 
 TASKS = {
@@ -56,12 +58,12 @@ class Run:
 
     @property
     def value(self) -> float:
-        """Best validation figure, a fraction."""
+        """Best validation metric, a fraction."""
         return float(self.results[self.task.metric])
 
     @property
     def test_value(self) -> float:
-        """The test figure, a fraction; NaN if the run did not read the test split."""
+        """The test metric, a fraction; NaN if the run did not read the test split."""
         return float((self.results.get("test_metrics") or {}).get(self.task.test, math.nan))
 
     @property
@@ -73,6 +75,14 @@ class Run:
     def epochs(self) -> int:
         return len(next(iter(self.results["history"].values())))
 
+    @property
+    def design(self) -> tuple[str, str, str]:
+        """What was built: the name of the model, the arguments of its constructor, the digest of its file."""
+        arguments = self.settings.get("model_args") or {}
+        if isinstance(arguments, dict):
+            arguments = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        return self.results["model_name"], str(arguments), str(self.results.get("models_digest") or "")
+
 
 def find_runs(paths: Iterable[str]) -> list[Run]:
     """Every finished run at or below `paths`. UserError for a path that does not exist or that holds no run."""
@@ -80,7 +90,7 @@ def find_runs(paths: Iterable[str]) -> list[Run]:
     for name in paths:
         root = Path(name)
         if not root.is_dir():
-            raise UserError(f"{name} is no folder; give run folders or a dispatcher's log_dir")
+            raise UserError(f"{name} is not a folder; give run folders or a dispatcher's log_dir")
         found = [run for file in sorted(root.rglob("results.json")) if (run := read_run(file)) is not None]
         if not found:
             raise UserError(f"{name} holds no finished run of the mains (a results.json with task and model_name)")
@@ -105,7 +115,7 @@ def read_run(file: Path) -> Run | None:
 
 
 def check_comparable(runs: list[Run]) -> None:
-    """UserError if runs of one task were made on different data: their figures say nothing about each other."""
+    """UserError if runs of one task were made on different data: their results say nothing about each other."""
     for task in TASKS:
         places = {run.results.get("dataset"): run.path for run in runs if run.results["task"] == task}
         if len(places) > 1:
@@ -114,10 +124,10 @@ def check_comparable(runs: list[Run]) -> None:
 
 
 def without_repeats(runs: list[Run]) -> list[Run]:
-    """The newest run of each setting and seed: the same seed twice is no second sample."""
+    """The newest run of each design, setting and seed: the same seed twice is not a second sample."""
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.results.get("environment") or {}).get("finished", "")):
-        newest[json.dumps([run.results["task"], run.settings, run.results.get("seed")], default=str)] = run
+        newest[json.dumps([run.results["task"], run.design, run.settings, run.results.get("seed")], default=str)] = run
     return [run for run in runs if any(run is kept for kept in newest.values())]
 
 
@@ -142,15 +152,28 @@ class Candidate:
 
 
 def best_of_each(runs: list[Run]) -> dict[str, Candidate]:
-    """Architecture -> its settings with the best mean on validation data; the best architecture last."""
+    """Name of each design -> its settings with the best mean on validation data; the best design last."""
+    names = design_names(runs)
     by_settings: dict[str, dict[str, Candidate]] = {}
     for run in runs:
         key = json.dumps(run.settings, sort_keys=True, default=str)
-        by_settings.setdefault(run.results["model_name"], {}).setdefault(key, Candidate([])).runs.append(run)
-    best = [max(several.values(), key=lambda one: one.mean) for several in by_settings.values()]
-    for one in best:
-        one.tried = len(by_settings[one.runs[0].results["model_name"]])
-    return {one.runs[0].results["model_name"]: one for one in sorted(best, key=lambda one: one.mean)}
+        by_settings.setdefault(names[run.design], {}).setdefault(key, Candidate([])).runs.append(run)
+    best = {name: max(several.values(), key=lambda one: one.mean) for name, several in by_settings.items()}
+    for name, one in best.items():
+        one.tried = len(by_settings[name])
+    return dict(sorted(best.items(), key=lambda item: item[1].mean))
+
+
+def design_names(runs: list[Run]) -> dict[tuple[str, str, str], str]:
+    """'cnn', 'cnn (channels=[32, 64])'; where two files define one of them, also which: 'cnn [models 3f9a2c]'."""
+    designs = {run.design for run in runs}
+    names = {}
+    for design in designs:
+        name, arguments, digest = design
+        several = sum(other[:2] == design[:2] for other in designs) > 1
+        which = f" [models {digest[:6] or 'unknown'}]" if several else ""
+        names[design] = name + (f" ({arguments})" if arguments else "") + which
+    return names
 
 
 def figure(values: Sequence[float]) -> str:
@@ -176,7 +199,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def overview_table(runs: list[Run]) -> str:
-    """One row an architecture, the tasks side by side."""
+    """One row per architecture, the tasks side by side."""
     best = {task: best_of_each([run for run in runs if run.results["task"] == task]) for task in TASKS}
     names = list(dict.fromkeys(name for several in best.values() for name in several))
     heads = ["architecture"]
@@ -190,9 +213,9 @@ def overview_table(runs: list[Run]) -> str:
 
 
 def architecture_table(runs: list[Run]) -> str:
-    """One row an architecture: size, speed, the final figures and how they were found."""
+    """One row per architecture: size, speed, the final metrics and how they were found."""
     label = runs[0].task.label
-    shown = [flag for flag in differing_settings(runs) if flag != "model_name"]
+    shown = [flag for flag in differing_settings(runs) if flag not in ("model_name", "model_args")]
     rows = []
     for name, one in best_of_each(runs).items():
         tested = [run.test_value for run in one.runs if not math.isnan(run.test_value)]
@@ -201,7 +224,7 @@ def architecture_table(runs: list[Run]) -> str:
         row += [rounded((run.results["seconds"] / run.epochs for run in one.runs), 1)]
         row += [rounded((run.results["best_epoch"] for run in one.runs), 0), figure(one.values), figure(tested)]
         rows.append([*row, f"{settings} (best of {one.tried})" if one.tried > 1 else settings or "-"])
-    heads = ["architecture", "parameters", "ms a step", "s an epoch", "best epoch"]
+    heads = ["architecture", "parameters", "ms per step", "s per epoch", "best epoch"]
     return table([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
 
 
@@ -213,10 +236,6 @@ def differing_settings(runs: list[Run]) -> list[str]:
 
 def choices_table(runs: list[Run]) -> str:
     """Which choices mattered: the share of the differences that each explains, and its best and worst value."""
-    from toolkit.sweeps.effects import main_effects
-    from toolkit.sweeps.jobs import Status
-    from toolkit.sweeps.table import Row
-
     rows = [Row(str(run.path), run.settings, Status("done"), {"value": run.value}) for run in runs]
     found = main_effects(rows, "value")
     if not found:
@@ -232,13 +251,13 @@ def choices_table(runs: list[Run]) -> str:
 
 
 def source_line(runs: list[Run]) -> str:
-    """Where the figures come from, as every figure must say."""
+    """Where the numbers come from, as every number must say."""
     data = ", ".join(sorted({str(run.results.get("dataset")) for run in runs}))
     devices = ", ".join(sorted({str(run.results.get("device")) for run in runs}))
     return (
         f"{len(runs)} runs on {data}; {devices}. Mean ± sample standard deviation over n seeds; times are medians. The "
-        "settings are those with the best mean on validation data, so this figure is a little too good: report the "
-        "test figure (`--evaluate_test`) of the settings that you choose."
+        "settings are those with the best mean on validation data, so this result is a little too good: report the "
+        "test result (`--evaluate_test`) of the settings that you choose."
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.plots import new_figure, save_figure
 
-# One colour and marker for an architecture in every picture (Okabe and Ito's colours, told apart by the colour-blind).
+# One colour and marker per architecture in every picture (Okabe and Ito's colours, told apart by the colour-blind).
 STYLES = {"linear": ("#e69f00", "s"), "mlp": ("#0072b2", "o"), "cnn": ("#009e73", "^"), "unet": ("#d55e00", "D")}
-SPARE = ("#cc79a7", "v")
+SPARE = (("#cc79a7", "v"), ("#56b4e9", "P"), ("#7a5195", "X"), ("#5f6b00", "*"), ("#000000", "<"))
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each architecture; variants of one get the spare ones in turn."""
+    others = [name for name in names if name not in STYLES]
+    return STYLES | {name: SPARE[index % len(SPARE)] for index, name in enumerate(others)}
 
 
 class Candidate(Protocol):
@@ -24,13 +30,14 @@ class Candidate(Protocol):
 
 
 def draw_curves(task: str, best: Mapping[str, Candidate], data: object, path: Path) -> None:
-    """The figure over epochs: validation strong with every seed faint, training dashed."""
+    """The metric over epochs: validation strong with every seed faint, training dashed."""
     kind = next(iter(best.values())).runs[0].task
     column, label = kind.metric.removeprefix("best_"), kind.label
     drawing = new_figure(8, 4.6)
     axes = drawing.subplots()
+    look_of = styles(best)
     for name, one in best.items():
-        color, marker = STYLES.get(name, SPARE)
+        color, marker = look_of[name]
         histories = [run.results["history"] for run in one.runs]
         for history in histories:
             axes.plot(range(1, len(history[column]) + 1), history[column], color=color, alpha=0.3, linewidth=1)
@@ -50,25 +57,37 @@ def draw_curves(task: str, best: Mapping[str, Candidate], data: object, path: Pa
 
 
 def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
-    """A panel for each task: the figure over the number of parameters, with the spread over seeds."""
-    from matplotlib.ticker import EngFormatter
+    """A panel for each task: the metric over the number of parameters, with the spread over seeds."""
 
     shown = [task for task in best if any(one.parameters for one in best[task].values())]
     drawing = new_figure(4.6 * max(1, len(shown)), 3.9)
     for axes, task in zip(drawing.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
+        look_of = styles(best[task])
         for name, one in best[task].items():
             if one.parameters:
-                color, marker = STYLES.get(name, SPARE)
+                color, marker = look_of[name]
                 spread = statistics.stdev(one.values) if len(one.values) > 1 else None
                 label, look = f"{name} (n={len(one.values)})", {"linestyle": "none", "capsize": 4, "markersize": 7}
                 axes.errorbar(one.parameters, one.mean, spread, color=color, marker=marker, label=label, **look)
         label = next(iter(best[task].values())).runs[0].task.label
         axes.set(xlabel="parameters", ylabel=f"validation {label}", title=f"{task}, mean ± sd over seeds")
-        axes.set_xscale("log")
-        for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            axis(EngFormatter(places=0, sep=""))
-        axes.tick_params(axis="x", which="both", labelsize=8)
         axes.margins(x=0.2, y=0.15)
+        label_sizes(axes)
         axes.grid(alpha=0.3)
         axes.legend(loc="best")
     save_figure(drawing, path)
+
+
+def label_sizes(axes: Any) -> None:
+    """Give Matplotlib axes a logarithmic axis of sizes with a few labels (1k, 2k, 5k, ...) that do not overlap, over any range."""
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    for locator in (LogLocator(numticks=5), LogLocator(subs=(1, 2, 5), numticks=5), MaxNLocator(4)):
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= 2:
+            break
+    axes.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 6)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))

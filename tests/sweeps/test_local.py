@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
@@ -230,14 +229,22 @@ def test_the_config_file_of_a_job_says_how_to_repeat_it(tmp_path):
     assert json.loads(path.read_text())["argv"] == ["--augment", "--learning_rate", "0.3"]
 
 
-def test_code_that_is_younger_than_its_results_is_named(tmp_path):
-    script = tmp_path / "train.py"
-    shutil.copy(tools.TOY, script)
+def test_code_that_is_not_that_of_the_results_is_named(tmp_path):
+    script, models = tmp_path / "train.py", tmp_path / "parts" / "models.py"
+    models.parent.mkdir()
+    for file in (models, models.with_name("__init__.py"), tmp_path / "bystander.py"):
+        file.write_text("")
+    script.write_text(
+        "def build():\n    from parts import (\n        models,  # late\n    )\n" + Path(tools.TOY).read_text()
+    )
     assert "note:" not in tools.sweep(tmp_path, {"key": [1]}, script=str(script)).stdout
-    (tmp_path / "models.py").write_text("")
-    os.utime(tmp_path / "models.py", (time.time() + 5, time.time() + 5))
+    (tmp_path / "bystander.py").write_text("x = 1")
+    assert "note:" not in tools.sweep(tmp_path, {"key": [1]}, script=str(script)).stdout
+    models.write_text("depth = 2")
     again = tools.sweep(tmp_path, {"key": [1]}, script=str(script))
-    assert "note: models.py changed after" in again.stdout
+    assert re.search(
+        r"note: 1 of the finished jobs .* \(changed: \S*parts/models.py\); they are not run again", again.stdout
+    )
     assert "best best_val_acc 0.1" in again.stdout  # what earlier starts found counts
 
 
@@ -266,3 +273,35 @@ def test_a_result_that_is_no_number_is_never_the_best(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "best best_val_acc 0.2 by learning_rate=0.2" in run.stdout
     assert [line.split()[0] for line in run.stdout.splitlines()[-3:-1]] == ["0.2", "0.1"]
+
+
+RESUMES = """
+import argparse, json, os, signal
+parser = argparse.ArgumentParser()
+parser.add_argument("--results_path")
+parser.add_argument("--output_dir")
+parser.add_argument("--resume")
+parser.add_argument("--end")
+args = parser.parse_args()
+if args.resume:
+    assert args.resume == args.output_dir
+    json.dump({"best_val_acc": float(open(args.resume + "/last.pt").read())}, open(args.results_path, "w"))
+else:
+    os.makedirs(args.output_dir)
+    open(args.output_dir + "/last.pt", "w").write("0.75")
+    os.kill(os.getpid(), signal.SIGKILL) if args.end == "kill" else exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills itself with a signal")
+def test_an_attempt_that_was_ended_from_outside_resumes_from_its_checkpoint(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(RESUMES)
+    run = tools.sweep(tmp_path, {"end": ["kill", "crash"]}, "--stop_after", "0", script=str(script))
+    found = {row["end"]: (row["status"], row["attempts"], row.get("best_val_acc")) for row in tools.table(tmp_path)}
+    assert found == {"kill": ("done", "2", "0.75"), "crash": ("failed", "2", "")}, run.stdout  # a crash begins afresh
+    script.write_text(RESUMES + "# another line")  # a checkpoint of other code is not that of this run
+    for path in tmp_path.glob("logs/end=kill*/status.json"):
+        path.write_text(json.dumps({"state": "stopped", "cause": "interrupted", "attempt": 2, "code": "other"}))
+    again = tools.sweep(tmp_path, {"end": "kill"}, "--retries", "0", script=str(script))
+    assert again.returncode == 1

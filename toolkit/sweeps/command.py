@@ -2,90 +2,116 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import shlex
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.errors import UserError
-from toolkit.sweeps import grid, jobs, table
-from toolkit.sweeps.effects import show
-from toolkit.sweeps.engine import Engine
-from toolkit.sweeps.jobs import Job
-from toolkit.sweeps.options import build_parser, build_report_parser
+from toolkit.errors import UserError, check_choice
+from toolkit.sweeps import grid, table
+from toolkit.sweeps.devices import describe_devices, find_devices
+from toolkit.sweeps.jobs import Job, Status
+from toolkit.sweeps.live import make_view
+from toolkit.sweeps.local import Engine, LocalEngine
+from toolkit.sweeps.report import write_report
 from toolkit.sweeps.script import Probe, Script, check_points, find_script, probe
+from toolkit.sweeps.search import Pruner, Search, Searcher
+from toolkit.sweeps.slurm import SlurmEngine, SlurmSettings
 from toolkit.sweeps.sweep import Progress, Rules, Sweep
 
-EXIT_SOME_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY_READS = 1, 130, 141
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 SHOWN_IN_DRY_RUN = 1000
+MOST_JOBS = 10_000  # more are more likely a mistake than a wish
 
 
-def run_command(argv: list[str]) -> int:
-    """Run the dispatcher with these arguments; return its exit code."""
+@dataclass(frozen=True)
+class Settings:
+    """One sweep, as the dispatcher's flags describe it."""
+
+    script: str
+    config_path: str
+    log_dir: str
+    csv_path: str
+    search: Search = field(default_factory=Search)
+    rules: Rules = field(default_factory=Rules)
+    gpus: str = "auto"
+    jobs_per_gpu: int = 1
+    num_workers: int = 1
+    prune: str = "none"
+    prune_after: int = 1
+    slurm: SlurmSettings | None = None  # None: this machine
+    yes: bool = False  # more than MOST_JOBS jobs are meant
+
+
+def run_sweep(settings: Settings) -> int:
+    """Plan, run, report; the exit code. Guard and probe start first: both take longer than the planning."""
+    config = grid.load_config(settings.config_path)
+    check_count(settings, config)
+    script = find_script(settings.script)
+    engine, where = make_engine(settings)
     try:
-        return report_command(argv[1:]) if argv[:1] == ["report"] else sweep_command(argv)
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at its end must not complain either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_NOBODY_READS
-
-
-def sweep_command(argv: list[str]) -> int:
-    """`python dispatcher.py`: plan, run, report."""
-    args = build_parser().parse_args(argv)
-    check_arguments(args)
-    config = grid.load_config(args.config_path)
-    script = find_script(args.script)
-    with probe(script) as child:
-        planned, searcher = plan(args, config, child)
-    if args.dry_run:
-        print_commands(args, script, planned)
-        return 0
-    check_writable("log_dir", args.log_dir)
-    check_writable("grid_search_results_path", os.path.dirname(os.path.abspath(args.grid_search_results_path)))
-    sweep = Sweep(script, args.log_dir, make_engine(args), make_rules(args))
-    print(f"{len(planned) or args.trials} jobs of {script.name} in {args.log_dir}", flush=True)
-    best = Best(args, sweep)  # before the jobs are added: the view and the pruner also know what earlier starts found
-    add_pruner(args, sweep)
-    sweep.add(planned)
-    note_changed_code(script, sweep.progress.oldest_done)
-    table.write_index(args.log_dir, script.name, args.metric, planned)
-    if searcher is not None:
-        searcher.attach(sweep)
-    progress = run_with_view(sweep, best)
-    return finish(args, progress, best)
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense, by name."""
-    for name, least in (
-        ("seeds", 0),
-        ("trials", 1),
-        ("retries", 0),
-        ("stop_after", 0),
-        ("timeout_s", 0),
-        ("grace_s", 0),
-        ("slurm_throttle", 1),
-    ):
-        if getattr(args, name) < least:
-            raise UserError(f"{name} is {getattr(args, name)}; it must be at least {least}")
-    if args.engine == "slurm" and not args.watch and (args.prune != "none" or args.search == "tpe"):
-        raise UserError(
-            "with --engine slurm, --prune and --search tpe need --watch: the dispatcher decides as jobs run"
+        with probe(script) as child:
+            planned, searcher = plan(settings, config, child)
+        check_writable("log_dir", settings.log_dir)
+        check_writable("grid_search_results_path", os.path.dirname(os.path.abspath(settings.csv_path)))
+        sweep = Sweep(script, settings.log_dir, engine, settings.rules, script.code)
+        print(
+            f"{len(planned) or settings.search.trials} jobs of {script.name} in {settings.log_dir}, on {where}",
+            flush=True,
         )
+        best = Best(settings.search, sweep)  # before the jobs are added: view and pruner know what earlier starts found
+        if settings.prune != "none":
+            Pruner(settings.prune, settings.search, settings.prune_after).attach(sweep)
+        sweep.add(planned)
+        index = make_index(settings, script)
+        note_changed_code(sweep, table.read_index(settings.log_dir).get("codes", {}), script)
+        table.write_index(settings.log_dir, index, planned)
+        if searcher is not None:
+            searcher.index = index
+            searcher.attach(sweep)
+        progress = run_with_view(sweep, best)
+        engine.close(wait=progress.interrupted)  # the guard ends while the report is written
+        return finish(settings, progress, best)
+    finally:
+        engine.close()
 
 
-def plan(args: argparse.Namespace, config: Any, child: Probe) -> tuple[list[Job], Any]:
+def dry_run(settings: Settings) -> int:
+    """Check everything and print one command per line, as a shell would take it; run nothing."""
+    config = grid.load_config(settings.config_path)
+    check_count(settings, config)
+    script = find_script(settings.script)
+    with probe(script) as child:
+        planned, searcher = plan(settings, config, child)
+    for job in planned[:SHOWN_IN_DRY_RUN]:
+        folder = os.path.join(os.path.abspath(settings.log_dir), job.name)
+        print(shlex.join(script.command(job.argv + script.own_argv(folder))))
+    if len(planned) > SHOWN_IN_DRY_RUN:
+        print(f"... and {len(planned) - SHOWN_IN_DRY_RUN} more")
+    if searcher is not None:
+        print(
+            f"{settings.search.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended"
+        )
+    return 0
+
+
+def check_count(settings: Settings, config: Any) -> None:
+    """Refuse a huge grid before it is built, unless it is meant."""
+    search = settings.search
+    points = grid.count_experiments(config) if search.kind == "grid" else search.trials
+    count = points * max(1, search.seeds)
+    if count > MOST_JOBS and not settings.yes:
+        raise UserError(f"this would be {count:,} jobs; if you mean it, add --yes (asked above {MOST_JOBS:,})")
+
+
+def plan(settings: Settings, config: Any, child: Probe) -> tuple[list[Job], Searcher | None]:
     """The checked jobs of a grid or a random search, without repeats; for tpe the searcher that will make them."""
-    if args.search == "grid":
-        return make_jobs(child, grid.add_seeds(grid.get_experiment_list(config), args.seeds)), None
-    from toolkit.sweeps.search import Searcher
-
-    searcher = Searcher(args, config, child.script)
-    if args.search == "random":
+    search = settings.search
+    if search.kind == "grid":
+        return make_jobs(child, grid.add_seeds(grid.get_experiment_list(config), search.seeds)), None
+    searcher = Searcher(search, config, child)
+    if search.kind == "random":
         return make_jobs(child, searcher.draw_all()), None
     check_points(child, searcher.corners())
     return [], searcher
@@ -94,25 +120,8 @@ def plan(args: argparse.Namespace, config: Any, child: Probe) -> tuple[list[Job]
 def make_jobs(child: Probe, points: list[dict[str, Any]]) -> list[Job]:
     """Jobs for points, checked by the script's own parser; equal ones once."""
     argvs = check_points(child, points)
-    made: dict[str, Job] = {}
-    for point, argv in zip(points, argvs, strict=True):
-        job = Job.build(child.script.name, point, argv)
-        made.setdefault(job.name, job)
-    return list(made.values())
-
-
-def print_commands(args: argparse.Namespace, script: Script, planned: list[Job]) -> None:
-    """One command a line, as a shell would take it."""
-    lines = []
-    for job in planned[:SHOWN_IN_DRY_RUN]:
-        folder = os.path.join(os.path.abspath(args.log_dir), job.name)
-        lines.append(shlex.join(script.command(job.argv + script.own_argv(folder))))
-    hidden = len(planned) - SHOWN_IN_DRY_RUN
-    if hidden > 0:
-        lines.append(f"... and {hidden} more")
-    if args.search == "tpe":
-        lines.append(f"{args.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
-    print("\n".join(lines), flush=True)
+    made = (Job.build(child.script.name, point, argv) for point, argv in zip(points, argvs, strict=True))
+    return list({job.name: job for job in made}.values())
 
 
 def check_writable(flag: str, folder: str) -> None:
@@ -127,52 +136,42 @@ def check_writable(flag: str, folder: str) -> None:
         raise UserError(f"{flag}: the folder {folder!r} cannot be written: {error.strerror}") from None
 
 
-def note_changed_code(script: Script, oldest_done: float | None) -> None:
-    """Say that finished jobs stay as they are if the code beside the script is younger than they."""
-    if oldest_done is None or script.is_module:
-        return
-    changed = [path.name for path in Path(script.name).parent.glob("*.py") if path.stat().st_mtime > oldest_done]
-    if changed:
-        since = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(oldest_done))
+def make_index(settings: Settings, script: Script) -> dict[str, Any]:
+    """What sweep.json says besides the jobs. `codes`: the modules behind each digest, to name what has changed."""
+    codes = table.read_index(settings.log_dir).get("codes", {})
+    search = settings.search
+    about = {"script": script.name, "metric": search.metric, "direction": search.direction, "search": search.kind}
+    return {**about, "codes": {**codes, script.code: script.modules}}
+
+
+def note_changed_code(sweep: Sweep, codes: dict[str, dict[str, str]], script: Script) -> None:
+    """Say that finished jobs stay as they are if other code has made them, and which files differ."""
+    for digest, count in sweep.progress.made_by.items():
+        if digest in (None, script.code):
+            continue
+        before = codes.get(digest, {})
+        changed = sorted(n for n in {*before, *script.modules} if before.get(n) != script.modules.get(n))
         print(
-            f"note: {', '.join(sorted(changed)[:3])}{', ...' if len(changed) > 3 else ''} changed after {since}, when "
-            "the first of the finished jobs ended; those are not run again: for that choose a new --log_dir"
+            f"note: {count} of the finished jobs were made by other code (changed: {', '.join(changed[:3]) or digest}"
+            f"{', ...' if len(changed) > 3 else ''}); they are not run again: for that choose a new --log_dir"
         )
 
 
-def make_engine(args: argparse.Namespace) -> Engine:
-    """The engine that --engine names."""
-    if args.engine == "slurm":
-        from toolkit.sweeps.slurm import SlurmEngine
-
-        return SlurmEngine(args)
-    from toolkit.sweeps.devices import find_devices
-    from toolkit.sweeps.local import LocalEngine
-
-    return LocalEngine(find_devices(args.gpus, args.jobs_per_gpu, args.num_workers))
-
-
-def make_rules(args: argparse.Namespace) -> Rules:
-    return Rules(args.timeout_s, args.retries, args.stop_after, args.grace_s)
-
-
-def add_pruner(args: argparse.Namespace, sweep: Sweep) -> None:
-    """Let --prune watch the sweep."""
-    if args.prune != "none":
-        from toolkit.sweeps.prune import Pruner
-
-        Pruner(args.prune, args.metric, args.prune_after).attach(sweep)
+def make_engine(settings: Settings) -> tuple[Engine, str]:
+    """The engine, and in words on what the jobs run and why."""
+    if settings.slurm is not None:
+        return SlurmEngine(settings.slurm, settings.log_dir, settings.search.kind == "tpe"), "Slurm"
+    devices, why = find_devices(settings.gpus, settings.jobs_per_gpu, settings.num_workers)
+    return LocalEngine(devices), describe_devices(devices, why)
 
 
 def run_with_view(sweep: Sweep, best: Best) -> Progress:
     """Run the sweep under a live view of its state."""
-    from toolkit.sweeps.live import make_view
-
     view = make_view(sweep.progress, best.describe)
     sweep.on_finished.append(view.job_ended)
     sweep.on_turn.append(view.update)
     try:
-        return sweep.run()
+        return sweep.run(close=False)
     finally:
         view.close()
 
@@ -180,25 +179,25 @@ def run_with_view(sweep: Sweep, best: Best) -> Progress:
 class Best:
     """The best job so far, for the live view."""
 
-    def __init__(self, args: argparse.Namespace, sweep: Sweep) -> None:
-        self.wanted, self.sweep = args.metric, sweep
+    def __init__(self, search: Search, sweep: Sweep) -> None:
+        self.search, self.sweep = search, sweep
         self.rows: dict[str, table.Row] = {}  # of all done jobs, for the report: 10,000 files need be read only once
         self.row: table.Row | None = None
         self.metric: str | None = None
         self._shown: tuple[int, list[str]] = (0, [])  # number of jobs, flags that differ between them
         sweep.on_finished.append(self.look)
 
-    def look(self, job: Job, status: Any) -> None:
+    def look(self, job: Job, status: Status) -> None:
         if status.state != "done":
             return
         row = self.rows[job.name] = table.read_row(self.sweep.log_dir, job.name, job.config, status)
         try:
-            self.metric = self.metric or table.pick_metric([row], self.wanted)
+            self.metric = self.metric or table.pick_metric([row], self.search.metric)
         except UserError:
             return  # the report at the end will say that there is no such metric
-        sign = -1 if self.metric and table.is_better_when_low(self.metric) else 1
-        value = table.number(row, self.metric)
-        if not math.isnan(value) and (self.row is None or sign * value > sign * table.number(self.row, self.metric)):
+        sign = -1 if self.metric and table.is_better_when_low(self.metric, self.search.direction) else 1
+        value, before = (sign * table.number(one, self.metric) if one else float("-inf") for one in (row, self.row))
+        if value > before:
             self.row = row
 
     def describe(self) -> str:
@@ -206,52 +205,54 @@ class Best:
             return ""
         known = self.sweep.jobs.values()
         if self._shown[0] != len(known):  # a view asks four times a second
-            self._shown = (len(known), table.varying([table.Row(job.name, job.config, jobs.Status()) for job in known]))
-        flags = ", ".join(f"{flag}={show(self.row.config.get(flag))}" for flag in self._shown[1])
+            self._shown = (len(known), table.varying([table.Row(job.name, job.config, Status()) for job in known]))
+        flags = ", ".join(f"{flag}={table.show(self.row.config.get(flag))}" for flag in self._shown[1])
         return f"{self.metric} {table.number(self.row, self.metric):.4g}" + (f" by {flags}" if flags else "")
 
 
-def finish(args: argparse.Namespace, progress: Progress, best: Best) -> int:
+def finish(settings: Settings, progress: Progress, best: Best) -> int:
     """Write the reports, say where they are, choose the exit code."""
     if progress.gave_up:
         print(f"stopped early: {progress.gave_up}")
-    write_reports(table.read_rows(args.log_dir, best.rows), args.log_dir, args.grid_search_results_path, args.metric)
+    write_reports(settings.log_dir, settings.csv_path, settings.search, known=best.rows)
     if progress.left_running:
         print(f"{progress.left_running} jobs are with Slurm; the same command collects them, with --watch it stays")
         return 0
     if progress.interrupted:
-        print("interrupted; the same command goes on from here")
+        print("interrupted; the same command resumes from here")
         return EXIT_INTERRUPTED
     cancelled = any(status.state == "stopped" and not status.is_settled for _, status in progress.finished)
     return EXIT_SOME_FAILED if progress.failed or progress.gave_up or cancelled else 0
 
 
-def write_reports(rows: list[table.Row], log_dir: str, csv_path: str, metric: str, top_k: int = 10) -> None:
+def write_reports(
+    log_dir: str, csv_path: str, search: Search, top_k: int = 10, known: dict[str, table.Row] | None = None
+) -> None:
     """grid_results.csv, report.html and the best configurations on the terminal."""
-    from toolkit.sweeps.report import write_report
-
+    check_choice("direction", search.direction, ("auto", "min", "max"))
+    rows = table.read_rows(log_dir, known)
     table.write_csv(csv_path, rows)
-    name = table.pick_metric(rows, metric)
-    groups = table.group_by_seed(rows, name)
-    if name is not None:
-        print(f"best by {name}:")
-        shown = table.varying(rows)
-        for group in [group for group in groups if group.values][:top_k]:
-            values = ", ".join(f"{flag}={show(group.config.get(flag))}" for flag in shown if flag != "seed")
-            print(f"  {group.describe():28s} {values}")
+    metric = table.pick_metric(rows, search.metric)
+    groups = table.group_by_seed(rows, metric, search.direction)
+    odd = table.not_finite(rows, metric)
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        print(f"note: {metric} is not a finite number and counts as missing in: {', '.join(odd[:3])}{more}")
+    if metric is not None:
+        aim = "lowest" if table.is_better_when_low(metric, search.direction) else "highest"
+        print(f"best by {metric} ({aim} first):")
+        for line in best_lines(rows, groups, top_k):
+            print(line)
     page = os.path.join(log_dir, "report.html")
-    write_report(page, log_dir, rows, groups, name, top_k)
+    write_report(page, log_dir, rows, groups, metric, search.direction)
     print(f"table: {csv_path}   report: {page}", flush=True)
 
 
-def report_command(argv: list[str]) -> int:
-    """`python dispatcher.py report LOG_DIR`."""
-    args = build_report_parser().parse_args(argv)
-    csv_path = args.grid_search_results_path or os.path.join(args.log_dir, "grid_results.csv")
-    write_reports(table.read_rows(args.log_dir), args.log_dir, csv_path, args.metric, args.top_k)
-    if args.tensorboard:
-        from toolkit.tensorboard_logs import Logbook
-
-        known = Logbook([args.log_dir], args.tensorboard).look()
-        print(f"{known} runs for TensorBoard: tensorboard --logdir {args.tensorboard}")
-    return 0
+def best_lines(rows: list[table.Row], groups: list[table.Group], top_k: int) -> Iterator[str]:
+    """'  0.912 ± 0.004 (n=3)   learning_rate=0.001'; with script, data set and code where they differ."""
+    origins = table.differing_origins(groups)
+    shown: Callable[[Any], str] = table.show
+    for group in [group for group in groups if group.values][:top_k]:
+        words = [f"{name}={shown(group.origin[name])}" for name in origins]
+        words += [f"{flag}={shown(group.config.get(flag))}" for flag in table.varying(rows) if flag != "seed"]
+        yield f"  {group.describe():28s} {', '.join(words)}"

@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.errors import UserError
 
 Config = dict[str, Any]
+RANGE_KEYS = {"low", "high", "log", "step"}
 
 
 def load_config(path: str) -> Config | list[Config]:
@@ -47,7 +48,7 @@ def get_experiment_list(config: Config | list[Config]) -> list[Config]:
     points: list[Config] = []
     for grid in split_grids(config):
         for name, value in grid.items():
-            if isinstance(value, dict):
+            if is_range(value):
                 raise UserError(f"{name} is the range {value}; a grid needs a list of values (or --search random|tpe)")
         names = list(grid)
         choices = [as_choices(name, value) for name, value in grid.items()]
@@ -69,6 +70,11 @@ def split_grids(config: Config | list[Config]) -> list[Config]:
     if not grids or not any(grids):
         raise UserError("the grid is empty; it needs at least one flag, like {'learning_rate': [0.1, 0.01]}")
     return grids
+
+
+def is_range(value: Any) -> bool:
+    """True for {"low": ..., "high": ...}; another object is one value, for a flag that takes JSON."""
+    return isinstance(value, dict) and bool(RANGE_KEYS & set(value))
 
 
 def as_choices(name: str, value: Any) -> list[Any]:
@@ -98,7 +104,7 @@ def _suggest_grids() -> str:
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> Config:
-    """json keeps the last of two equal keys without a word; half of the grid would be lost."""
+    """json keeps the last of two equal keys silently; half of the grid would be lost."""
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -1,22 +1,50 @@
-"""One job: a configuration of a script, its folder, and the status that every engine reads and writes.
+"""One job: a configuration of a script, its folder, its status, who may run it, and why it ended as it did.
 
 A job's folder is named by a readable part and a hash of script and command line, so the same configuration has the same
 folder whoever runs it. In it: config.json, log.txt, status.json, results.json, history.csv, run/ (the script's own run
 folder, if it has --output_dir) and one small claim.N for each time that the job was started.
+
+At most one process runs a job, on any machine that shares the folder: the n-th start needs the file claim.n, which the
+operating system lets exactly one process create (O_EXCL). Claims are never deleted or taken over, so there is no moment
+at which two processes can both believe that they have replaced a dead owner.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 STATES = ("queued", "running", "done", "failed", "stopped")
-PRUNED = "pruned"  # the cause of a job that was stopped because it was hopeless: it is not run again
+EXIT, SIGNAL, TIMEOUT, OUT_OF_MEMORY = "exit code", "signal", "timeout", "out of memory"
+BAD_RESULTS, LOST, FOLDER = "bad results", "lost", "folder"
+PRUNED, INTERRUPTED, PREEMPTED = "pruned", "interrupted", "preempted"  # causes of a stop
+RESUMABLE = (LOST, SIGNAL, PREEMPTED, INTERRUPTED, TIMEOUT)  # the run folder of such an attempt is as good as before
+HEARTBEAT_S = 15
+SILENT_S = 120  # an owner out of our sight that has not touched its claim for so long is dead (8 missed heartbeats)
+MEMORY_MESSAGES = re.compile(
+    r"CUDA out of memory|out of GPU memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory|"
+    r"MPS backend out of memory|DefaultCPUAllocator: can't allocate|^MemoryError|std::bad_alloc",
+    re.MULTILINE,
+)
+# A second try of these ends in the same place: they are mistakes in the code or in the flags.
+MISTAKES = re.compile(
+    r"^(?:\w+\.)*(NotImplementedError|ImportError|ModuleNotFoundError|SyntaxError|IndentationError|TabError|NameError|"
+    r"UnboundLocalError|TypeError|AttributeError|ValueError|UserError|KeyError|IndexError|AssertionError|"
+    r"ZeroDivisionError|FileNotFoundError|PermissionError|error)\b"
+)
+USER_ERROR_CODE = 2  # argparse and the mains of this course end so
 
 
 @dataclass
@@ -46,7 +74,7 @@ class Status:
 
     state: str = "queued"
     attempt: int = 0
-    cause: str | None = None  # kind of a failure or stop: exit code, signal, timeout, out of memory, bad results, ...
+    cause: str | None = None  # kind of a failure or stop, one of the constants above
     detail: str | None = None  # one line for people
     engine: str | None = None
     device: str | None = None
@@ -56,6 +84,10 @@ class Status:
     started: float | None = None
     ended: float | None = None
     seconds: float | None = None
+    memory_mb: float | None = None  # most resident memory of the job's main process
+    script: str | None = None
+    code: str | None = None  # digest of the script and of what it imports from the project
+    resumed: bool = False  # this attempt went on from the last.pt of the one before
     earlier: list[dict[str, Any]] = field(default_factory=list)  # attempt, state, cause, detail of earlier attempts
 
     @property
@@ -73,17 +105,34 @@ class Status:
         detail = self.detail or ""
         return detail if self.cause and detail.startswith(self.cause) else f"{self.cause}: {detail}"
 
+    @property
+    def may_help_to_retry(self) -> bool:
+        """True for crashes and for stops that nobody asked for; False for mistakes, timeouts and missing results."""
+        if self.cause in (SIGNAL, LOST, PREEMPTED) or (self.resumed and self.state == "failed"):
+            return True
+        code, _, line = (self.detail or "").removeprefix("exit code ").partition(": ")
+        return self.cause == EXIT and code != str(USER_ERROR_CODE) and not MISTAKES.match(line)
 
-def write_json(path: str, value: Any, indent: int | None = 1) -> None:
-    """Write JSON by atomic rename, so that no reader ever sees half of it. Without indent it is 10 times as fast."""
+
+def write_json(path: str, value: Any, is_new: bool = False) -> None:
+    """Write JSON by atomic rename, so that no reader ever sees half of it.
+
+    A file that is probably new (`is_new`) is created in its place, which is cheaper: a reader that comes in that moment
+    takes half of it for none.
+    """
+    text = json.dumps(value, ensure_ascii=False) + "\n"
+    if is_new:
+        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+            return
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+        file.write(text)
     os.replace(temporary, path)
 
 
 def read_json(path: str) -> Any:
-    """The JSON in `path`, or None if there is no file or it is broken."""
+    """The JSON in `path`, or None if there is no file, it cannot be read or it is broken."""
     try:
         with open(path, "rb") as file:
             return json.loads(file.read())
@@ -100,10 +149,12 @@ def read_status(folder: str) -> Status:
     return Status(**{name: value for name, value in found.items() if name in known})
 
 
-def write_status(folder: str, status: Status) -> None:
+def write_status(folder: str, status: Status, is_new: bool = False) -> None:
     """Write status.json without the fields that have no value yet."""
-    fields = {name: value for name, value in asdict(status).items() if value not in (None, [])}
-    write_json(os.path.join(folder, "status.json"), fields)
+    fields = {
+        name: value for name, value in vars(status).items() if value is not None and value is not False and value != []
+    }
+    write_json(os.path.join(folder, "status.json"), fields, is_new)
 
 
 def next_attempt(previous: Status) -> Status:
@@ -114,14 +165,20 @@ def next_attempt(previous: Status) -> Status:
     return Status(state="running", attempt=previous.attempt + 1, earlier=earlier)
 
 
+def request_stop(folder: str, attempt: int, cause: str, detail: str) -> None:
+    """Ask attempt `attempt` of a job, wherever it runs, to stop with this cause; it answers within about a second."""
+    write_json(os.path.join(folder, "stop.json"), {"attempt": attempt, "cause": cause, "detail": detail})
+
+
 def read_results(folder: str) -> tuple[dict[str, Any] | None, str]:
     """(results, '') or (None, what is wrong with results.json)."""
-    path = os.path.join(folder, "results.json")
     try:
-        with open(path, "rb") as file:
+        with open(os.path.join(folder, "results.json"), "rb") as file:
             results = json.loads(file.read())
     except FileNotFoundError:
         return None, "the script ended without writing its results to --results_path"
+    except OSError as error:
+        return None, f"results.json cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         return None, "results.json is not UTF-8 text"
     except json.JSONDecodeError as error:
@@ -131,16 +188,11 @@ def read_results(folder: str) -> tuple[dict[str, Any] | None, str]:
     return results, ""
 
 
-def history_path(folder: str) -> str:
-    """Where the job's history.csv is or will be: the script's run folder while it runs, else the job's folder."""
-    path = os.path.join(folder, "run", "history.csv")
-    return path if os.path.exists(path) else os.path.join(folder, "history.csv")
-
-
 def read_history(folder: str) -> dict[str, list[float]]:
-    """The columns of history.csv as floats; a last line that is still being written is left out."""
+    """The columns of history.csv as floats, NaN where there is no number; a line that is still written is left out."""
+    own = os.path.join(folder, "run", "history.csv")  # the script's, while it runs
     try:
-        with open(history_path(folder), newline="", encoding="utf-8") as file:
+        with open(own if os.path.exists(own) else os.path.join(folder, "history.csv"), encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError):
         return {}
@@ -158,10 +210,10 @@ def read_history(folder: str) -> dict[str, list[float]]:
 def write_history(folder: str, results: dict[str, Any]) -> None:
     """Leave a history.csv in the job's folder: the script's own, else the lists of results['history']."""
     path = os.path.join(folder, "history.csv")
-    own = os.path.join(folder, "run", "history.csv")
-    if os.path.exists(own):
-        with open(own, "rb") as source, open(path, "wb") as target:
-            target.write(source.read())
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, "run", "history.csv"), "rb") as source:
+        text = source.read()
+        with open(path, "wb") as target:
+            target.write(text)
         return
     history = results.get("history")
     columns = {n: v for n, v in history.items() if isinstance(v, list)} if isinstance(history, dict) else {}
@@ -174,3 +226,118 @@ def write_history(folder: str, results: dict[str, Any]) -> None:
         for index in range(max(map(len, columns.values()))):
             values = {name: column[index] if index < len(column) else "" for name, column in columns.items()}
             writer.writerow([values.get(name, index + 1) for name in names])
+
+
+def read_tail(folder: str, size: int = 4000, since: int = 0) -> str:
+    """The last `size` bytes of the job's log.txt, but nothing from before byte `since`."""
+    try:
+        with open(os.path.join(folder, "log.txt"), "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(since, file.tell() - size))
+            return file.read().decode("utf-8", "replace").replace("\r\n", "\n")
+    except OSError:
+        return ""
+
+
+def explain_exit(code: int, log_tail: str) -> tuple[str, str]:
+    """(kind, one line) for a job that ended with `code`; negative codes are signals, as in subprocess."""
+    # The last line that says something; progress bars overwrite theirs with carriage returns.
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in log_tail.splitlines()]
+    line = next((line[:300] for line in reversed(lines) if line), "")
+    said_so = MEMORY_MESSAGES.search(log_tail)
+    if code < 0:
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+        return (OUT_OF_MEMORY if said_so else SIGNAL), f"ended by {name}" + (f" after: {line}" if line else "")
+    if said_so:
+        return OUT_OF_MEMORY, line
+    return EXIT, f"exit code {code}: {line}" if line else f"exit code {code}"
+
+
+@functools.cache
+def this_machine() -> str:
+    """Host name, start of the system, and pid namespace: a pid means the same process only where all three agree."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            parts.append(file.read().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def process_start(pid: int) -> str | None:
+    """When process `pid` of this machine was started, in a form that identifies it; None if it is not running."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists("/proc/self/stat"):
+            return None
+    try:
+        return f"{psutil.Process(pid).create_time():.1f}"
+    except psutil.Error:
+        return None
+
+
+def claim_path(folder: str, number: int) -> str:
+    return os.path.join(folder, f"claim.{number}")
+
+
+def newest_claim(folder: str) -> int:
+    """The number of the last claim on the job, 0 if there was none."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return 0
+    return max((int(name[6:]) for name in names if name.startswith("claim.") and name[6:].isdecimal()), default=0)
+
+
+def take_claim(folder: str, number: int) -> bool:
+    """Create claim `number` for this process; False if another process has it."""
+    owner = {"pid": os.getpid(), "machine": this_machine(), "start": process_start(os.getpid())}
+    try:
+        file = os.open(claim_path(folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(file, json.dumps(owner).encode())  # one write: a reader sees all of it or an empty file
+    finally:
+        os.close(file)
+    return True
+
+
+def owner_of(folder: str, number: int) -> dict[str, Any]:
+    """What the claim says about its owner; empty if there is no such claim or it is still being written."""
+    return read_json(claim_path(folder, number)) or {}
+
+
+_watched: dict[str, tuple[int, float]] = {}  # claim -> its time stamp, and since when by our own clock it has that
+
+
+def is_alive(folder: str, number: int) -> bool:
+    """True if the process that created claim `number` still runs, as far as can be told from here.
+
+    An owner on another machine (or in another container) touches its claim every 15 s. Clocks of machines differ, so no
+    time stamp is compared with ours: the owner is dead when we have seen the same stamp for 120 s.
+    """
+    path = claim_path(folder, number)
+    try:
+        stamp = os.stat(path).st_mtime_ns
+    except OSError:
+        return False
+    owner = owner_of(folder, number)
+    if owner.get("machine") == this_machine():
+        return process_start(owner["pid"]) == owner["start"]
+    before, since = _watched.get(path, (None, 0.0))
+    if before != stamp:
+        _watched[path] = (stamp, time.monotonic())
+        return True
+    return time.monotonic() - since < (SILENT_S if owner else 10)  # empty: created, and its owner died in that moment
+
+
+def silent_s(folder: str, number: int) -> float:
+    """Seconds since the owner of a claim last touched it, by the clocks of both machines; for people only."""
+    try:
+        return time.time() - os.stat(claim_path(folder, number)).st_mtime
+    except OSError:
+        return float("inf")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 
 from toolkit.sweeps.jobs import Job, Status
 from toolkit.sweeps.sweep import Progress
+
+Live = None
+if sys.stdout.isatty():  # rich takes 40 ms to import, and a pipe has no use for it
+    with contextlib.suppress(ImportError):
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
 
 PLAIN_EVERY_S = 30
 SHOWN_RUNNING = 12
@@ -35,75 +45,50 @@ def summary_line(progress: Progress, best: str) -> str:
     return ", ".join(parts) + (f" · best {best}" if best else "") + left
 
 
-class PlainView:
-    """One line for each job that did not end well, and a summary every half a minute."""
+class View:
+    """One line for each job that did not end well, and the state: always on a terminal, else twice a minute."""
 
     def __init__(self, progress: Progress, best: Callable[[], str]) -> None:
         self.progress, self.best = progress, best
         self._last = time.monotonic()
+        self._live = None
+        if sys.stdout.isatty() and Live is not None:
+            # No thread of its own: `update` redraws, at most four times a second.
+            self._live = Live(self._table(), auto_refresh=False, transient=True)
+            self._live.start()
 
     def job_ended(self, job: Job, status: Status) -> None:
         if status.state != "done" and self.progress.finished:
             print(f"{status.state}: {job.name}: {status.reason}", flush=True)
 
     def update(self) -> None:
-        if time.monotonic() - self._last >= PLAIN_EVERY_S:
-            self._last = time.monotonic()
+        if time.monotonic() - self._last < (0.25 if self._live else PLAIN_EVERY_S):
+            return
+        self._last = time.monotonic()
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+        else:
             print(summary_line(self.progress, self.best()), flush=True)
 
     def close(self) -> None:
+        if self._live:
+            self._live.stop()
         print(summary_line(self.progress, self.best()), flush=True)
 
-
-class TableView(PlainView):
-    """The same as a table that redraws itself (rich)."""
-
-    def __init__(self, progress: Progress, best: Callable[[], str]) -> None:
-        super().__init__(progress, best)
-        from rich.live import Live
-
-        # No thread of its own: `update` redraws, at most four times a second.
-        self._live = Live(self._table(), auto_refresh=False, transient=True)
-        self._live.start()
-
-    def job_ended(self, job: Job, status: Status) -> None:
-        if status.state != "done" and self.progress.finished:
-            self._live.console.print(f"{status.state}: {job.name}: {status.reason}", markup=False, highlight=False)
-
-    def update(self) -> None:
-        if time.monotonic() - self._last >= 0.25:
-            self._last = time.monotonic()
-            self._live.update(self._table(), refresh=True)
-
-    def close(self) -> None:
-        self._live.stop()
-        super().close()
-
     def _table(self) -> object:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, show_header=bool(self.progress.running), header_style="bold")
+        running, now = list(self.progress.running.items()), time.time()
+        table = Table(box=None, show_header=bool(running), header_style="bold")
         table.add_column("running", overflow="ellipsis", no_wrap=True)
         table.add_column("for", justify="right", no_wrap=True)
-        now = time.time()
-        for name, start in list(self.progress.running.items())[:SHOWN_RUNNING]:
+        for name, start in running[:SHOWN_RUNNING]:
             table.add_row(Text(name), in_words(now - start))
-        hidden = len(self.progress.running) - SHOWN_RUNNING
-        if hidden > 0:
-            table.add_row(f"... and {hidden} more", "")
+        if len(running) > SHOWN_RUNNING:
+            table.add_row(f"... and {len(running) - SHOWN_RUNNING} more", "")
         ended = self.progress.done + self.progress.failed + self.progress.stopped
         bar = ProgressBar(total=max(1, self.progress.total), completed=ended, width=60)
         return Group(table, bar, Text(summary_line(self.progress, self.best())))
 
 
-def make_view(progress: Progress, best: Callable[[], str]) -> PlainView:
+def make_view(progress: Progress, best: Callable[[], str]) -> View:
     """A table if a person looks at a terminal and rich is there, else plain lines."""
-    if sys.stdout.isatty():
-        try:
-            return TableView(progress, best)
-        except ImportError:
-            pass
-    return PlainView(progress, best)
+    return View(progress, best)

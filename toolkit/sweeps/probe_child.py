@@ -1,8 +1,8 @@
 """Child process of script.py: runs an unmodified script up to its argparse, describes its flags, tries points on them.
 
 Started by path, so it imports nothing of this project: the script must find exactly the import path that it has when
-it is started from the shell. Dialogue, one JSON line each: in {"script", "module"}; out {"flags"}; in {"points"};
-out {"problems"}: for each point the message of argparse, or null.
+it is started from the shell. Dialogue, one JSON line each: in {"script", "module"}; out {"flags"}; then, as often as
+asked, in {"points"}, out {"problems"}: for each point the message of argparse, or null.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def talk(parser: argparse.ArgumentParser) -> None:
         if "error" in vars(kind):
             kind.error = refuse
     say({"flags": [describe(action) for action in parser._actions]})
-    points = json.loads(commands.readline() or '{"points": []}')["points"]
-    say({"problems": [try_point(parser, argv) for argv in points]})
+    for line in commands:
+        say({"problems": [try_point(parser, argv) for argv in json.loads(line)["points"]]})
     os._exit(0)  # not sys.exit: the script may catch SystemExit, and its threads must not keep us
 
 

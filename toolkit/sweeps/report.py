@@ -1,240 +1,196 @@
-"""report.html: one page that shows a sweep and fetches nothing."""
+"""report.html: one page that shows a sweep, fetches nothing, and can be sent by mail.
+
+The page holds its data as JSON; its own script (report_template.html) builds tables and heat maps from them and draws
+curves with uPlot (toolkit/vendor/uplot, MIT licence).
+"""
 
 from __future__ import annotations
 
+import html
+import json
 import math
 import os
-import string
+import shlex
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from toolkit.sweeps import causes, charts, effects, jobs
-from toolkit.sweeps.charts import escape
-from toolkit.sweeps.effects import show
-from toolkit.sweeps.live import in_words
-from toolkit.sweeps.table import INDEX, Group, Row, number, varying
+from toolkit.sweeps import jobs, table
+from toolkit.sweeps.table import Group, Row, number, show
 
-MOST_CURVES = 150  # runs that are drawn; the best ones are always among them
-MOST_CHARTS = 4
+MOST_CURVES = 150  # runs whose curves are in the page; the best ones are always among them
+MOST_LOGS = 30  # failed jobs whose last words are in the page
 LOG_TAIL = 2500
+NOT_CURVES = ("epoch", "seconds", "learning_rate")
+HERE = os.path.dirname(os.path.abspath(__file__))
+UPLOT = os.path.join(os.path.dirname(HERE), "vendor", "uplot")
 
 
-def write_report(path: str, log_dir: str, rows: list[Row], groups: list[Group], metric: str | None, top_k: int) -> None:
+def write_report(
+    path: str, log_dir: str, rows: list[Row], groups: list[Group], metric: str | None, direction: str = "auto"
+) -> None:
     """Write the page for `rows`, grouped by seed in `groups`; `metric` is a name in their results, or None."""
-    script = (jobs.read_json(os.path.join(log_dir, INDEX)) or {}).get("script", "sweep")
-    sections = [
-        best_section(rows, groups, metric, top_k),
-        curves_section(log_dir, rows, groups, metric),
-        effects_section(rows, groups, metric),
-        failures_section(log_dir, rows),
-        jobs_section(rows, metric),
-    ]
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "report_template.html")
-    with open(folder, encoding="utf-8") as file:
-        template = string.Template(file.read())
-    page = template.substitute(
-        title=escape(f"Sweep of {script}"),
-        subtitle=escape(f"{len(rows)} jobs in {os.path.basename(os.path.abspath(log_dir))}, {time.ctime()}"),
-        tiles=tiles(rows, groups, metric),
-        sections="\n".join(section for section in sections if section),
-    )
+    index = table.read_index(log_dir)
+    data = {
+        "metric": metric,
+        "low": metric is not None and table.is_better_when_low(metric, direction),
+        "flags": [flag for flag in table.varying(rows) if flag != "seed"],
+        "origins": table.differing_origins(groups),
+        "search": index.get("search", "grid"),
+        "sources": sources(rows),
+        "notes": notes(rows, metric),
+        "metrics": metric_names(rows, metric),
+        "command": best_command(log_dir, groups),
+        "groups": group_entries(rows, groups),
+        "jobs": job_entries(log_dir, rows, groups, metric),
+        "effects": effect_entries(rows, groups, metric),
+    }
+    scripts = sorted({str(row.status.script) for row in rows if row.status.script}) or [index.get("script", "sweep")]
+    # "<" in a name could end the script element that holds the data.
+    text = json.dumps(finite(data), ensure_ascii=False, allow_nan=False, default=str).replace("<", "\\u003c")
+    where = f"{len(rows)} jobs in {os.path.basename(os.path.abspath(log_dir))}, {time.ctime()}"
+    parts = {
+        "TITLE": html.escape(f"Sweep of {', '.join(scripts)}"),
+        "SUBTITLE": html.escape(where),
+        "LICENCE": read_text(os.path.join(UPLOT, "LICENSE")),
+        "LIBRARY_STYLE": read_text(os.path.join(UPLOT, "uPlot.min.css")),
+        "LIBRARY": read_text(os.path.join(UPLOT, "uPlot.iife.min.js")),
+        "DATA": text,
+    }
+    page = read_text(os.path.join(HERE, "report_template.html"))
+    for name, part in parts.items():
+        page = page.replace(f"[[{name}]]", part)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(page)
     os.replace(temporary, path)
 
 
-def tiles(rows: list[Row], groups: list[Group], metric: str | None) -> str:
-    """The counts of states, the computing time and the best figure."""
-    counts = Counter(row.status.state for row in rows)
-    shown = [(state, str(counts[state])) for state in jobs.STATES if counts[state] or state == "done"]
-    shown.append(("computing time", in_words(sum(row.status.seconds or 0 for row in rows))))
-    if metric and groups and groups[0].values:
-        shown.append((f"best {metric.removeprefix('best_')}", f"{groups[0].mean:.4g}"))
-    return "".join(
-        f'<div class="tile{" bad" if name == "failed" else ""}"><b>{escape(value)}</b>{escape(name)}</div>'
-        for name, value in shown
-    )
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[Any]], classes: Sequence[str] = (), name: str = "") -> str:
-    """A sortable table. Floats are shown with 4 digits and sorted by their full value."""
-    numeric = [
-        bool(rows) and all(_is_number(row[index]) or row[index] in ("", None) for row in rows)
-        for index in range(len(heads))
-    ]
-    mark = [' class="number"' if one else "" for one in numeric]
-    head = "".join(
-        f'<th{mark[i]} scope="col"><button type="button">{escape(h)}</button></th>' for i, h in enumerate(heads)
-    )
-    body = []
-    for index, row in enumerate(rows):
-        cells = "".join(_cell(value, mark[i]) for i, value in enumerate(row))
-        body.append(f'<tr class="{classes[index] if classes else ""}">{cells}</tr>')
-    identity = f' id="{name}"' if name else ""
-    return (
-        f'<div class="scroll{" tall" if len(rows) > 30 else ""}"><table class="sortable"{identity}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _cell(value: Any, mark: str) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return f'<td{mark} data-value=""></td>'
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have (NaN, infinity)."""
     if isinstance(value, float):
-        shown = f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-        return f'<td{mark} data-value="{value!r}">{shown}</td>'
-    text = escape(value)
-    return f'<td class="long" title="{text}">{text}</td>' if len(text) > 48 else f"<td{mark}>{text}</td>"
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def flags_without_seed(rows: list[Row]) -> list[str]:
-    return [flag for flag in varying(rows) if flag != "seed"]
-
-
-def label_of(config: dict[str, Any], flags: Sequence[str]) -> str:
-    return ", ".join(f"{flag}={show(config.get(flag))}" for flag in flags) or "the one configuration"
-
-
-def flag_cells(config: dict[str, Any], flags: Sequence[str]) -> list[Any]:
-    """The values of a configuration for a table: numbers stay numbers, so that they are sorted as such."""
-    return [config.get(flag) if _is_number(config.get(flag)) else show(config.get(flag)) for flag in flags]
-
-
-def best_section(rows: list[Row], groups: list[Group], metric: str | None, top_k: int) -> str:
-    """The best configurations, mean and spread over their seeds."""
-    kept = [group for group in groups if group.values][:top_k]
-    if not kept or metric is None:
-        return "<h2>Best configurations</h2><p>No job is done yet.</p>"
-    flags = flags_without_seed(rows)
-    some_miss = any(group.missing for group in kept)
-    table = []
-    for rank, group in enumerate(kept, start=1):
-        missing = [", ".join(map(str, group.missing))] if some_miss else []
-        table.append([rank, group.mean, group.sd, len(group.values), *missing, *flag_cells(group.config, flags)])
-    heads = ["rank", f"mean {metric}", "sd", "n seeds", *(["missing seeds"] if some_miss else []), *flags]
-    note = "Mean and sample standard deviation over seeds; chosen on validation data, so report the test figure apart."
-    return f'<h2>Best configurations</h2><p class="soft">{note}</p>{html_table(heads, table, name="best")}'
-
-
-def curves_section(log_dir: str, rows: list[Row], groups: list[Group], metric: str | None) -> str:
-    """One chart for each column of the histories; the best configurations in colour."""
-    flags = flags_without_seed(rows)
-    colors = {
-        label_of(group.config, flags): color
-        for group, color in zip([g for g in groups if g.values], charts.COLORS, strict=False)
-    }
-    ordered = sorted(rows, key=lambda row: label_of(row.config, flags) not in colors)[:MOST_CURVES]
-    histories = [(label_of(row.config, flags), jobs.read_history(os.path.join(log_dir, row.name))) for row in ordered]
-    names = list(dict.fromkeys(name for _, history in histories for name in history))
-    names = [name for name in names if name not in ("epoch", "seconds", "learning_rate")]
-    wanted = (metric or "").removeprefix("best_")
-    names.sort(key=lambda name: (name != wanted, not name.startswith("val")))
-    cards = []
-    for name in names[:MOST_CHARTS]:
-        lines = [
-            charts.Line(
-                history.get("epoch") or range(1, len(history[name]) + 1), history[name], colors.get(label), label
-            )
-            for label, history in histories
-            if name in history
-        ]
-        drawn = charts.curves(lines, "epoch", name)
-        cards += [f'<div class="card"><h3>{escape(name)}, {len(lines)} runs</h3>{drawn}</div>'] if drawn else []
-    if not cards:
-        return ""
-    legend = "".join(f'<li><i style="background:{color}"></i>{escape(label)}</li>' for label, color in colors.items())
-    grey = " The other runs are grey." if len(groups) > len(colors) else ""
-    note = f'<p class="soft">In colour: the best configurations, all their seeds.{grey}</p>'
-    return f'<h2>Learning curves</h2>{note}<div class="charts">{"".join(cards)}</div><ul class="legend">{legend}</ul>'
-
-
-def effects_section(rows: list[Row], groups: list[Group], metric: str | None) -> str:
-    """Importance of each hyperparameter as bars, and a chart of each main effect."""
-    found = effects.main_effects(rows, metric)
-    if not found or metric is None:
-        return ""
-    bars = "".join(_bar(effect.flag, effect.share) for effect in found)
-    chance = effects.seed_share(groups)
-    bars += "" if math.isnan(chance) else _bar("(between seeds)", chance, "chance")
-    cards = "".join(
-        f'<div class="card"><h3>{escape(effect.flag)}: {effect.span:.4g} between its best and worst mean</h3>'
-        + charts.levels(
-            [level.label for level in effect.levels],
-            [level.values for level in effect.levels],
-            [level.mean for level in effect.levels],
-            effect.flag,
-            metric,
-        )
-        + "</div>"
-        for effect in found
-    )
-    return (
-        f'<h2>Which choices mattered</h2><p class="soft">Share of the differences in {escape(metric)} that each flag '
-        "explains alone (analysis of variance, corrected for chance). The rest up to 100% is interaction of flags and "
-        "chance. In a full grid the shares add up; in a random search or a conditional grid they may overlap.</p>"
-        f'<div class="card bars">{bars}</div><p class="soft">Each dot is a job; the line joins the means.</p>'
-        f'<div class="charts">{cards}</div>'
-    )
-
-
-def _bar(name: str, share: float, kind: str = "") -> str:
-    if math.isnan(share):
-        return f'<span class="name">{escape(name)}</span><span class="soft">too few jobs to tell</span><span></span>'
-    filled = f'<span class="{kind}" style="width:{100 * share:.1f}%"></span>'
-    return f'<span class="name">{escape(name)}</span><div class="bar">{filled}</div><b>{100 * share:.0f}%</b>'
-
-
-def failures_section(log_dir: str, rows: list[Row]) -> str:
-    """What failed, grouped by cause, with the end of one log each."""
-    groups: dict[str, list[Row]] = {}
+def sources(rows: list[Row]) -> dict[str, str]:
+    """Where the numbers come from: data set, device and precision of the done jobs, with counts where they differ."""
+    found: dict[str, dict[str, int]] = {"data set": {}, "device": {}, "precision": {}}
     for row in rows:
-        if row.status.state == "failed":
-            groups.setdefault(row.status.reason, []).append(row)
-    if not groups:
+        known = {"data set": "dataset", "device": "device", "precision": "precision"}
+        for name, key in known.items():
+            value = row.metrics.get(key) or (row.status.device if key == "device" else None)
+            if row.status.state == "done" and value:
+                found[name][str(value)] = found[name].get(str(value), 0) + 1
+    return {name: ", ".join(f"{v} ({n})" if len(c) > 1 else v for v, n in c.items()) for name, c in found.items() if c}
+
+
+def notes(rows: list[Row], metric: str | None) -> list[str]:
+    """What a reader must know before the numbers: results that are none, and why there is no best."""
+    odd = table.not_finite(rows, metric)
+    said = (
+        [f"{metric} is not a finite number and counts as missing in {len(odd)} jobs: {', '.join(odd[:5])}"]
+        if odd
+        else []
+    )
+    if metric is None:
+        has_done = any(row.status.state == "done" for row in rows)
+        said.append("All done jobs' results hold no number." if has_done else "No job is done yet.")
+    return said
+
+
+def metric_names(rows: list[Row], metric: str | None) -> list[str]:
+    """The numbers of the results, the metric first."""
+    names = dict.fromkeys(([metric] if metric else []) + [name for row in rows for name in row.metrics])
+    return [name for name in names if any(not math.isnan(number(row, name)) for row in rows)][:6]
+
+
+def best_command(log_dir: str, groups: list[Group]) -> str:
+    """What runs the best configuration again from a shell."""
+    done = [row for group in groups[:1] for row in group.rows if group.values and row.status.state == "done"]
+    config = jobs.read_json(os.path.join(log_dir, done[0].name, "config.json")) if done else None
+    if not isinstance(config, dict) or "argv" not in config:
         return ""
-    parts = []
-    for cause, failed in sorted(groups.items(), key=lambda item: -len(item[1])):
-        tail = causes.read_tail(os.path.join(log_dir, failed[0].name), LOG_TAIL)
-        names = "".join(f"<li>{escape(row.name)}</li>" for row in failed[:20])
-        more = f"<li>... and {len(failed) - 20} more</li>" if len(failed) > 20 else ""
-        parts.append(
-            f"<details><summary><b>{len(failed)}×</b> {escape(cause)}</summary><ul>{names}{more}</ul>"
-            f"<p>End of the log of the first:</p><pre>{escape(tail)}</pre></details>"
+    script = config.get("script", "")
+    return shlex.join(["python", *([] if script.endswith(".py") else ["-m"]), script, *config["argv"]])
+
+
+def group_entries(rows: list[Row], groups: list[Group]) -> list[dict[str, Any]]:
+    """One entry per configuration: its value over the seeds, and what it costs."""
+    flags = [flag for flag in table.varying(rows) if flag != "seed"]
+    entries = []
+    for group in groups:
+        done = [row.status for row in group.rows if row.status.state == "done"]
+        origin = [f"{name}={show(group.origin[name])}" for name in table.differing_origins(groups)]
+        words = [f"{flag}={show(group.config.get(flag))}" for flag in flags]
+        entries.append(
+            {
+                "label": ", ".join(origin + words) or "the one configuration",
+                "config": {flag: group.config.get(flag) for flag in flags},
+                "origin": group.origin,
+                "mean": group.mean,
+                "sd": group.sd,
+                "n": len(group.values),
+                "missing": ", ".join(map(str, group.missing)),
+                "seconds": mean(one.seconds for one in done),
+                "memory": max((one.memory_mb or 0 for one in done), default=0) or None,
+            }
         )
-    return f"<h2>Failures</h2>{''.join(parts)}"
+    return entries
 
 
-def jobs_section(rows: list[Row], metric: str | None) -> str:
-    """Every job, sortable, with a filter."""
-    flags = varying(rows)
-    metrics = [metric] if metric else []
-    metrics += [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row.metrics)
-        if name not in metrics and any(_is_number(row.metrics.get(name)) for row in rows)
-    ][:8]
-    table = []
+def mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def job_entries(log_dir: str, rows: list[Row], groups: list[Group], metric: str | None) -> list[dict[str, Any]]:
+    """One entry per job, in the order of the grid; curves of the best ones, last words of those that failed."""
+    flags, names = table.varying(rows), metric_names(rows, metric)
+    place = {row.name: index for index, group in enumerate(groups) for row in group.rows}
+    drawn = set(sorted((row.name for row in rows), key=lambda name: place[name])[:MOST_CURVES])
+    entries, logs = [], 0
     for row in rows:
-        figures = [number(row, name) for name in metrics]
-        table.append(
-            [
-                *flag_cells(row.config, flags),
-                *figures,
-                row.status.state,
-                row.status.seconds,
-                row.status.attempt,
-                row.status.cause,
-                row.name,
-            ]
-        )
-    heads = [*flags, *metrics, "status", "run time, s", "attempts", "cause", "job"]
-    states = [row.status.state for row in rows]
-    box = '<input id="filter" type="search" placeholder="filter, like: cnn failed" aria-label="filter the jobs">'
-    return f"<h2>All jobs</h2>{box}{html_table(heads, table, states, 'jobs')}"
+        status, folder = row.status, os.path.join(log_dir, row.name)
+        entry = {
+            "name": row.name,
+            "group": place[row.name],
+            "config": {flag: row.config.get(flag) for flag in flags},
+            "metrics": {name: number(row, name) for name in names},
+            "state": status.state,
+            "seconds": status.seconds,
+            "memory": status.memory_mb,
+            "attempts": status.attempt,
+            "why": status.reason if status.cause else status.detail or "",
+            "started": status.started,
+            "ended": status.ended,
+        }
+        if row.name in drawn and status.attempt:
+            history = jobs.read_history(folder)
+            entry["history"] = {n: v for n, v in history.items() if n == "epoch" or n not in NOT_CURVES}
+        if status.state in ("failed", "stopped") and logs < MOST_LOGS:
+            logs += 1
+            entry["log"] = jobs.read_tail(folder, LOG_TAIL)
+        entries.append({name: value for name, value in entry.items() if value not in (None, "", {})})
+    return entries
+
+
+def effect_entries(rows: list[Row], groups: list[Group], metric: str | None) -> list[dict[str, Any]]:
+    """What each flag explains of the differences, and the mean at each of its values."""
+    found = [
+        {
+            "flag": effect.flag,
+            "share": effect.share,
+            "levels": [{"label": one.label, "mean": one.mean, "n": len(one.values)} for one in effect.levels],
+        }
+        for effect in table.main_effects(rows, metric)
+    ]
+    chance = table.seed_share(groups)
+    return found + ([] if math.isnan(chance) else [{"flag": "(between seeds)", "share": chance, "levels": []}])

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from toolkit.errors import UserError
 
 PROBE_TIMEOUT_S = 120  # a script may import torch from a slow network disk before it parses
-OWNED = ("results_path", "output_dir")  # flags that the dispatcher sets for each job
+OWNED = ("results_path", "output_dir", "resume")  # flags that the dispatcher sets for each job
+# An import statement, wherever it stands; the names of a `from` may go over several lines in parentheses.
+IMPORTS = re.compile(
+    r"(?:^|[;:])[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]*(\([^)]*\)|[^;\n]*)|import[ \t]+([^;#\n]+))",
+    re.MULTILINE,
+)
+PARSES = re.compile(rb"parse_(known_)?(intermixed_)?args")
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Flag:
     nargs: int | str | None
     type: str | None
     choices: tuple[str, ...] | None
+    number: int  # which of the parser's flags: several names of one flag have the same
 
 
 @dataclass
@@ -42,6 +52,12 @@ class Script:
     name: str  # file path with forward slashes, or dotted module name; part of every job's hash
     is_module: bool
     flags: dict[str, Flag] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)  # file -> digest, see `find_modules`
+
+    @property
+    def code(self) -> str:
+        """One digest of all its modules."""
+        return hashlib.sha256(json.dumps(self.modules).encode()).hexdigest()[:8]
 
     def command(self, argv: list[str]) -> list[str]:
         """The command line that runs the script with `argv` in this interpreter."""
@@ -49,8 +65,14 @@ class Script:
 
     def own_argv(self, folder: str) -> list[str]:
         """The flags that the dispatcher adds: where results go and, if the script has it, the run's own folder."""
-        argv = ["--results_path", os.path.join(folder, "results.json")]
-        return argv + (["--output_dir", os.path.join(folder, "run")] if "output_dir" in self.flags else [])
+        places = {"results_path": "results.json", "output_dir": "run"}
+        used = {self.flags[name].option: place for name, place in places.items() if name in self.flags}
+        return [word for option, place in used.items() for word in (option, os.path.join(folder, place))]
+
+    def resume_argv(self, folder: str) -> list[str]:
+        """What makes the script resume its run folder; empty if it cannot."""
+        can = "resume" in self.flags and "output_dir" in self.flags and self.flags["resume"].nargs is None
+        return [self.flags["resume"].option, os.path.join(folder, "run")] if can else []
 
     def to_argv(self, config: dict[str, Any]) -> list[str]:
         """Write `config` as flags, sorted by name. null and a false store_true are left out.
@@ -58,11 +80,16 @@ class Script:
         Raises UserError for a flag that the script does not have and for a value that the flag cannot take.
         """
         argv: list[str] = []
+        names: dict[int, str] = {}  # number of a flag -> the name that it has here
         for name in sorted(config):
             if name in OWNED:
                 raise UserError(f"{name} is set by the dispatcher for each job; take it out of the grid")
-            if config[name] is not None:
-                argv += write_flag(name, self._flag(name), config[name])
+            if config[name] is None:
+                continue
+            flag = self._flag(name)
+            if names.setdefault(flag.number, name) != name:
+                raise UserError(f"{names[flag.number]} and {name} are two names of one flag; use one of them")
+            argv += write_flag(name, flag, config[name])
         return argv
 
     def _flag(self, name: str) -> Flag:
@@ -73,26 +100,74 @@ class Script:
         raise UserError(f"{self.name} has no flag --{name}; {hint}")
 
 
+def find_modules(path: str, is_module: bool) -> dict[str, str]:
+    """File -> digest of the script and of every module and package of the project that it imports, however deep.
+
+    Imports are read, not run; the project is what lies in the script's folder and in the current one.
+    """
+    start = os.path.abspath(path)
+    roots = {os.getcwd()} if is_module else {os.path.dirname(start), os.getcwd()}
+    pending, found = {start}, {}
+    while pending:
+        path = pending.pop()
+        with open(path, "rb") as file:
+            source = file.read()
+        found[path] = hashlib.sha256(source).hexdigest()[:12]
+        for level, name in set(imported_names(source.decode("utf-8", "replace"))):
+            for root in roots:
+                pending.update(one for one in find_files(root, path, level, name) if one not in found)
+    return {os.path.relpath(path).replace(os.sep, "/"): found[path] for path in sorted(found)}
+
+
+def imported_names(source: str) -> Iterator[tuple[int, str]]:
+    """(number of leading dots, dotted name) of everything that a module imports, also inside functions."""
+    for dots, base, several, plain in IMPORTS.findall(source):
+        if plain:
+            yield from ((0, name.split()[0]) for name in plain.split(",") if name.strip())
+        else:
+            names = re.sub(r"#.*|[()\\]", "", several).split(",")
+            yield from ((len(dots), f"{base}.{name.split()[0]}".strip(".")) for name in names if name.strip())
+            yield len(dots), base
+
+
+def find_files(root: str, importer: str, level: int, name: str) -> Iterator[str]:
+    """The files under `root` that an imported name means, with the packages on the way to it."""
+    folder = root if level == 0 else importer
+    for _ in range(level):
+        folder = os.path.dirname(folder)
+    for part in name.split("."):
+        for path in (os.path.join(folder, f"{part}.py"), os.path.join(folder, part, "__init__.py")):
+            if os.path.isfile(path):
+                yield path
+        folder = os.path.join(folder, part)
+
+
 def find_script(name: str) -> Script:
     """Resolve a path or a dotted module name without importing anything; UserError if neither exists."""
     if os.path.isfile(name):
         inside = os.path.relpath(name)
-        return Script((name if inside.startswith("..") else inside).replace(os.sep, "/"), is_module=False)
+        known = (name if inside.startswith("..") else inside).replace(os.sep, "/")
+        return Script(known, is_module=False, modules=find_modules(name, is_module=False))
     as_path = name.replace(".", os.sep)
-    if not name.endswith(".py") and (os.path.isfile(as_path + ".py") or os.path.isfile(f"{as_path}/__main__.py")):
-        return Script(name, is_module=True)
+    for path in (f"{as_path}.py", f"{as_path}/__main__.py"):
+        if not name.endswith(".py") and os.path.isfile(path):
+            return Script(name, is_module=True, modules=find_modules(path, is_module=True))
     raise UserError(f"script is {name!r}, which is neither a file nor a module here; try classification_main.py")
 
 
 def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
     """One flag with its value as command line tokens."""
+    if "\0" in json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"):
+        raise UserError(f"{name} is {value!r}; a command line cannot hold the character NUL")
     if flag.kind == "booleanoptional" and isinstance(value, bool):
         return [flag.option if value else "--no-" + flag.option.removeprefix("--")]
     if flag.nargs == 0:
         if not isinstance(value, bool):
             raise UserError(f"{name} is {value!r}, but {flag.option} takes no value; allowed: true, false, null")
         return [flag.option] if value else []
-    if isinstance(value, (list, dict)) and (isinstance(value, dict) or flag.nargs in (None, "?")):
+    if isinstance(value, dict):
+        return [f"{flag.option}={json.dumps(value, sort_keys=True)}"]
+    if isinstance(value, list) and flag.nargs in (None, "?"):
         raise UserError(f"{name} is {value!r}, but {flag.option} takes one value")
     words = [as_text(flag, one) for one in (value if isinstance(value, list) else [value])]
     if len(words) == 1 and words[0].startswith("-") and not _is_number(words[0]):
@@ -107,8 +182,10 @@ def as_text(flag: Flag, value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and flag.type == "int":
         return str(int(value))  # JSON reads 1e5 as a float
     if isinstance(value, int) and flag.type == "float":
-        return repr(float(value))
-    return repr(value) if isinstance(value, float) else str(value)
+        value = float(value)
+    text = repr(value) if isinstance(value, float) else str(value)
+    # argparse takes -1e-05 for a flag, but -0.00001 for a number.
+    return f"{Decimal(text):f}" if isinstance(value, float) and value < 0 and "e" in text else text
 
 
 def _is_number(text: str) -> bool:
@@ -134,6 +211,7 @@ class Probe:
             env=environment,
             encoding="utf-8",
         )
+        self._say({"script": script.name, "module": script.is_module})
         self._timer = threading.Timer(PROBE_TIMEOUT_S, self._child.kill)
         self._timer.daemon = True
         self._timer.start()
@@ -149,26 +227,30 @@ class Probe:
 
     def read_flags(self) -> None:
         """Fill `script.flags`; UserError if the script ends or hangs before it parses, or has no --results_path."""
-        flags = self._ask({"script": self.script.name, "module": self.script.is_module})["flags"]
-        for flag in flags:
-            for option in flag["options"]:
-                name = option.lstrip("-").replace("-", "_")
-                if flag["kind"] not in ("help", "version") and not (
-                    flag["kind"] == "booleanoptional" and name.startswith("no_")
-                ):
-                    choices = None if flag["choices"] is None else tuple(flag["choices"])
-                    self.script.flags[name] = Flag(option, flag["kind"], flag["nargs"], flag["type"], choices)
+        for number, flag in enumerate(self._hear()["flags"]):
+            if flag["kind"] in ("help", "version") or not flag["options"]:
+                continue
+            options = sorted(flag["options"], key=lambda option: not option.startswith("--"))  # long ones first
+            negatives = {f"--no-{option[2:]}" for option in options} if flag["kind"] == "booleanoptional" else set()
+            choices = None if flag["choices"] is None else tuple(flag["choices"])
+            first = Flag(options[0], flag["kind"], flag["nargs"], flag["type"], choices, number)
+            for option in options:
+                negative = Flag(option, "storetrue", 0, None, None, number) if option in negatives else None
+                self.script.flags[option.lstrip("-").replace("-", "_")] = negative or first
         if "results_path" not in self.script.flags:
             raise UserError(f"{self.script.name} has no flag --results_path, to which it would write its results")
 
     def find_problems(self, points: list[list[str]]) -> list[str | None]:
         """For each command line what the script's own parser says against it, or None."""
-        return self._ask({"points": points})["problems"]
+        self._say({"points": points})
+        return self._hear()["problems"]
 
-    def _ask(self, message: dict) -> dict:
+    def _say(self, message: dict) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(message) + "\n")
             self._child.stdin.flush()
+
+    def _hear(self) -> dict:
         reply = self._child.stdout.readline()
         if reply:
             return json.loads(reply)
@@ -184,7 +266,16 @@ class Probe:
 
 @contextlib.contextmanager
 def probe(script: Script) -> Iterator[Probe]:
-    """Start the script up to its parse_args and read its flags; the child ends with the block."""
+    """Start the script up to its parse_args and read its flags; the child ends with the block.
+
+    A script whose code calls no parse_args anywhere is not started: it would really run.
+    """
+    for path in script.modules:
+        with open(path, "rb") as file:
+            if PARSES.search(file.read()):
+                break
+    else:
+        raise UserError(f"{script.name} ended without calling argparse's parse_args: nothing that it imports does")
     with Probe(script) as child:
         child.read_flags()
         yield child

@@ -1,25 +1,41 @@
-"""Random and TPE search with Optuna: points from lists and ranges instead of a whole grid.
+"""Random and TPE search and early stopping with Optuna.
 
-A range is {"low": 1e-4, "high": 0.1, "log": true} or {"low": 16, "high": 128, "step": 16}; whole numbers as bounds
-give whole numbers. A list is a choice, anything else is fixed.
+A search draws points from lists and ranges instead of a whole grid. A range is {"low": 1e-4, "high": 0.1, "log": true}
+or {"low": 16, "high": 128, "step": 16}; whole numbers as bounds give whole numbers, unless the flag takes floats. A
+list is a choice, anything else is fixed. Pruning stops hopeless jobs early, judged by the history.csv that they append
+to after each epoch: the dispatcher leaves a request in the job's folder, which works on every engine.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.sweeps import grid, jobs, table
 from toolkit.sweeps.jobs import Job, Status
-from toolkit.sweeps.script import Script
+from toolkit.sweeps.script import Probe
 from toolkit.sweeps.sweep import Sweep
 
 Config = dict[str, Any]
-RANGE_KEYS = {"low", "high", "log", "step"}
+RANGE_KEYS = grid.RANGE_KEYS
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """How points are chosen: `kind` is grid, random or tpe; `direction` min, max or auto (by the metric's name)."""
+
+    kind: str = "grid"
+    trials: int = 20
+    seed: int = 0
+    seeds: int = 0  # each point is run with --seed 0 .. seeds-1; 0: as it is
+    metric: str = "auto"
+    direction: str = "auto"
 
 
 def import_optuna() -> Any:
@@ -32,12 +48,12 @@ def import_optuna() -> Any:
     return optuna
 
 
-def make_distribution(name: str, value: Any) -> Any | None:
+def make_distribution(name: str, value: Any, child: Probe) -> Any | None:
     """Optuna's distribution for a list or a range; None for a fixed value."""
     distributions = import_optuna().distributions
     if isinstance(value, list):
         return distributions.CategoricalDistribution([_hashable(name, one) for one in grid.as_choices(name, value)])
-    if not isinstance(value, dict):
+    if not grid.is_range(value):
         return None
     wrong = set(value) - RANGE_KEYS
     if wrong or not {"low", "high"} <= set(value):
@@ -46,6 +62,10 @@ def make_distribution(name: str, value: Any) -> Any | None:
     if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in bounds.values()):
         raise UserError(f"{name} is {value}; low, high and step must be numbers")
     whole = all(isinstance(one, int) for one in bounds.values())
+    if whole and "step" not in bounds and name in child.script.flags:  # 0 to 1 of a dropout are not two values
+        flag = child.script.flags[name]
+        (problem,) = child.find_problems([[f"{flag.option}={bounds['low'] + 0.5}"]])
+        whole = flag.type is None or flag.option in (problem or "")
     kind = distributions.IntDistribution if whole else distributions.FloatDistribution
     try:
         return kind(**bounds, log=bool(value.get("log", False)))
@@ -60,23 +80,24 @@ def _hashable(name: str, value: Any) -> Any:
 
 
 class Searcher:
-    """Draws `args.trials` points; for tpe each one with the knowledge of the results so far."""
+    """Draws `search.trials` points; for tpe each one with the knowledge of the results so far."""
 
-    def __init__(self, args: argparse.Namespace, config: Any, script: Script) -> None:
-        optuna = import_optuna()
-        self.optuna, self.args, self.script = optuna, args, script
+    def __init__(self, search: Search, config: Any, child: Probe) -> None:
+        self.optuna, self.search, self.script = import_optuna(), search, child.script
         grids = grid.split_grids(config)
         if len(grids) != 1:
             raise UserError("a search takes one object; a list of objects is for --search grid")
-        if "seed" in grids[0] and args.seeds:
-            raise UserError(f"seeds is {args.seeds}, but the configuration has its own 'seed'; use one of the two")
-        self.fixed = {name: v for name, v in grids[0].items() if not isinstance(v, (list, dict))}
-        self.space = {name: d for name, v in grids[0].items() if (d := make_distribution(name, v)) is not None}
+        if "seed" in grids[0] and search.seeds:
+            raise UserError(f"seeds is {search.seeds}, but the configuration has its own 'seed'; use one of the two")
+        self.fixed = {name: v for name, v in grids[0].items() if not (isinstance(v, list) or grid.is_range(v))}
+        drawn = {name: make_distribution(name, value, child) for name, value in grids[0].items()}
+        self.space = {name: one for name, one in drawn.items() if one is not None}
         if not self.space:
             raise UserError("the configuration has only fixed values; a search needs a list or a range")
         self.study: Any = None
         self.sweep: Sweep | None = None
-        self.metric: str | None = None
+        self.metric: str | None = None  # the name of the metric in use, once a result has shown it
+        self.index: dict[str, Any] = {}  # what sweep.json says besides the jobs
         self._asked = 0
         self._known: list[Config] = []  # parameters of every point drawn, also by earlier starts
         self._trials: dict[str, tuple[Any, dict[str, float]]] = {}  # job name -> (trial, metric of each of its jobs)
@@ -84,9 +105,9 @@ class Searcher:
 
     def draw_all(self) -> list[Config]:
         """All points of a random search: independent of results, so they are known at once."""
-        study = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.args.search_seed))
-        points = [self._point(study.ask(self.space)) for _ in range(self.args.trials)]
-        return grid.add_seeds(points, self.args.seeds)
+        study = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.search.seed))
+        points = [self._point(study.ask(self.space)) for _ in range(self.search.trials)]
+        return grid.add_seeds(points, self.search.seeds)
 
     def corners(self) -> list[Config]:
         """Points that show every choice and both ends of every range, to be checked by the script's parser."""
@@ -96,27 +117,24 @@ class Searcher:
         }
         longest = max(len(values) for values in ends.values())
         points = [{**self.fixed, **{n: v[i % len(v)] for n, v in ends.items()}} for i in range(longest)]
-        return grid.add_seeds(points, self.args.seeds and 1)
+        return grid.add_seeds(points, self.search.seeds and 1)
 
     def attach(self, sweep: Sweep) -> None:
         """Feed `sweep` with points and learn from its results; points of an earlier start come first."""
         self.sweep = sweep
-        self.metric = None if self.args.metric == "auto" else self.args.metric
         self._memory = os.path.join(sweep.log_dir, "search.json")
         space = {name: repr(one) for name, one in self.space.items()}
-        self._about = {"space": space, "fixed": self.fixed, "seeds": self.args.seeds, "seed": self.args.search_seed}
+        self._about = {"space": space, "fixed": self.fixed, "seeds": self.search.seeds, "seed": self.search.seed}
         known = jobs.read_json(self._memory)
         if isinstance(known, dict) and known.get("about") == self._about:
             self._known = known["points"]
-        # Whether more is better is known from the metric's name; without one it is an accuracy or an IoU.
-        low = self.metric is not None and table.is_better_when_low(self.metric)
         # constant_liar: points that are being run count as bad, so that parallel jobs do not all try the same corner.
-        seed = self.args.search_seed + len(self._known)  # else a restart would draw its first points again
+        seed = self.search.seed + len(self._known)  # else a restart would draw its first points again
         sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
-        self.study = self.optuna.create_study(direction="minimize" if low else "maximize", sampler=sampler)
+        self.study = self.optuna.create_study(direction="minimize", sampler=sampler)  # see `_value`
         for params in self._known:
             self.study.enqueue_trial(params)
-        sweep.refill = self._refill
+        sweep.refill, sweep.waits_for_results = self._refill, True
         sweep.on_finished.append(self._learn)
 
     def _point(self, trial: Any) -> Config:
@@ -130,21 +148,20 @@ class Searcher:
 
     def _refill(self) -> Iterable[Job]:
         """The jobs of the next point (one for each seed); nothing when all trials are drawn."""
-        while self._asked < self.args.trials:
+        while self._asked < self.search.trials:
             self._asked += 1
             trial = self.study.ask(self.space)
             if self._asked > len(self._known):
                 self._known.append(trial.params)
                 jobs.write_json(self._memory, {"about": self._about, "points": self._known})
-            points = grid.add_seeds([self._point(trial)], self.args.seeds)
+            points = grid.add_seeds([self._point(trial)], self.search.seeds)
             made = [Job.build(self.script.name, point, self.script.to_argv(point)) for point in points]
             new = [job for job in made if job.name not in self.sweep.jobs]
             if new:
                 values: dict[str, float] = {}
                 self._trials.update((job.name, (trial, values)) for job in new)
                 self._sizes[trial.number] = len(new)
-                listed = [*self.sweep.jobs.values(), *new]
-                table.write_index(self.sweep.log_dir, self.script.name, self.args.metric, listed)
+                table.write_index(self.sweep.log_dir, self.index, [*self.sweep.jobs.values(), *new])
                 return new
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)  # a small space: drawn before
         return []
@@ -164,6 +181,94 @@ class Searcher:
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
 
     def _value(self, job: Job) -> float:
+        """The job's metric, turned so that less is better: only a result tells which metric that is."""
         row = table.read_row(self.sweep.log_dir, job.name, job.config)
-        self.metric = self.metric or table.pick_metric([row])
-        return table.number(row, table.find_metric(list(row.metrics), self.metric or ""))
+        self.metric = self.metric or table.pick_metric([row], self.search.metric)
+        sign = 1 if table.is_better_when_low(self.metric or "", self.search.direction) else -1
+        return sign * table.number(row, self.metric)
+
+
+class Pruner:
+    """Reports every epoch of every job to an Optuna study and stops the jobs that its pruner gives up.
+
+    median: worse than the median of the others at the same epoch. asha: not in the best third at epochs 1, 3, 9, ...
+    """
+
+    def __init__(self, kind: str, search: Search, after: int) -> None:
+        if after < 1:
+            raise UserError(f"prune_after is {after}; it must be at least 1 epoch")
+        self.optuna = import_optuna()
+        self.after, self.direction = after, search.direction
+        self.column = None if search.metric == "auto" else search.metric.removeprefix("best_")
+        self.pruner = (
+            self.optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=after)
+            if kind == "median"
+            else self.optuna.pruners.SuccessiveHalvingPruner(min_resource=after, reduction_factor=3)
+        )
+        self.study: Any = None
+        self.sweep: Sweep | None = None
+        self._trials: dict[str, Any] = {}
+        self._reported: dict[str, int] = {}
+        self._asked_to_stop: set[str] = set()
+        self._next_look = 0.0
+
+    def attach(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        sweep.on_turn.append(self.look)
+        sweep.on_finished.append(self.job_ended)
+
+    def look(self) -> None:
+        """Read what the running jobs have appended; ask the hopeless ones to stop. At most once a second."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_S
+        for name in list(self.sweep.progress.running):
+            if name not in self._asked_to_stop and self._report(name) and self._is_hopeless(name):
+                status = jobs.read_status(os.path.join(self.sweep.log_dir, name))
+                if status.state == "running":
+                    self._asked_to_stop.add(name)
+                    detail = f"{self.column} {self._last(name):.4g} after {self._reported[name]} epochs is hopeless"
+                    jobs.request_stop(os.path.join(self.sweep.log_dir, name), status.attempt, jobs.PRUNED, detail)
+
+    def job_ended(self, job: Job, status: Status) -> None:
+        """Keep the whole curve of an ended job: later jobs are compared with it."""
+        self._report(job.name)
+        if job.name in self._trials:
+            trial = self._trials[job.name]
+            states = self.optuna.trial.TrialState
+            state = {"done": states.COMPLETE, "stopped": states.PRUNED}.get(status.state, states.FAIL)
+            value = self._last(job.name) if state == states.COMPLETE else None
+            if value is not None and math.isnan(value):
+                state, value = states.FAIL, None
+            self.study.tell(trial, value, state=state)
+            del self._trials[job.name]
+
+    def _report(self, name: str) -> bool:
+        """Pass on new epochs of a job; True if there were any."""
+        values = self._curve(name)
+        done = self._reported.get(name, 0)
+        if len(values) <= done:
+            return False
+        if self.study is None:
+            direction = "minimize" if table.is_better_when_low(self.column, self.direction) else "maximize"
+            self.study = self.optuna.create_study(direction=direction, pruner=self.pruner)
+        if name not in self._trials:
+            self._trials[name] = self.study.ask()
+        for epoch in range(done, len(values)):
+            self._trials[name].report(values[epoch], epoch + 1)
+        self._reported[name] = len(values)
+        return True
+
+    def _is_hopeless(self, name: str) -> bool:
+        return self._reported[name] > self.after and self._trials[name].should_prune()
+
+    def _curve(self, name: str) -> list[float]:
+        """The metric of each epoch so far; the first val_acc or val_iou that a history has is the metric of all."""
+        history = jobs.read_history(os.path.join(self.sweep.log_dir, name))
+        if self.column is None:
+            self.column = next((column for column in ("val_acc", "val_iou", "val_loss") if column in history), None)
+        return history.get(self.column, []) if self.column else []
+
+    def _last(self, name: str) -> float:
+        values = self._curve(name)
+        return values[-1] if values else math.nan

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from toolkit.sweeps import causes, claims, jobs
-from toolkit.sweeps.engine import Engine
+from toolkit.errors import UserError
+from toolkit.sweeps import jobs
 from toolkit.sweeps.jobs import Job, Status
+from toolkit.sweeps.local import Engine
 from toolkit.sweeps.run_job import Task
 from toolkit.sweeps.script import Script
 
@@ -39,7 +42,7 @@ class Progress:
     failed: int = 0
     stopped: int = 0
     already_done: int = 0
-    oldest_done: float | None = None  # when the first of the already done ended, seconds since 1970
+    made_by: Counter = field(default_factory=Counter)  # code digests of the already done
     running: dict[str, float] = field(default_factory=dict)  # name -> start time
     elsewhere: int = 0
     slots: int = 1
@@ -65,25 +68,27 @@ class Progress:
 
 
 def is_running(folder: str, newest_claim: int, status: Status) -> bool:
-    """True if somebody works on the job: the owner of its newest claim lives and has not written how that ended.
+    """True if a process works on the job: the owner of its newest claim lives and has not written how that ended.
 
     `status` must have been read after the claim, so that an end that comes between is seen.
     """
     if newest_claim == 0 or (status.attempt >= newest_claim and status.has_ended):
         return False
-    return claims.is_alive(folder, newest_claim)
+    return jobs.is_alive(folder, newest_claim)
 
 
 class Sweep:
     """All jobs of one start of the dispatcher."""
 
-    def __init__(self, script: Script, log_dir: str, engine: Engine, rules: Rules) -> None:
+    def __init__(self, script: Script, log_dir: str, engine: Engine, rules: Rules, code: str | None = None) -> None:
         self.script, self.log_dir, self.engine, self.rules = script, os.path.abspath(log_dir), engine, rules
+        self.code = code  # digest of the script's modules, noted with each job
         self.jobs: dict[str, Job] = {}
         self.progress = Progress(slots=engine.slots)
         self.on_finished: list[Callable[[Job, Status], None]] = []
         self.on_turn: list[Callable[[], None]] = []  # called about four times a second: view, pruning
-        self.refill: Callable[[], Iterable[Job]] = lambda: ()  # a search asks for new points here
+        self.refill: Callable[[], Iterable[Job]] = lambda: ()  # a search names new points here
+        self.waits_for_results = False  # it wants to know the results so far when it does
         self._pending: deque[tuple[Job, int, bool]] = deque()  # job, attempt, alone
         self._running: dict[str, tuple[Job, int, bool]] = {}
         self._elsewhere: dict[str, Job] = {}
@@ -117,19 +122,18 @@ class Sweep:
         status = jobs.read_status(folder)
         if status.is_settled:
             self.progress.already_done += 1
-            if status.ended:
-                self.progress.oldest_done = min(status.ended, self.progress.oldest_done or status.ended)
+            self.progress.made_by[status.code] += 1
             self._count(job, status)
             return
-        newest = claims.newest_claim(folder)
+        newest = jobs.newest_claim(folder)
         status = jobs.read_status(folder)
         if is_running(folder, newest, status) or self.engine.has_queued(job.name):
             self._elsewhere[job.name] = job
             return
         self._pending.append((job, max(newest, status.attempt) + 1, False))
 
-    def run(self) -> Progress:
-        """Work until every job has ended, the sweep gives up, or a signal arrives. The engine is closed in any case."""
+    def run(self, close: bool = True) -> Progress:
+        """Work until every job has ended, the sweep gives up, or a signal arrives; `close` the engine in any case."""
         with self._signals():
             try:
                 while True:
@@ -151,7 +155,8 @@ class Sweep:
                     if self._obeyed > 1:
                         break
             finally:
-                self.engine.close()
+                if close:
+                    self.engine.close()
         return self.progress
 
     def _obey_interrupts(self) -> None:
@@ -166,6 +171,8 @@ class Sweep:
     def _start_jobs(self) -> None:
         if self._is_ending:
             return
+        # Before the first success, every end may be the one after which the sweep gives up.
+        self.engine.runs_ahead = self.progress.done > 0 and not self.waits_for_results
         while self.engine.has_room(bool(self._pending and self._pending[0][2])):
             while not self._pending:  # a search may name jobs that are done already
                 new = list(self.refill())
@@ -174,7 +181,7 @@ class Sweep:
                 self.add(new)
             job, attempt, alone = self._pending.popleft()
             self._running[job.name] = (job, attempt, alone)
-            self.engine.start([(job.name, self.make_task(job, attempt), alone)])
+            self.engine.start(job.name, self.make_task(job, attempt), alone)
 
     def _note_running(self) -> None:
         """Which of the started jobs really run, and since when, for views and pruning."""
@@ -188,56 +195,72 @@ class Sweep:
     def make_task(self, job: Job, attempt: int) -> Task:
         """The task for one attempt of a job."""
         folder = self.folder(job)
+        resume_argv = getattr(self.script, "resume_argv", None)
         return Task(
             folder=folder,
             command=self.script.command(job.argv + self.script.own_argv(folder)),
             attempt=attempt,
-            config={"script": self.script.name, "config": job.config, "argv": job.argv},
+            config={"script": self.script.name, "config": job.config, "argv": job.argv, "code": self.code},
+            resume_argv=resume_argv(folder) if resume_argv else [],
             timeout_s=self.rules.timeout_s,
             grace_s=self.rules.grace_s,
             engine=self.engine.name,
         )
 
     def _ended(self, name: str) -> None:
-        """A run of ours has ended; the folder says how."""
+        """A run of ours has ended; the folder says how, and the engine may know better."""
         job, attempt, alone = self._running.pop(name)
         self.progress.running.pop(name, None)
         folder = self.folder(job)
-        status = jobs.read_status(folder)
-        if status.attempt == attempt and status.has_ended:
+        status, newest = jobs.read_status(folder), jobs.newest_claim(folder)
+        if status.is_settled:  # also: another process has finished it meanwhile
             self._handle(job, status, alone)
-        elif status.is_settled:  # somebody else has finished it meanwhile
-            self._count(job, status)
-        elif self._is_ending and claims.newest_claim(folder) < attempt:
-            pass  # taken out of a queue before it began
-        elif claims.newest_claim(folder) <= attempt and (
-            not claims.is_alive(folder, attempt) or self.engine.owns(claims.owner_of(folder, attempt).get("pid"))
-        ):
-            self._handle(job, self._declare_lost(job, attempt, status), alone)
+            return
+        if self._is_ending and newest < attempt:
+            return  # taken out of a queue before it began
+        has_said_so = status.attempt >= attempt and status.has_ended
+        fate = self.engine.fate(name, status)
+        if fate is not None and fate.state == "queued":
+            self._elsewhere[name] = job  # the engine runs it again by itself
+        elif has_said_so and fate is None:
+            self._handle(job, status, alone)
+        elif newest < attempt and fate is None:  # its guard was killed before it began
+            self._pending.appendleft((job, attempt, alone))
+        elif has_said_so or newest < attempt or (newest == attempt and not self._has_owner(folder, attempt)):
+            self._handle(job, self._declare(job, attempt, status, fate), alone)
         else:
             self._elsewhere[name] = job
 
-    def _declare_lost(self, job: Job, attempt: int, status: Status) -> Status:
-        """The process that watched over the job was killed and could not write how it ended; we do it."""
-        if status.attempt != attempt:
+    def _has_owner(self, folder: str, attempt: int) -> bool:
+        owner = jobs.owner_of(folder, attempt).get("pid")
+        return jobs.is_alive(folder, attempt) and not self.engine.owns(owner)
+
+    def _declare(self, job: Job, attempt: int, status: Status, fate: Status | None) -> Status:
+        """Write the status of a job whose watcher could not: it was killed, or the folder cannot be written."""
+        if status.attempt < attempt:
             status = jobs.next_attempt(status)
             status.attempt = attempt
-        status.state, status.cause, status.ended = "failed", causes.LOST, time.time()
-        status.detail = "the process that watched over the job was killed"
-        fate = self.engine.fate(job.name)
-        if fate is not None:
-            status.state, status.cause, status.detail = fate.state, fate.cause, fate.detail
-        os.makedirs(self.folder(job), exist_ok=True)
-        jobs.write_status(self.folder(job), status)
+        fate = fate or Status("failed", cause=jobs.LOST, detail="the process that watched over the job was killed")
+        status.state, status.cause, status.detail, status.ended = fate.state, fate.cause, fate.detail, time.time()
+        try:
+            os.makedirs(self.folder(job), exist_ok=True)
+            jobs.write_status(self.folder(job), status)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+                raise UserError(
+                    f"{error.strerror} in {self.log_dir}: free some space and give the same command again"
+                ) from None
+            status.state, status.cause, status.detail = "failed", jobs.FOLDER, fate.detail or str(error)
         return status
 
     def _handle(self, job: Job, status: Status, alone: bool) -> None:
         """Count the end of a job, or give it another try."""
-        if status.state == "failed" and not self._is_ending:
-            again_alone = status.cause == causes.OUT_OF_MEMORY and self.engine.shares_devices and not alone
+        if status.state in ("failed", "stopped") and not self._is_ending:
+            again_alone = status.cause == jobs.OUT_OF_MEMORY and self.engine.shares_devices and not alone
+            is_free = again_alone or status.cause == jobs.PREEMPTED  # the job is not to blame
             tries = self._tries.get(job.name, 0)
-            if again_alone or (causes.may_help_to_retry(status.cause, status.detail) and tries < self.rules.retries):
-                self._tries[job.name] = tries + (not again_alone)
+            if is_free or (status.may_help_to_retry and tries < self.rules.retries):
+                self._tries[job.name] = tries + (not is_free)
                 entry = (job, status.attempt + 1, alone or again_alone)
                 # One that wants a device for itself goes first: the place is being emptied for it.
                 (self._pending.appendleft if entry[2] else self._pending.append)(entry)
@@ -275,7 +298,7 @@ class Sweep:
         if self._elsewhere and time.monotonic() - self._elsewhere_check >= ELSEWHERE_CHECK_S:
             self._elsewhere_check = time.monotonic()
             for job in list(self._elsewhere.values()):
-                newest = claims.newest_claim(self.folder(job))
+                newest = jobs.newest_claim(self.folder(job))
                 status = jobs.read_status(self.folder(job))
                 if is_running(self.folder(job), newest, status) or self.engine.has_queued(job.name):
                     continue
@@ -298,7 +321,8 @@ class Sweep:
             self.progress.interrupted = True
             self.engine.wake()  # the loop does the rest: a handler must not write into a half-written pipe
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
         before = [signal.signal(number, interrupt) for number in numbers]
         try:
             yield

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -115,11 +118,11 @@ def test_ctrl_c_takes_everything_out_of_the_queue(cluster, tmp_path):
 
 
 def test_arrays_larger_than_the_cluster_allows_are_sent_in_chunks(cluster, tmp_path):
-    from toolkit.sweeps import slurm_queue
+    from toolkit.sweeps import slurm
 
     os.environ["SLURM_CONF"] = cluster.environment["SLURM_CONF"]
     try:
-        assert slurm_queue.max_array_size() == 100
+        assert slurm.max_array_size() == 100
         grid = {"key": list(range(120))}
         run = tools.sweep(tmp_path, grid, "--engine", "slurm", env=cluster.environment)
         assert run.returncode == 0, run.stderr
@@ -159,6 +162,94 @@ def test_what_somebody_cancels_in_the_queue_is_not_tried_again(cluster, tmp_path
     assert process.wait(60) == 1  # not everything that was asked for is done
     states = sorted((s["state"], s.get("detail")) for s in tools.statuses(tmp_path).values())
     assert states == [("done", None)] * 4 + [("stopped", "cancelled in Slurm's queue")]
+
+
+def running(folder) -> list[dict]:
+    return [status for status in tools.statuses(folder).values() if status["state"] == "running"]
+
+
+@pytest.mark.parametrize("how", ["scontrol requeue", "scancel --signal=TERM"])
+def test_a_stop_that_nobody_asked_for_is_tried_again(cluster, tmp_path, how):
+    """Preemption either puts a task back into the queue or just ends it."""
+    book = tmp_path / "ledger"
+    grid = {"key": [1], "sleep_s": 6, "ledger": str(book)}
+    process = tools.start(tmp_path, grid, *SLURM, "--watch", "--retries", "0", env=cluster.environment)
+    (status,) = tools.wait_until(lambda: running(tmp_path), "it runs")
+    cluster.run(*how.split(), status["slurm_id"])
+    assert process.wait(90) == 0, (tmp_path / "dispatcher.out").read_text()
+    (status,) = tools.statuses(tmp_path).values()
+    assert (status["state"], status["earlier"][0]["cause"]) == ("done", "preempted")
+    assert [word for word, *_ in tools.ledger(book)] == ["start", "start", "end"]
+
+
+def test_what_a_person_cancels_while_it_runs_is_not_tried_again(cluster, tmp_path):
+    process = tools.start(tmp_path, {"sleep_s": 60}, *SLURM, "--watch", env=cluster.environment)
+    (status,) = tools.wait_until(lambda: running(tmp_path), "it runs")
+    cluster.run("scancel", status["slurm_id"])
+    assert process.wait(60) == 1
+    (status,) = tools.statuses(tmp_path).values()
+    assert (status["state"], status["cause"], status["attempt"]) == ("stopped", "interrupted", 1)
+
+
+def test_jobs_are_submitted_from_inside_an_allocation_too(cluster, tmp_path):
+    words = tools.command(tmp_path, {"key": [1, 2]}, *SLURM, "--watch", "--slurm_extra", "mem=100")
+    inside = ["srun", "--ntasks=1", "--mem-per-cpu=90", "--gres=gpu:1", *words]
+    run = subprocess.run(inside, env=cluster.environment, cwd=tools.ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [row["status"] for row in tools.table(tmp_path)] == ["done", "done"]
+
+
+def test_a_task_that_cannot_begin_is_quoted(cluster, tmp_path):
+    blocked = tools.start(tmp_path, {"key": list(range(4)), "sleep_s": 8}, *SLURM, "--watch", env=cluster.environment)
+    tools.wait_until(lambda: len(running(tmp_path)) == 4, "every GPU is busy")
+    other = tmp_path / "other"
+    other.mkdir()
+    process = tools.start(other, {"key": 9}, *SLURM, "--watch", "--retries", "0", env=cluster.environment)
+    tools.wait_until(lambda: list(other.glob("logs/slurm/*/*.pkl")), "it is submitted")
+    tools.wait_until((other / "logs/slurm/submitted.json").exists, "and noted")
+    for path in other.glob("logs/slurm/*/*.pkl"):
+        path.unlink()
+    assert process.wait(90) == 1
+    (status,) = tools.statuses(other).values()
+    assert status["cause"] == "lost"
+    assert "it said: " in status["detail"]
+    assert "No such file" in status["detail"] or "FileNotFoundError" in status["detail"]
+    assert blocked.wait(60) == 0
+
+
+def test_the_useful_line_of_an_error_and_one_time_out_of_sbatch(cluster, tmp_path):
+    """A stand-in for sbatch times out once, then is the real one."""
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin" / "sbatch"
+    real = shutil.which("sbatch")
+    stand_in.write_text(
+        f"#!/bin/sh\nif [ ! -e {tmp_path}/once ]; then touch {tmp_path}/once\n"
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1; fi\n"
+        f'exec {real} "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    environment = {**cluster.environment, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    run = tools.sweep(tmp_path, {"key": 1}, *SLURM, "--watch", env=environment)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Socket timed out" in run.stdout
+    assert "trying again" in run.stdout
+    bad = tools.sweep(
+        tmp_path, {"key": 2}, *SLURM, "--slurm_extra", "qos=none", "--slurm_extra", "nodelist=nowhere", env=environment
+    )
+    assert bad.returncode == 2
+    assert re.search(r"error: Slurm did not take the jobs: .*(node|qos|QOS)", bad.stderr)
+
+
+def test_no_time_limit_and_odd_folders(cluster, tmp_path):
+    run = tools.sweep(
+        tmp_path, {"key": 1}, "--engine", "slurm", "--slurm_time", "0", "--watch", env=cluster.environment
+    )
+    assert run.returncode == 0, run.stdout
+    odd = tmp_path / "50%j"
+    odd.mkdir()
+    run = tools.sweep(odd, {"key": 1}, *SLURM, env=cluster.environment)
+    assert run.returncode == 2
+    assert "choose a folder without it" in run.stderr
 
 
 def test_jobs_killed_at_random_are_each_done_once(cluster, tmp_path):
