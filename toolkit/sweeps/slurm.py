@@ -231,7 +231,9 @@ class SlurmEngine(Engine):
         self._missing[name] = polls = self._missing.get(name, 0) + 1
         status = jobs.read_status(task.folder)
         if status.attempt >= task.attempt and status.has_ended:
-            return True
+            # Why Slurm has ended it is known when its node is free again.
+            is_closing = status.cause == jobs.PREEMPTED and last_state(self._ids[name]) == "COMPLETING"
+            return not is_closing or polls > 10
         return polls > 2 and (polls > 5 or not jobs.is_alive(task.folder, task.attempt))
 
     def fate(self, name: str, status: jobs.Status) -> jobs.Status | None:

@@ -174,8 +174,12 @@ def test_a_stop_that_nobody_asked_for_is_tried_again(cluster, tmp_path, how):
     book = tmp_path / "ledger"
     grid = {"key": [1], "sleep_s": 6, "ledger": str(book)}
     process = tools.start(tmp_path, grid, *SLURM, "--watch", "--retries", "0", env=cluster.environment)
-    (status,) = tools.wait_until(lambda: running(tmp_path), "it runs")
+    tools.wait_until(lambda: tools.ledger(book), "it runs")
+    (status,) = running(tmp_path)
     cluster.run(*how.split(), status["slurm_id"])
+    if "requeue" in how:  # Slurm would wait two minutes before it starts it again
+        tools.wait_until(lambda: "PENDING" in cluster.run("squeue", "-h", "-o", "%T"), "it is in the queue again")
+        cluster.run("scontrol", "update", f"jobid={status['slurm_id']}", "StartTime=now")
     assert process.wait(90) == 0, (tmp_path / "dispatcher.out").read_text()
     (status,) = tools.statuses(tmp_path).values()
     assert (status["state"], status["earlier"][0]["cause"]) == ("done", "preempted")
