@@ -88,8 +88,9 @@ def test_module_form_and_neighbours_are_found(tmp_path, monkeypatch):
     [
         ("print('done')", "without calling argparse"),
         ("import argparse; argparse.ArgumentParser().parse_args()", "no flag --results_path"),
-        ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there'"),
-        ("def broken(:", "SyntaxError"),
+        ("import a_module_that_is_not_there; parse_args()", "No module named 'a_module_that_is_not_there'"),
+        ("def broken(: parse_args()", "SyntaxError"),
+        ("if False: parse_args()", "without calling argparse"),
     ],
 )
 def test_scripts_that_cannot_be_swept(tmp_path, code, message):
@@ -100,7 +101,7 @@ def test_scripts_that_cannot_be_swept(tmp_path, code, message):
 def test_a_script_that_never_parses_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(scripts, "PROBE_TIMEOUT_S", 0.5)
     with pytest.raises(UserError, match="did not reach parse_args"):
-        flags_of(write(tmp_path, "import time; time.sleep(60)"))
+        flags_of(write(tmp_path, "import time; time.sleep(60); parse_args()"))
 
 
 def test_required_flags_and_exclusive_groups_are_the_scripts_own(tmp_path):

@@ -264,7 +264,8 @@ class SlurmEngine(Engine):
         for path in glob.glob(pattern):
             with contextlib.suppress(OSError), open(path, errors="replace") as file:
                 lines += [line.strip() for line in file if line.strip()]
-        return lines[-1][:300] if lines else ""
+        own = [line for line in lines if not line.startswith("srun: ")]  # srun only says that it ended
+        return (own or lines or [""])[-1][:300]
 
     def wake(self) -> None:
         self._woken = True
