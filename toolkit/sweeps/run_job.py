@@ -221,7 +221,8 @@ class JobRun:
 
     def _end_step(self, now: float) -> None:
         """Signal everything that is left; finish when nothing is."""
-        self._known.update((one.pid, one) for one in self.family(self) if one.pid not in self._known)
+        found = self.family(self) + [one for pid in self._known for one in below(pid)]
+        self._known.update((one.pid, one) for one in found if one.pid not in self._known)
         if self.process.returncode is None:
             with contextlib.suppress(psutil.Error):
                 self._known.setdefault(self.process.pid, psutil.Process(self.process.pid))
