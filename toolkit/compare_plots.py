@@ -79,7 +79,7 @@ def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
 
 
 def label_sizes(axes: Any) -> None:
-    """Give Matplotlib axes a logarithmic axis of sizes with a few labels (1k, 2k, 5k, ...) that do not overlap, over any range."""
+    """Make the x axis of Matplotlib axes logarithmic, with a few labels (1k, 2k, 5k) that never overlap."""
     from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
