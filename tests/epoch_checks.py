@@ -1,34 +1,43 @@
 """Checks of a training and a validation epoch that Part 1 and Part 2 have in common.
 
-A `Task` says what differs: batches, model, loss and score. The oracle is a training loop written out here with nothing
-but torch, on a small model of the tests' own.
+`Epochs` says what differs: batches, model, loss and score. What is right comes from a loop written out here with
+nothing but torch, on a small model of the tests' own. What is wrong is looked for among the usual mistakes, so that the
+first line of a failing test names the cause.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests import helpers
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
-# Two float32 runs of three steps differ by about 1e-7 if sums are ordered differently; the plausible mistakes below
-# (gradients not zeroed, no training mode, a step too many) by more than 1e-3.
+# Two float32 runs of three steps differ by about 1e-7 if sums are ordered differently; the usual mistakes (gradients
+# not zeroed, no training mode, a step too many) by more than 1e-3.
 WEIGHT_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-5
+BATCHES = 3
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the checks need to know. unpack: batch → (inputs, targets). score: (outputs, targets) → one a sample."""
+class Epochs:
+    """A pair of epoch functions and what to call them with.
 
-    train_epoch: Callable[..., tuple[float, float]]
-    validate_epoch: Callable[..., tuple[float, float]]
+    Args:
+        unpack: batch → (inputs, targets).
+        score: (outputs, targets) → one value per image.
+        score_name: accuracy or IoU.
+    """
+
+    train_epoch: Callable[..., Any]
+    validate_epoch: Callable[..., Any]
     loader: Callable[..., Any]
     model: Callable[[], nn.Module]
     criterion: nn.Module
@@ -41,21 +50,46 @@ class Task:
 class Seen:
     """Loss, scores and size of each batch that the oracle saw."""
 
-    losses: list[float]
-    scores: list[list[float]]
-    sizes: list[int]
+    losses: list[float] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
-    def average_losses(self) -> dict[str, float]:
+    def note(self, epochs: Epochs, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch."""
+        self.losses.append(loss.item())
+        self.scores.append(epochs.score(outputs.detach(), targets))
+        self.sizes.append(len(outputs))
+
+    def batch_scores(self) -> list[float]:
+        """The mean score of each batch."""
+        return [sum(batch) / len(batch) for batch in self.scores]
+
+    def right(self, values: list[float]) -> dict[str, float]:
         """Both ways to average over batches of unequal size; either is accepted."""
-        return self._averages(self.losses)
+        return {"mean over images": self._weighted(values) / sum(self.sizes), "mean over batches": _mean(values)}
 
-    def average_scores(self) -> dict[str, float]:
-        """As average_losses, for the score."""
-        return self._averages([sum(batch) / len(batch) for batch in self.scores])
+    def wrong(self, values: list[float]) -> dict[str, float]:
+        """What the usual mistakes make of the same values."""
+        images, weighted = sum(self.sizes), self._weighted(values)
+        return {
+            "the sum over the batches: divide by their number": sum(values),
+            "the sum over the images: divide by their number": weighted,
+            "the sum of the batch means divided by the number of images": sum(values) / images,
+            "weighted by batch size and then divided by the number of batches": weighted / len(values),
+            "divided by the batches of the whole loader, although max_steps ended it": sum(values) / BATCHES,
+            "divided by the images of the whole loader, although max_steps ended it": weighted / helpers.COUNT,
+            "the value of the last batch alone": values[-1],
+            "the value of the first batch alone": values[0],
+            "in percent: return a fraction between 0 and 1": 100 * weighted / images,
+            "in percent: return a fraction between 0 and 1 ": 100 * _mean(values),
+        }
 
-    def _averages(self, values: list[float]) -> dict[str, float]:
-        weighted = sum(value * size for value, size in zip(values, self.sizes, strict=True)) / sum(self.sizes)
-        return {"mean over samples": weighted, "mean over batches": sum(values) / len(values)}
+    def _weighted(self, values: list[float]) -> float:
+        return sum(value * size for value, size in zip(values, self.sizes, strict=True))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -63,135 +97,226 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
 
-def oracle_epoch(task: Task, model: nn.Module, max_steps: int | None = None, *, zero: bool = True) -> Seen:
+def oracle_epoch(epochs: Epochs, model: nn.Module, max_steps: int | None = None, *, zero: bool = True) -> Seen:
     """Train by hand: v = momentum v + g, w = w - lr v. `zero` False is the classical mistake."""
     model.train()
     parameters = list(model.parameters())
     velocity = [torch.zeros_like(parameter) for parameter in parameters]
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
-    seen = Seen([], [], [])
-    for step, batch in enumerate(task.loader()):
+    seen = Seen()
+    for step, batch in enumerate(epochs.loader()):
         if max_steps is not None and step == max_steps:
             break
-        inputs, targets = task.unpack(batch)
+        inputs, targets = epochs.unpack(batch)
         outputs = model(inputs)
-        loss = task.criterion(outputs, targets)
+        loss = epochs.criterion(outputs, targets)
         fresh = torch.autograd.grad(loss, parameters)
         gradients = [new if zero else old + new for old, new in zip(gradients, fresh, strict=True)]
         with torch.no_grad():
             for index, parameter in enumerate(parameters):
                 velocity[index] = MOMENTUM * velocity[index] + gradients[index]
                 parameter -= LEARNING_RATE * velocity[index]
-        _note(seen, task, loss, outputs, targets)
+        seen.note(epochs, loss, outputs, targets)
     return seen
 
 
 @torch.no_grad()
-def oracle_validation(task: Task, model: nn.Module) -> Seen:
-    """Evaluate by hand on a copy of `model`."""
-    model = copy.deepcopy(model).eval()
-    seen = Seen([], [], [])
-    for batch in task.loader():
-        inputs, targets = task.unpack(batch)
+def oracle_validation(epochs: Epochs, model: nn.Module, *, training: bool = False) -> Seen:
+    """Evaluate by hand on a copy of `model`; `training` is the mistake of leaving dropout and BatchNorm on."""
+    model = copy.deepcopy(model).train(training)
+    seen = Seen()
+    for batch in epochs.loader():
+        inputs, targets = epochs.unpack(batch)
         outputs = model(inputs)
-        _note(seen, task, task.criterion(outputs, targets), outputs, targets)
+        seen.note(epochs, epochs.criterion(outputs, targets), outputs, targets)
     return seen
 
 
-def _note(seen: Seen, task: Task, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> None:
-    seen.losses.append(loss.item())
-    seen.scores.append(task.score(outputs.detach(), targets))
-    seen.sizes.append(len(outputs))
+@dataclass
+class Training:
+    """One call of the student's training epoch, as seen from outside."""
+
+    model: nn.Module
+    result: Any = None
+    modes: list[bool] = field(default_factory=list)  # model.training at each forward pass
+    steps: int = 0  # of the optimizer that was handed in
+    other_steps: int = 0
+    without_gradient: int = 0  # steps before which no gradient had reached the weights
 
 
-def check_pair(result: Any, task: Task, seen: Seen) -> None:
-    """Fail unless `result` is (average_loss, average_score) of what was seen."""
-    shape = f"a pair (average_loss, average_{task.score_name})"
-    assert isinstance(result, tuple), f"expected {shape}, got a {type(result).__name__}"
+def watch_training(epochs: Epochs, model: nn.Module, max_steps: int | None = None) -> Training:
+    """Call the student's training epoch on three batches and note what it does to model and optimizer."""
+    seen, optimizer = Training(model), sgd(model)
+
+    def step(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        seen.steps += stepped is optimizer
+        seen.other_steps += stepped is not optimizer
+        seen.without_gradient += all(parameter.grad is None for parameter in model.parameters())
+
+    hooks = [
+        register_optimizer_step_pre_hook(step),
+        model.register_forward_pre_hook(lambda module, _inputs: seen.modes.append(module.training)),
+    ]
+    options = [] if max_steps is None else [max_steps]
+    try:
+        seen.result = epochs.train_epoch(model, epochs.loader(), optimizer, epochs.criterion, helpers.CPU, *options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def check_course_of_training(training: Training, batches: int) -> None:
+    """Fail with the cause if the epoch did not go through its batches as a training does."""
+    calls, steps = len(training.modes), training.steps
+    assert calls, "expected the model to be called for each batch, but it was never called"
+    assert all(training.modes), "the model is in evaluation mode while it is trained; model.train() is missing"
+    assert steps or not training.other_steps, (
+        "the steps were made by an optimizer that the function made itself; use the one that it is given, which "
+        "remembers the steps of earlier epochs"
+    )
+    assert steps, "optimizer.step() was never called, so the weights stay as they are"
+    assert not training.without_gradient, (
+        "optimizer.step() came when no gradient had reached the weights; is loss.backward() missing, or after it?"
+    )
+    assert calls >= batches or calls != steps, (
+        f"the epoch ended after {calls} of {batches} batches; does `return` or `break` stand inside the loop?"
+    )
+    assert steps == batches, f"expected {batches} optimizer steps, one per batch, got {steps}"
+
+
+def check_pair(result: Any, epochs: Epochs, seen: Seen, other: dict[str, Seen] | None = None) -> None:
+    """Fail unless `result` is (average_loss, average_score) of what was seen; name the usual mistake if it is one.
+
+    other: explanation → what would have been seen with another mistake.
+    """
+    shape = f"two numbers, (average_loss, average_{epochs.score_name})"
+    assert result is not None, f"expected {shape}, got None; is the `return` missing?"
+    assert isinstance(result, (tuple, list)), f"expected {shape}, got a {type(result).__name__}"
     assert len(result) == 2, f"expected {shape}, got {len(result)} values"
-    helpers.check_one_of(result[0], seen.average_losses(), "an average loss of", LOSS_TOLERANCE)
-    helpers.check_one_of(result[1], seen.average_scores(), f"an average {task.score_name} of", LOSS_TOLERANCE)
+    loss, score = (helpers.number(value, what) for value, what in zip(result, ("loss", "score"), strict=True))
+    losses, scores = seen.right(seen.losses), seen.right(seen.batch_scores())
+    assert 0.05 < min(scores.values()) <= max(scores.values()) < 0.95, f"this check is degenerate: {scores}"
+    swapped = helpers.is_one_of(loss, scores, LOSS_TOLERANCE) and helpers.is_one_of(score, losses, LOSS_TOLERANCE)
+    assert not swapped, f"the two values are swapped: return the average loss first, then the {epochs.score_name}"
+    for name, value, right, mine in (
+        ("loss", loss, losses, lambda seen: seen.losses),
+        (epochs.score_name, score, scores, lambda seen: seen.batch_scores()),
+    ):
+        if helpers.is_one_of(value, right, LOSS_TOLERANCE):
+            continue
+        wrong = dict(seen.wrong(mine(seen)))
+        for explanation, others in (other or {}).items():
+            wrong |= dict.fromkeys([explanation], others.right(mine(others))["mean over images"])
+            wrong |= {explanation + " ": others.right(mine(others))["mean over batches"]}
+        cause = next((f"; this is {text}" for text, w in wrong.items() if abs(value - w) < LOSS_TOLERANCE), "")
+        listed = " or ".join(f"{number:.6f} ({kind})" for kind, number in right.items())
+        raise AssertionError(f"expected an average {name} of {listed}, got {value:.6f}{cause.rstrip()}")
 
 
-def check_weights_follow_the_oracle(task: Task) -> None:
-    """One whole epoch of three batches, the last one smaller."""
-    model, expected, wrong = (task.model() for _ in range(3))
-    task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
-    oracle_epoch(task, expected)
-    oracle_epoch(task, wrong, zero=False)
+def check_training(epochs: Epochs) -> None:
+    """One whole epoch of three batches, the last one smaller: steps, weights, averages."""
+    model, expected, wrong = (epochs.model() for _ in range(3))
+    training = watch_training(epochs, model)
+    check_course_of_training(training, BATCHES)
+    seen = oracle_epoch(epochs, expected)
+    oracle_epoch(epochs, wrong, zero=False)
     assert helpers.largest_difference(expected, wrong) > 1e-3, "this check could not tell a missing zero_grad"
+    assert helpers.largest_difference(model, wrong) > WEIGHT_TOLERANCE, (
+        "the gradients of earlier batches are added to those of later ones; optimizer.zero_grad() is missing"
+    )
     difference = helpers.largest_difference(model, expected)
-    hint = " (they equal those of gradients that were never zeroed)" * (
-        helpers.largest_difference(model, wrong) < WEIGHT_TOLERANCE
-    )
     assert difference < WEIGHT_TOLERANCE, (
-        f"expected the weights of a hand-written training loop after 3 steps, got weights that differ by up to "
-        f"{difference:.4f}{hint}"
+        f"after 3 steps the weights differ by up to {difference:.4f} from those of a loop that computes the loss with "
+        "the given criterion, calls backward() and step() once per batch and changes nothing else"
     )
+    check_pair(training.result, epochs, seen)
 
 
-def check_averages(task: Task) -> None:
-    """The figures of a whole epoch whose last batch is smaller."""
-    model = task.model()
-    result = task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
-    check_pair(result, task, oracle_epoch(task, task.model()))
-
-
-def check_stops_at_max_steps(task: Task) -> None:
+def check_stops_at_max_steps(epochs: Epochs) -> None:
     """Two of three steps: weights and averages are those of two; more steps than batches are the whole epoch."""
-    for max_steps, steps in ((2, 2), (1, 1), (50, 3)):
-        model, expected = task.model(), task.model()
-        seen = oracle_epoch(task, expected, max_steps)
-        optimizer = sgd(model)
-        done = []
-        optimizer.register_step_post_hook(lambda *_, done=done: done.append(1))
-        result = task.train_epoch(model, task.loader(), optimizer, task.criterion, helpers.CPU, max_steps)
-        assert len(done) == steps, f"expected {steps} optimizer steps for max_steps={max_steps}, got {len(done)}"
+    for max_steps, steps in ((2, 2), (1, 1), (50, BATCHES)):
+        model, expected = epochs.model(), epochs.model()
+        seen = oracle_epoch(epochs, expected, max_steps)
+        training = watch_training(epochs, model, max_steps)
+        assert training.steps == steps, (
+            f"expected {steps} optimizer steps for max_steps={max_steps} and {BATCHES} batches, got {training.steps}"
+        )
+        check_pair(training.result, epochs, seen)
         assert helpers.largest_difference(model, expected) < WEIGHT_TOLERANCE, (
             f"expected the weights of a hand-written loop after {steps} steps, got others"
         )
-        check_pair(result, task, seen)
 
 
-def check_switches_to_training_mode(task: Task) -> None:
-    """The model comes in evaluation mode and is trained in training mode."""
-    model, modes = task.model().eval(), []
-    model.register_forward_pre_hook(lambda module, _inputs: modes.append(module.training))
-    task.train_epoch(model, task.loader(), sgd(model), task.criterion, helpers.CPU)
-    assert modes, "expected the model to be called, got no call"
-    assert all(modes), "expected the model in training mode (model.train()), got it in evaluation mode"
+def check_switches_to_training_mode(epochs: Epochs) -> None:
+    """The model arrives in evaluation mode and is trained in training mode."""
+    training = watch_training(epochs, epochs.model().eval())
+    assert training.modes, "expected the model to be called for each batch, but it was never called"
+    assert all(training.modes), "the model is in evaluation mode while it is trained; model.train() is missing"
 
 
-def check_validation_figures(task: Task) -> None:
-    """Exact figures over the whole loader, for a model that comes in training mode."""
-    model = _trained_a_little(task)
-    seen = oracle_validation(task, model)
-    check_pair(task.validate_epoch(model, task.loader(), task.criterion, helpers.CPU), task, seen)
+def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[bool, bool]]]:
+    """Call the student's validation epoch → its result, and for each forward pass (training mode, graph was built)."""
+    calls: list[tuple[bool, bool]] = []
+    hook = model.register_forward_hook(lambda module, _in, out: calls.append((module.training, out.requires_grad)))
+    try:
+        result = epochs.validate_epoch(model, epochs.loader(), epochs.criterion, helpers.CPU)
+    finally:
+        hook.remove()
+    return result, calls
 
 
-def check_validation_changes_nothing(task: Task) -> None:
+def check_validation_results(epochs: Epochs) -> None:
+    """Exact results over the whole loader, for a model that arrives in training mode."""
+    model = _trained_a_little(epochs)
+    seen, training = oracle_validation(epochs, model), oracle_validation(epochs, model, training=True)
+    gap = abs(_mean(seen.losses) - _mean(training.losses))
+    assert gap > 10 * LOSS_TOLERANCE, f"this check could not tell a missing eval(): {gap:.6f}"
+    before = copy.deepcopy(model)
+    result, calls = watch_validation(epochs, model)
+    _check_course_of_validation(calls, helpers.largest_difference(model, before))
+    other = {"what dropout and BatchNorm give in training mode; model.eval() is missing": training}
+    check_pair(result, epochs, seen, other)
+
+
+def _check_course_of_validation(calls: list[tuple[bool, bool]], moved: float) -> None:
+    assert calls, "expected the model to be called for each batch, but it was never called"
+    assert not any(training for training, _ in calls), (
+        "the model is in training mode while it is validated; model.eval() is missing or undone"
+    )
+    assert moved == 0, "validation changed the weights; no backward() and no step() belong here"
+    assert len(calls) == BATCHES, (
+        f"expected all {BATCHES} batches to be validated, got {len(calls)}; does `return` or `break` stand in the loop?"
+    )
+
+
+def check_validation_changes_nothing(epochs: Epochs) -> None:
     """Weights, BatchNorm statistics and gradients stay; the model is in evaluation mode and no graph is built."""
-    model, calls = _trained_a_little(task), []
-    model.register_forward_hook(lambda module, _in, output: calls.append((module.training, output.requires_grad)))
+    model = _trained_a_little(epochs)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    task.validate_epoch(model, task.loader(), task.criterion, helpers.CPU)
-    assert len(calls) == 3, f"expected the model to be called for each of 3 batches, got {len(calls)} calls"
-    assert not any(training for training, _ in calls), "expected evaluation mode (model.eval()), got training mode"
-    assert not any(graph for _, graph in calls), "expected no gradients in validation, got a graph; use torch.no_grad"
+    _result, calls = watch_validation(epochs, model)
+    _check_course_of_validation(calls, 0)
+    assert not any(graph for _, graph in calls), (
+        "a graph for gradients is built in validation, which costs memory for nothing; torch.no_grad() is missing"
+    )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert not changed, f"expected validation to change nothing, but it changed: {', '.join(changed)}"
     for name, parameter in model.named_parameters():
         same = parameter.grad is not None and torch.equal(parameter.grad, gradients[name])
         assert same, f"expected validation to leave gradients alone, but it changed that of {name}"
+    assert torch.is_grad_enabled(), (
+        "gradients are still off after validation, so training would stop there; use `with torch.no_grad():`, not "
+        "torch.set_grad_enabled(False)"
+    )
 
 
-def _trained_a_little(task: Task) -> nn.Module:
+def _trained_a_little(epochs: Epochs) -> nn.Module:
     """A model in training mode with gradients, and BatchNorm statistics that differ from those of a batch."""
-    model = task.model()
+    model = epochs.model()
     optimizer = sgd(model)
     model.train()
-    inputs, targets = task.unpack(next(iter(task.loader())))
-    task.criterion(model(inputs), targets).backward()
+    inputs, targets = epochs.unpack(next(iter(epochs.loader())))
+    epochs.criterion(model(inputs), targets).backward()
     optimizer.step()
     return model

@@ -5,6 +5,8 @@ Nothing here uses a graded module, so that the tests of one TODO never need anot
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from synthetic_data import SegmentationDataGenerator, box_collate_fn
 
 IMAGE_SHAPE = (3, 28, 28)
 CPU = torch.device("cpu")
+COUNT = 10  # images of the two small loaders
 
 
 def check_shape(tensor: Any, expected: tuple[int, ...], what: str) -> None:
@@ -32,11 +35,18 @@ def check_close(got: float, expected: float, what: str, tolerance: float) -> Non
     assert abs(float(got) - expected) <= tolerance, f"expected {what} {expected:.6f}, got {float(got):.6f}"
 
 
-def check_one_of(got: float, allowed: dict[str, float], what: str, tolerance: float) -> None:
-    """Fail unless `got` is one of the allowed figures, each of which has a name."""
-    listed = " or ".join(f"{value:.6f} ({name})" for name, value in allowed.items())
-    close = any(abs(float(got) - value) <= tolerance for value in allowed.values())
-    assert close, f"expected {what} {listed}, got {float(got):.6f}"
+def is_one_of(got: float, allowed: dict[str, float], tolerance: float) -> bool:
+    """True if `got` is one of the allowed numbers."""
+    return any(abs(got - value) <= tolerance for value in allowed.values())
+
+
+def number(value: Any, what: str) -> float:
+    """A number, NumPy number or tensor with one value as a float; fail with what it is otherwise."""
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        pytest.fail(f"expected the average {what} as one number, got a {type(value).__name__}{shape}", pytrace=False)
 
 
 def random_images(count: int, channels: int = 3, scale: float = 1.0) -> torch.Tensor:
@@ -85,7 +95,7 @@ def check_depends_on_every_channel(model: nn.Module, share_of_pixels: float) -> 
     output = model(images)
     assert output.requires_grad, "expected an output that gradients flow through, got one without (detach? no_grad?)"
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
-    (output * weights).sum().backward()
+    backward(model, (output * weights).sum())
     assert images.grad is not None, "expected an output that depends on the image, got one that does not"
     felt = images.grad.abs().amax(dim=0) > 0  # (3, 28, 28)
     for channel, name in enumerate(("red", "green", "blue")):
@@ -96,23 +106,44 @@ def check_depends_on_every_channel(model: nn.Module, share_of_pixels: float) -> 
 
 
 def check_images_are_independent(model: nn.Module) -> None:
-    """Fail if, in evaluation mode, an image is judged differently when other images are in the batch."""
+    """Fail if, in evaluation mode, an image is judged at random, or differently when others are in the batch."""
     images = random_images(5)
     together = evaluate(model, images)
+    assert torch.equal(together, evaluate(model, images)), (
+        "in evaluation mode the same images get another output each time; is dropout always on? (use nn.Dropout, or "
+        "F.dropout(x, p, training=self.training))"
+    )
     alone = torch.cat([evaluate(model, image[None]) for image in images])
     assert not torch.allclose(together[0], together[1], atol=1e-7), (
-        "expected different outputs for different images, got the same"
+        "expected different outputs for different images, got the same; does the output reach back to the input?"
     )
     difference = (together - alone).abs().max().item()
     assert difference < 1e-4, (
         "expected the same output for an image alone and in a batch of 5, got a difference of "
-        f"{difference:.4f} (does a reshape mix the images?)"
+        f"{difference:.4f} (does a reshape mix the images, or a BatchNorm without running statistics?)"
     )
+
+
+def backward(model: nn.Module, loss: torch.Tensor) -> None:
+    """loss.backward(); if an in-place operation of the model's forward forbids it, fail with the likely line."""
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        lines, first = inspect.getsourcelines(type(model).forward)
+        changes = re.compile(r"[-+*/]=|\w_\(|inplace=True|\] = ")
+        found = [f"line {first + number}: {line.strip()}" for number, line in enumerate(lines) if changes.search(line)]
+        where = f" ({'; '.join(found)})" if found else ""
+        pytest.fail(
+            f"forward changes a tensor in place that backward() still needs{where}; write y = y + x instead of y += x",
+            pytrace=False,
+        )
 
 
 def check_all_parameters_learn(model: nn.Module, loss: torch.Tensor) -> None:
     """Fail with the names of parameters that get no gradient."""
-    loss.backward()
+    backward(model, loss)
     parameters = dict(model.named_parameters())
     assert parameters, "expected a model with parameters, got one without"
     idle = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter.grad is None]
@@ -137,7 +168,7 @@ def check_can_be_learnt_by_heart(
     for step in range(1, 201):
         model.train()
         optimizer.zero_grad()
-        loss(model(images), targets).backward()
+        backward(model, loss(model(images), targets))
         optimizer.step()
         if step % 20 == 0:
             best = max(best, score_of(evaluate(model, images), targets))
@@ -148,15 +179,15 @@ def check_can_be_learnt_by_heart(
     )
 
 
-def label_loader(count: int = 10, batch_size: int = 4) -> DataLoader:
+def label_loader(count: int = COUNT, batch_size: int = 4) -> DataLoader:
     """Batches (images (B, 3, 6, 6), labels (B,)) of three classes, the last one smaller."""
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(45)  # small_classifier gets a part of each batch right
     images = torch.randn(count, 3, 6, 6, generator=generator)
     labels = torch.randint(0, 3, (count,), generator=generator)
     return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
 
 
-def mask_loader(count: int = 10, batch_size: int = 4) -> DataLoader:
+def mask_loader(count: int = COUNT, batch_size: int = 4) -> DataLoader:
     """Batches as create_box_dataloaders gives them, with images of 12 x 12 pixels; the last one is smaller."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randn(count, 3, 12, 12, generator=generator)
@@ -176,9 +207,12 @@ def small_classifier() -> nn.Module:
 
 
 def small_segmenter() -> nn.Module:
-    """A model of the tests' own for mask_loader."""
+    """A model of the tests' own for mask_loader. Its masks are partly right: 0 or 1 would fit several mistakes."""
     torch.manual_seed(7)
     layers = (nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid())
+    with torch.no_grad():
+        layers[0].weight[0, 0, 1, 1] += 1  # the first channel sees the red value of its own pixel
+        layers[3].weight[0, 0] += 1
     return nn.Sequential(*layers)
 
 

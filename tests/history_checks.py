@@ -42,7 +42,22 @@ def check_history(history: Any, expected: dict[str, list[float]]) -> None:
     for name, values in expected.items():
         got = list(history[name])
         assert len(got) == len(values), f"expected {len(values)} values in {name} (one an epoch), got {len(got)}"
-        assert got == pytest.approx(values), f"expected {name} {values}, got {got}"
+        cause = next((f"; {text}" for text, wrong in _usual_mistakes(name, expected) if got == wrong), "")
+        assert got == pytest.approx(values), f"expected {name} {values}, got {got}{cause}"
+
+
+def _usual_mistakes(name: str, expected: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
+    """What a wrong history looks like, with its cause."""
+    values = expected[name]
+    best = min if name.endswith("loss") else max
+    so_far = [best(values[: epoch + 1]) for epoch in range(len(values))]
+    others = [(f"these are the values of {other}", wrong) for other, wrong in expected.items() if other != name]
+    return [
+        *others,
+        ("these are the best values so far; append what each epoch returned", so_far),
+        ("these are percent; append fractions", [100 * value for value in values]),
+        ("this is the last value alone", [values[-1]] * len(values)),
+    ]
 
 
 def check_fractions(history: dict[str, list[float]], names: tuple[str, ...]) -> None:

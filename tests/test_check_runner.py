@@ -80,9 +80,9 @@ def test_points_of_each_part_add_up_to_25():
 
 
 def test_points_are_those_of_the_grader():
-    settings = ROOT / "staff" / "assignments" / "project2.toml"
-    if not settings.exists():
+    if not (ROOT / "staff").is_dir():
         return  # a student's copy, where there is nothing to compare with
+    settings = ROOT / "staff" / "assignments" / "project2" / "assignment.toml"
     found = re.findall(r'^id = "(\d\.\d)"\n(?:.*\n)*?points = (\d+)$', settings.read_text("utf-8"), re.MULTILINE)
     assert {number: int(points) for number, points in found} == {todo.number: todo.points for todo in TODOS}
 
@@ -105,6 +105,7 @@ def test_nothing_started(course):
 
 def test_every_kind_of_failure_is_told_apart(course):
     asserted = "def test():\n    got = (4, 10)\n    assert got == (4, 9), f'expected shape (4, 9), got {got}'"
+    left_over = "def test():\n    import left\n    left.train_epoch()"
     half_done = not_started("1.1") + "\n@pytest.mark.todo_1_1\ndef test_more(): assert False, 'expected more'"
     made = course(
         todo_1_0=asserted,
@@ -112,14 +113,19 @@ def test_every_kind_of_failure_is_told_apart(course):
         todo_1_2=not_started("1.2"),
         todo_1_3="def test(): [][1]",
         todo_1_4="def test():\n    import mine\n    mine.work()",
+        todo_1_5=left_over,
         todo_1_6=not_started("1.2"),
         todo_2_4="def test(): pytest.fail('expected 1\\nand more')",
         todo_2_5="def no_longer_a_test(): pass",
     )
     (made.folder / "mine.py").write_text("def work():\n    return 1 / 0\n")
+    stub = 'raise NotImplementedError("TODO 1.5: do it")'
+    (made.folder / "left.py").write_text(
+        f'def train_epoch():\n    """Doc."""\n    for _ in [1]:\n        pass\n    {stub}\n'
+    )
     code, rows, output = made.check()
     assert code == 1
-    assert_others_pass(rows, "1.0", "1.1", "1.2", "1.3", "1.4", "1.6", "2.4", "2.5")
+    assert_others_pass(rows, "1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "2.4", "2.5")
     assert rows["1.0"] == ("failing", "0/2", "expected shape (4, 9), got (4, 10)")
     assert rows["1.1"] == ("failing", "0/3", "expected more")
     assert rows["1.2"] == ("not started", "0/5", "TODO 1.2: do it")
@@ -127,9 +133,14 @@ def test_every_kind_of_failure_is_told_apart(course):
     place = r"tests/test_todo_1_training.py:\d+"
     assert re.fullmatch(rf"IndexError: list index out of range \({place}\)", rows["1.3"][2])
     assert rows["1.4"][2] == "ZeroDivisionError: division by zero (mine.py:2)"
+    assert rows["1.5"] == (
+        "failing",
+        "0/4",
+        "your code runs, but the line raise NotImplementedError(...) is still there; delete it (left.py:5)",
+    )
     assert rows["2.4"][2] == "expected 1"
     assert rows["2.5"][2].startswith("no test was found for it")
-    assert "8 passing, 7 failing, 1 not started" in output
+    assert "7 passing, 8 failing, 1 not started" in output
 
 
 def test_crashes_and_endless_loops_hide_no_other_todo(course):

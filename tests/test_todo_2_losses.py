@@ -45,6 +45,7 @@ def test_dice_is_averaged_over_images(smooth):
         "the sums run over the whole batch instead of each image": 1 - (2 * overlap + smooth) / (size + smooth),
         "this is the Dice coefficient and not 1 minus it": 1 - expected,
         "this is 1 plus the Dice coefficient": 2 - expected,
+        "this is the sum over the images instead of their mean": 2 * expected,
         "smooth is not used": dice_loss_oracle(pred, target, 0.0),
         "the 2 before the overlap is missing": _with_overlap_once(pred, target, smooth),
     }
@@ -99,11 +100,18 @@ def test_the_combined_loss_weighs_both(bce_weight, dice_weight):
     bce = F.binary_cross_entropy(pred, target).item()
     dice = DiceLoss()(pred, target).item()  # of the student's own, so that a wrong Dice loss fails in TODO 2.4 alone
     expected = bce_weight * bce + dice_weight * dice
-    helpers.check_close(
-        loss,
-        expected,
-        f"a loss of {bce_weight} x {bce:.4f} (BCE) + {dice_weight} x {dice:.4f} (Dice) =",
-        tolerance=1e-5,
+    with_logits = F.binary_cross_entropy_with_logits(pred, target).item()
+    wrong = {
+        "this takes the probabilities for logits; use binary_cross_entropy": bce_weight * with_logits
+        + dice_weight * dice,
+        "the two weights are swapped": dice_weight * bce + bce_weight * dice,
+        "the weights are not used": bce + dice,
+        "both have the weight 0.5, whatever was asked for": 0.5 * bce + 0.5 * dice,
+    }
+    hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
+    assert abs(float(loss) - expected) < 1e-5, (
+        f"expected a loss of {bce_weight} x {bce:.4f} (BCE) + {dice_weight} x {dice:.4f} (Dice) = {expected:.4f}, got "
+        f"{float(loss):.4f}{hint}"
     )
 
 
