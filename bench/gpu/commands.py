@@ -254,7 +254,7 @@ def image_classifier(bench: Bench) -> None:
         words = ("--image_size", size, "--epochs", epochs, "--max_steps_per_epoch", steps, "--output_dir", run)
         python(bench, "-m", f"{lab}.train", "--data", data, *words)
         results = read_json(run / "results.json")
-        python(bench, "-m", f"{lab}.evaluate", run, "--data", data, "--split", "test")
+        python(bench, "-m", f"{lab}.evaluate", run, "--data", data, "--split", "test", "--bootstrap", 0)
         devices = ("auto",) if bench.tiny else ("auto", "cpu")
         answers = {device: predictions(bench, run, data, device) for device in devices}
         seconds = time.monotonic() - started
