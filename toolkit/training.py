@@ -296,11 +296,12 @@ class TrainingSession:
 
     def _state(self) -> dict[str, Any]:
         """Everything that decides how training continues, in types that load with weights_only=True."""
+        averaged = self.averaged
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "averaged": averaged and [int(averaged.n_averaged), averaged.module.state_dict()],
             "history": self.history,
             "timing": self._timing,
             "steps": [self.log.step, self.log.rows],
@@ -317,7 +318,9 @@ class TrainingSession:
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             if self.averaged is not None:
-                self.averaged.load_state_dict(state["averaged"])
+                steps, weights = state["averaged"]
+                self.averaged.n_averaged.fill_(steps)
+                self.averaged.module.load_state_dict(weights)
             for name, values in state["history"].items():
                 self.history[name][:] = values
             self._timing = state["timing"]
