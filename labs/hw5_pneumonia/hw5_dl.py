@@ -75,7 +75,7 @@ def explore(splits: Mapping[str, Split], class_names: Sequence[str], folder: Pat
     ANSWER 1.2 says what the imbalance does to training and to the metrics that are reported.
     """
     # Hint: torch.bincount; figures.image_grid(rows, titles, title, path) draws one row of images per class.
-    # BEGIN SOLUTION 1.2: count the classes and draw both figures
+    # BEGIN SOLUTION 1.2: count the classes and draw both pictures
     counts = {name: torch.bincount(split.labels, minlength=len(class_names)).tolist() for name, split in splits.items()}
     train = splits["train"]
     rows = [normalize(train.images[train.labels == c][:8]) for c in range(len(class_names))]

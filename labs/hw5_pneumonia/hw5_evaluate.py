@@ -1,4 +1,4 @@
-"""Homework 5, from the comparison on: judge the models, and look at what they look at.
+"""Homework 5, from the comparison on: evaluate the models, and look at what they look at.
 
 GRADED: TODO 3.3 ... 5.2 and the questions 6.1 ... 6.3.
 
@@ -25,11 +25,11 @@ from toolkit.plots import new_figure, save_figure
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, Any] | str]) -> str:
-    """Markdown table with a row a model: test accuracy, AUC, precision, recall, F1.
+    """Markdown table with one row per model: test accuracy, AUC, precision, recall, F1.
 
     rows: name → {"accuracy": (mean, standard deviation over seeds, or None if there is one seed), "auc": ...,
-    "precision": ..., "recall": ..., "f1": ...}, or a text such as "not run: no weights", which then stands in place of
-    the figures.
+        "precision": ..., "recall": ..., "f1": ...}, or a text such as "not run: no weights", which is then shown
+        instead of numbers.
     """
     # BEGIN SOLUTION 3.3: the table
     names = ("accuracy", "AUC", "precision", "recall", "F1")
@@ -58,11 +58,11 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, threshold: float) ->
     # BEGIN SOLUTION 4.1: confusion matrix and metrics
     called = (probabilities >= threshold).astype(int)
     tn, fp, fn, tp = metrics.confusion_matrix(labels, called, labels=[0, 1]).ravel().tolist()
-    # ANSWER 4.1: Sensitivity (recall) first: a missed pneumonia goes untreated. But it can be had for nothing by
-    # calling everything pneumonia, so it counts only together with specificity, which says how many healthy people get
+    # ANSWER 4.1: Sensitivity (recall) first: a missed pneumonia goes untreated. But calling everything pneumonia gives
+    # a sensitivity of 1, so it counts only together with specificity, which says how many healthy people get
     # antibiotics and a second examination. Precision is what the doctor asks ("it says pneumonia: is it?"), but it
     # depends on how common the disease is, as accuracy does, and does not carry over to another hospital. AUC compares
-    # models without a threshold; nobody is treated by an AUC, though, and calibration matters beside it.
+    # models without a threshold, but a patient is treated according to one; so calibration matters as well.
     return {
         "accuracy": (tp + tn) / len(labels),
         "auc": float(metrics.roc_auc_score(labels, probabilities)),
@@ -83,7 +83,7 @@ def plot_roc_and_pr(
 ) -> dict[str, tuple[float, float]]:
     """Draw ROC and precision-recall curves of several models side by side, each with its operating point marked.
 
-    probabilities, thresholds: one entry a model. Returns (AUC, average precision) of each model.
+    probabilities, thresholds: one entry per model. Returns (AUC, average precision) of each model.
     """
     # Hint: metrics.roc_curve, metrics.precision_recall_curve; the operating point is where the threshold leads.
     # BEGIN SOLUTION 4.2: both curves with their areas and operating points
@@ -125,11 +125,11 @@ def sort_cases(probabilities: np.ndarray, labels: np.ndarray, threshold: float) 
     called, ill = probabilities >= threshold, labels == 1
     kinds = {"TP": called & ill, "TN": ~called & ~ill, "FP": called & ~ill, "FN": ~called & ill}
     order = np.argsort(-np.abs(probabilities - threshold), kind="stable")
-    # ANSWER 4.3: The model goes by darkness. True positives are pale, hazy lungs without a clear edge of the heart;
+    # ANSWER 4.3: The model relies on darkness. True positives are pale, hazy lungs without a clear edge of the heart;
     # true negatives are dark, sharply outlined lungs of children who fill the frame. False positives are healthy lungs
     # on pale images of low contrast, or images with a wide black frame; false negatives are pneumonias on dark images
-    # of high contrast, where the haze is faint. So it has learned exposure along with disease, and a machine that
-    # exposes otherwise would move its errors. Augmenting contrast more, or equalising histograms, goes against that.
+    # of high contrast, where the haze is faint. So it has learned exposure along with disease, and a machine with
+    # another exposure would shift its errors. Stronger contrast augmentation or equalised histograms might help.
     return {kind: order[chosen[order]] for kind, chosen in kinds.items()}
     # END SOLUTION 4.3
 
@@ -223,8 +223,8 @@ def reflection() -> None:
     6.3 What would you do with images in full resolution and a cluster of GPUs?
     """
     # BEGIN SOLUTION 6.1: answer in comments -> pass
-    # ANSWER 6.1: In screening most people are healthy and a missed case is dear: untreated pneumonia can kill a child,
-    # while a false alarm costs a second look, a follow-up image, at worst needless antibiotics and a worried family. So
+    # ANSWER 6.1: In screening most people are healthy, and a missed case is worse than a false alarm: untreated
+    # pneumonia can kill a child; a false alarm costs a follow-up image, at worst needless antibiotics and worry. So
     # I would lower the threshold until sensitivity on validation data reaches what the clinic asks (say 98 %), and look
     # at what specificity is left: at 2 % prevalence and 80 % specificity, ten of eleven alarms are false, and
     # radiologists stop listening. The threshold belongs to a prevalence and a cost ratio; both must be asked for, and
@@ -236,7 +236,7 @@ def reflection() -> None:
     # are averaged away; only large consolidations remain. (2) Bone, tube and letter edges blur into the lung, so a
     # network may use what a doctor would discard at once, and nobody can check it on the picture. (3) Squeezing to a
     # square changes proportions, and averaging leaves few grey levels, so heart size and density cannot be measured.
-    # One more: a radiologist cannot read such an image, so there is no human figure to compare with.
+    # One more: a radiologist cannot read such an image, so there is no human performance to compare with.
     pass
     # END SOLUTION 6.2
     # BEGIN SOLUTION 6.3: answer in comments -> pass

@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from labs.medmnist_experiments import common
+import torch
+from torch import nn
+
+from labs.medmnist_experiments import common, pictures
+from labs.medmnist_experiments.command_line import shared_parser
+from labs.medmnist_experiments.common import Experiment, Network
+from labs.medmnist_experiments.networks import ConvNet, place
+from toolkit.augment import normalize
 from toolkit.cli import OneLineParser, in_range, run_script
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from torch import nn
-
-    from labs.medmnist_experiments.common import Experiment
-    from labs.medmnist_experiments.tasks import Task
-    from toolkit.medmnist_data import Split
-    from toolkit.runs import RunFolder
-    from toolkit.transforms import ImageAugmentation
+from toolkit.runs import RunFolder
+from toolkit.study import Row
+from toolkit.transforms import ImageAugmentation
 
 # Each moves pixels by a few of 28 at most, which a radiologist would not notice as another finding.
 PARTS: dict[str, dict[str, Any]] = {
@@ -38,17 +38,15 @@ CHOSEN = "chosen"  # the parts that helped on validation images, together
 ROWS = ("none", *PARTS, "all", *(f"without-{name}" for name in PARTS), CHOSEN)
 DEFAULT_ROWS = ("none", *PARTS, "all", CHOSEN)
 STAGES = ((32,), (64,), (128,))  # widths of the convolutions at 28, 14 and 7 pixels
-KEEP = "lower_loss"  # which epoch, see common.fit
-STEPS, FEWEST_EPOCHS = 1400, 6  # of training, where --epochs is not given: small and large sets learn equally long
+STEPS, FEWEST_EPOCHS = 1400, 6  # of training, where --epochs is not given: small and large sets train equally long
 
 
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for --help."""
-    parser = common.build_parser("augmentation", __doc__.splitlines()[0], flag="breastmnist", epochs=1)
-    parser.set_defaults(epochs=None)
+    """The flags of all experiments and those of this one."""
+    parser = shared_parser("augmentation", __doc__.splitlines()[0], flag="breastmnist", epochs=None)
     group = parser.add_argument_group("augmentation")
     group.add_argument("--rows", nargs="+", choices=ROWS, default=list(DEFAULT_ROWS), help="what is compared")
-    group.add_argument("--metric", choices=("auc", "accuracy"), default="auc", help="figure whose gain is reported")
+    group.add_argument("--metric", choices=("auc", "accuracy"), default="auc", help="metric whose gain is reported")
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.003, help="of AdamW")
     group.add_argument("--weight_decay", type=in_range(float, 0), default=0.05, help="of AdamW")
     group.add_argument("--dropout", type=in_range(float, 0, 0.95), default=0.5, help="before the last dense layer")
@@ -56,24 +54,54 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained; the same for every row."""
+
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    ema_decay: float
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train every row with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
-
-    names = rows_to_train(args.rows)
-    experiment, task = begin(args)
-    runs: dict[str, list[dict[str, Any]]] = {}
-    train_rows(experiment, task, names, runs)
+    experiment = begin(vars(args), args.metric)
+    recipe = Recipe(args.learning_rate, args.weight_decay, args.dropout, args.ema_decay)
+    networks = {name: network(experiment, recipe, name) for name in rows_to_train(args.rows)}
+    runs = common.train_all(experiment, networks)
     if CHOSEN in args.rows:
-        train_rows(experiment, task, [chosen(runs, args.metric)], runs)
+        best = chosen(runs, args.metric)
+        networks[best] = network(experiment, recipe, best)
+        runs |= common.train_all(experiment, {best: networks[best]})
     draw_samples(experiment, list(runs))
     draw_curves(experiment, runs)
-    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
-    figures = {name: evaluate(experiment, task, name, test) for name in runs}
-    rows = [row(name, runs[name], figures, args.metric, task) for name in runs]
-    draw_comparison(experiment, task, rows)
-    metrics = (*task.metrics, f"gain in {args.metric}", f"validation {args.metric}")
-    common.report(experiment, rows, metrics, {"runs": runs, "test": figures})
+    found = common.measure_on_test(experiment, networks, runs)
+    rows = [row(name, runs[name], found, args.metric, experiment.task.metrics) for name in runs]
+    draw_comparison(experiment, rows)
+    metrics = (*experiment.task.metrics, f"gain in {args.metric}", f"validation {args.metric}")
+    common.report(experiment, rows, metrics, {"runs": runs, "test": found})
+
+
+def begin(flags: Mapping[str, Any], metric: str) -> Experiment:
+    """Find data, machine and folder, and how many epochs it takes."""
+
+    def epochs_for(source: Any) -> int:
+        return max(FEWEST_EPOCHS, round(STEPS * flags["batch_size"] / source.count("train")))
+
+    experiment = common.begin("augmentation", flags, dimensions=2, free=("rows", "metric"), epochs_for=epochs_for)
+    experiment.task.check_metric(metric)
+    return experiment
+
+
+def finished_networks(words: list[str], row: str = "all") -> tuple[Experiment, list[nn.Module]]:
+    """The networks of a command line and one row, one per seed, from their folder or trained into it."""
+    args = build_parser().parse_args(words)
+    experiment = begin(vars(args), args.metric)
+    one = network(experiment, Recipe(args.learning_rate, args.weight_decay, args.dropout, args.ema_decay), row)
+    common.train_all(experiment, {row: one})
+    return experiment, [common.trained(experiment, row, seed, one.build()) for seed in experiment.seeds]
 
 
 def rows_to_train(asked: list[str]) -> list[str]:
@@ -81,12 +109,6 @@ def rows_to_train(asked: list[str]) -> list[str]:
     plain = [name for name in asked if name != CHOSEN]
     parts = PARTS if CHOSEN in asked and not set(PARTS) & set(plain) else ()  # something to choose from
     return list(dict.fromkeys(["none", *plain, *parts]))
-
-
-def train_rows(experiment: Experiment, task: Task, names: list[str], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Train every seed of each row and put the results into `runs`."""
-    for name in names:
-        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
 
 
 def chosen(runs: Mapping[str, list[dict[str, Any]]], metric: str) -> str:
@@ -101,21 +123,8 @@ def chosen(runs: Mapping[str, list[dict[str, Any]]], metric: str) -> str:
     return "+".join(helpful) or "none"
 
 
-def begin(args: Namespace) -> tuple[Experiment, Task]:
-    """Settle data, machine and folder, and how many epochs it takes."""
-    from labs.medmnist_experiments.tasks import Task
-
-    experiment = common.begin("augmentation", args, dimensions=2, free=("rows", "metric"))
-    task = Task.of(experiment.source)
-    task.check_metric(args.metric)
-    args.epochs = args.epochs or max(FEWEST_EPOCHS, round(STEPS * args.batch_size / experiment.source.count("train")))
-    return experiment, task
-
-
 def named(name: str) -> ImageAugmentation | None:
     """The augmentation of a row: none, all, parts joined by +, or all without one."""
-    from toolkit.transforms import ImageAugmentation
-
     if name == "none":
         return None
     left_out = name.removeprefix("without-") if name.startswith("without-") else None
@@ -123,76 +132,42 @@ def named(name: str) -> ImageAugmentation | None:
     return ImageAugmentation(**{key: value for part in parts for key, value in PARTS[part].items()})
 
 
-def build(experiment: Experiment, task: Task) -> nn.Module:
-    """The network with random weights, on the device."""
-    from labs.medmnist_experiments.networks import ConvNet, place
+def network(experiment: Experiment, recipe: Recipe, name: str) -> Network:
+    """One row; everything but the augmentation is the same in all of them."""
 
-    network = ConvNet(2, experiment.source.channels, task.outputs, STAGES, dropout=experiment.args.dropout)
-    return place(task.prepared(network), experiment.device)
+    def build() -> nn.Module:
+        plain = ConvNet(2, experiment.source.channels, experiment.task.outputs, STAGES, dropout=recipe.dropout)
+        return place(experiment.task.prepared(plain), experiment.device)
 
+    def train(run: RunFolder) -> dict[str, Any]:
+        model = build()
+        return common.fit(
+            experiment,
+            run,
+            model,
+            experiment.loaders(run.config["seed"], named(name)),
+            optimizer=torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+            criterion=experiment.criterion(),
+            ema_decay=recipe.ema_decay,
+        )
 
-def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
-    """Train one seed of one row → facts for its results.json; everything but the augmentation is equal."""
-    import torch
-
-    from labs.medmnist_experiments import tasks
-
-    args = experiment.args
-    model = build(experiment, task)
-    loaders = tasks.loaders(experiment, task, run.config["seed"], named(name))
-    criterion = task.criterion(experiment.source.read("train").labels, weighted=False)
-    history = common.fit(
-        experiment,
-        run,
-        model,
-        loaders,
-        keep=KEEP,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay),
-        criterion=criterion.to(experiment.device),
-        ema_decay=args.ema_decay,
-    )
-    found = tasks.predict(experiment, task, model, loaders[1])
-    return {
-        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "history": history,
-    }
-
-
-def trained(experiment: Experiment, task: Task, name: str, seed: int) -> nn.Module:
-    """The network of a finished run."""
-    from toolkit.runs import RunFolder
-
-    run = RunFolder.open(common.run_path(experiment, name, seed))
-    return common.restore(build(experiment, task), run, KEEP)
-
-
-def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list[dict[str, Any]]:
-    """Test figures of each seed of a row."""
-    from labs.medmnist_experiments import tasks
-
-    loader = tasks.evaluation_loader(experiment, task, test)
-    models = [trained(experiment, task, name, seed) for seed in experiment.seeds]
-    return [task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()) for model in models]
+    return Network(build, train)
 
 
 def row(
     name: str,
     runs: list[dict[str, Any]],
-    figures: Mapping[str, list[dict[str, Any]]],
+    found: Mapping[str, list[dict[str, Any]]],
     metric: str,
-    task: Task,
-) -> common.Row:
+    metrics: tuple[str, ...],
+) -> Row:
     """A line of the table; the gain is over the run without augmentation that started from the same weights."""
-    mine = figures[name]
-    values = {key: [found[key] for found in mine if found[key] is not None] for key in task.metrics}
+    values = common.values_of(found[name], metrics)
     if name != "none":
-        pairs = zip(mine, figures["none"], strict=True)
-        gains = [one[metric] - other[metric] for one, other in pairs if None not in (one[metric], other[metric])]
-        values[f"gain in {metric}"] = gains
-    known = [run["validation"][metric] for run in runs]
-    values[f"validation {metric}"] = [value for value in known if value is not None]
-    return common.Row(row_title(name), values)
+        pairs = [(one[metric], base[metric]) for one, base in zip(found[name], found["none"], strict=True)]
+        values[f"gain in {metric}"] = [value - base for value, base in pairs if None not in (value, base)]
+    values[f"validation {metric}"] = common.values_of((run["validation"] for run in runs), [metric])[metric]
+    return Row(row_title(name), values)
 
 
 def row_title(name: str) -> str:
@@ -205,11 +180,6 @@ def row_title(name: str) -> str:
 
 def draw_samples(experiment: Experiment, names: list[str]) -> None:
     """Training images as they are and as each row changes them."""
-    import torch
-
-    from labs.medmnist_experiments import pictures
-    from toolkit.augment import normalize
-
     images = experiment.source.read("train").images[:8]
     rows = {}
     for name in names:
@@ -219,25 +189,20 @@ def draw_samples(experiment: Experiment, names: list[str]) -> None:
     pictures.image_rows(rows, title, experiment.folder / "augmented.png")
 
 
-def draw_curves(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> None:
+def draw_curves(experiment: Experiment, runs: Mapping[str, list[dict[str, Any]]]) -> None:
     """Validation loss and accuracy over epochs without augmentation and with several parts of it."""
-    from labs.medmnist_experiments import pictures
-
     several = [name for name in runs if name == "all" or "+" in name] or [list(runs)[-1]]
     shown = {name: [run["history"] for run in runs[name]] for name in dict.fromkeys(["none", *several])}
     title = f"2D CNN on {experiment.source.name}, without and with augmentation"
     pictures.curves(shown, title, experiment.folder / "curves.png")
 
 
-def draw_comparison(experiment: Experiment, task: Task, rows: list[common.Row]) -> None:
-    """Every row's test figures, seed by seed, beside MedMNIST's ResNet-18."""
-    from labs.medmnist_experiments import pictures
-
-    figures = {one.title: one.values for one in rows}
-    average = statistics.fmean(len(one.values[task.metrics[0]]) for one in rows)
-    title = f"{experiment.source.name}, test, n = {average:.0f} seeds: dots are seeds, bars their means"
-    references = common.references(experiment)
-    pictures.comparison(figures, task.metrics[:2], references, title, experiment.folder / "comparison.png")
+def draw_comparison(experiment: Experiment, rows: list[Row]) -> None:
+    """Test metrics of every row, seed by seed, next to MedMNIST's ResNet-18."""
+    shown = {one.title: one.values for one in rows}
+    title = f"{experiment.source.name}, test, n = {len(experiment.seeds)} seeds: dots are seeds, bars their means"
+    path = experiment.folder / "comparison.png"
+    pictures.comparison(shown, experiment.task.metrics[:2], common.references(experiment), title, path)
 
 
 if __name__ == "__main__":

@@ -1,234 +1,274 @@
-"""What all experiments share: flags, the loop over seeds, results.json and the table beside the published figures.
+"""What all experiments share: flags, data and machine, training on the course's loop, the report.
 
-    args = common.parse(common.build_parser(...), argv)
-    experiment = common.begin("cnn3d", args, dimensions=3)     # finds the data, settles the machine, makes the folder
-    runs = common.run_seeds(experiment, "cnn", train)          # train(seed, run) → facts; finished seeds are read
-    test = experiment.open_test({...})                         # once, after every choice
-    common.report(experiment, rows, {...})                     # results.json, table.md, table.csv
-
-torch is imported inside the functions, so that `--help` answers at once.
+args = build_parser().parse_args(argv)
+experiment = common.begin("cnn3d", vars(args), dimensions=3)    # finds data and machine, makes the folder
+runs = experiment.study.train("cnn", train)                     # train(seed, run) → facts; finished seeds are read
+test = experiment.open_test({...})                              # once, after every choice is written down
+common.report(experiment, rows, metrics, {...})                 # results.json, table.md, table.csv
 """
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 import time
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labs.medmnist_experiments.tables import (
-    PUBLISHED_SOURCE,
-    PUBLISHED_TITLE,
-    Row,
-    data_line,
-    published_rows,
-    table,
-    table_csv,
-)
-from toolkit.cli import OneLineParser, in_range, not_empty
-from toolkit.errors import UserError, check_choice
-from toolkit.runs import RunFolder, environment, read_json, started_as, write_bytes, write_json
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from toolkit.medmnist_data import Source, Split
+from classification_models import count_parameters
+from classification_train import train_model
+from labs.medmnist_experiments.command_line import FREE, Settings
+from labs.medmnist_experiments.published import SOURCE, published_rows
+from labs.medmnist_experiments.tasks import Samples, Task
+from toolkit import metrics
+from toolkit.batches import make_loader
+from toolkit.devices import describe, pick_device, resolve_precision
+from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, Split, locate
+from toolkit.runs import RunFolder, environment, load_checkpoint, writable_folder, write_json
+from toolkit.study import Row, SealedSource, Study, write_tables
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 QUICK_EPOCHS, QUICK_STEPS = 2, 3
-# These say where and how often, not what is trained: a folder may be gone on with although they differ.
-FREE = ("seeds", "data_root", "device", "output_dir", "overwrite")
-
-
-def build_parser(
-    name: str, description: str, *, flag: str, epochs: int, seeds: int = 5, batch_size: int = 64
-) -> OneLineParser:
-    """The flags of every experiment with this one's defaults; the script adds its own to what is returned."""
-    parser = OneLineParser(prog=f"python -m labs.medmnist_experiments.{name}", description=description)
-    group = parser.add_argument_group("data")
-    group.add_argument("--flag", default=flag, type=not_empty, help="MedMNIST set, such as breastmnist")
-    group.add_argument(
-        "--size", type=int, default=28, help="side of the images in pixels: 28, 64, 128, 224 (3D: 28, 64)"
-    )
-    group.add_argument("--data_root", type=not_empty, default="./data", help="folder with MedMNIST files")
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--seeds", type=in_range(int, 1, 50), default=seeds, help="trainings of each row: seeds 0, 1, ..."
-    )
-    group.add_argument("--epochs", type=in_range(int, 1), default=epochs, help="at most")
-    group.add_argument("--batch_size", type=in_range(int, 2), default=batch_size, help="images a step")
-    group.add_argument("--quick", action="store_true", help="one seed, a few steps: does everything run?")
-    group = parser.add_argument_group("machine and output")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    group.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of matrix work"
-    )
-    group.add_argument("--output_dir", type=not_empty, help=f"default: labs/medmnist_experiments/outputs/{name}-FLAG")
-    group.add_argument("--overwrite", action="store_true", help="train anew what the folder holds already")
-    return parser
+QUICK_NOTE = " QUICK RUN: these numbers mean nothing."
+EVALUATION_BATCH = 128
 
 
 @dataclass
 class Experiment:
-    """What is settled before anything is trained."""
+    """What is known before anything is trained. flags: all of the script's, for results.json."""
 
     name: str
-    args: Namespace
-    source: Source
+    settings: Settings
+    flags: Mapping[str, Any]
+    source: SealedSource
+    task: Task
     device: torch.device
     precision: str
-    folder: Path
-    free: tuple[str, ...] = FREE
+    study: Study
     started: float = field(default_factory=time.perf_counter)
-    visited: set[Path] = field(default_factory=set)
-    _test_was_read: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.study.folder
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds of each row; only 0 for --quick."""
+        return self.study.seeds
 
     @property
     def epochs(self) -> int:
         """Epochs at most; two for --quick."""
-        return min(self.args.epochs, QUICK_EPOCHS) if self.args.quick else self.args.epochs
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of each row; only 0 for --quick."""
-        return range(1 if self.args.quick else self.args.seeds)
+        return min(self.settings.epochs, QUICK_EPOCHS) if self.settings.quick else self.settings.epochs
 
     @property
     def max_steps(self) -> int | None:
-        """Steps an epoch; None for all."""
-        return QUICK_STEPS if self.args.quick else None
+        """Steps per epoch; None for all."""
+        return QUICK_STEPS if self.settings.quick else None
 
     def open_test(self, choices: Mapping[str, Any]) -> Split:
-        """Write the choices that were made to choices.json, then read the test split; a second call raises.
+        """Write the choices to choices.json, then read the test split; a second call raises."""
+        return self.study.open_test(choices, lambda: self.source.unsealed.read("test"))
 
-        So no choice can have seen a test image.
-        """
-        if self._test_was_read:
-            raise RuntimeError("the test split was read before; it is read once, for the final figures")
-        self._test_was_read = True
-        write_json(self.folder / "choices.json", dict(choices))
-        return self.source.read("test")
+    def loaders(self, seed: int, augmentation: Callable | None = None) -> tuple[DataLoader, DataLoader]:
+        """Shuffled, augmented training batches and validation batches."""
+        split, batch_size = self.source.read("train"), self.settings.batch_size
+        train = Samples(split, self.task, augmentation=augmentation, seed=seed, device=self.device)
+        while len(train) % batch_size == 1:  # BatchNorm has nothing to compare in a last batch of one
+            batch_size += 1
+        return make_loader(train, batch_size, shuffle=True, seed=seed), self.evaluation_loader(self.source.read("val"))
+
+    def evaluation_loader(self, split: Split) -> DataLoader:
+        """All samples of a split once, in order, as they are."""
+        return make_loader(Samples(split, self.task, device=self.device), EVALUATION_BATCH, shuffle=False)
+
+    def predict(self, model: nn.Module, split: Split) -> np.ndarray:
+        """Probability of each class, label or grade, float (N, K)."""
+        answers, _targets = metrics.predict(model, self.evaluation_loader(split), self.device, self.precision)
+        return self.task.probabilities(answers)
+
+    def measure(self, model: nn.Module, split: Split) -> dict[str, Any]:
+        """All metrics of the task on a split."""
+        return self.task.measure(self.predict(model, split), split.labels.numpy())
+
+    def criterion(self, weighted: bool = False) -> nn.Module:
+        """The task's loss; `weighted`: rare classes count as much as frequent ones."""
+        return self.task.criterion(self.source.read("train").labels, weighted).to(self.device)
+
+    def steps(self, loader: DataLoader, epochs: int | None = None) -> int:
+        """Optimizer steps of a whole training."""
+        return (epochs or self.epochs) * min(len(loader), self.max_steps or len(loader))
 
 
-def begin(name: str, args: Namespace, *, dimensions: int | None = None, free: Sequence[str] = ()) -> Experiment:
-    """Find the data, settle device and precision, make the folder; says what was found.
+def begin(
+    name: str,
+    flags: Mapping[str, Any],
+    *,
+    dimensions: int | None = None,
+    free: Sequence[str] = (),
+    task_of: Callable[[Source], Task] = Task.of,
+    epochs_for: Callable[[Source], int] | None = None,
+) -> Experiment:
+    """Find the data, choose device and precision, make the folder; says what was found.
 
-    dimensions: 2 or 3 for an experiment that takes only such sets. free: flags of the script that do not change what a
-    run learns. Raises UserError for what does not fit.
+    flags: of shared_parser and the script's own.
+    dimensions: 2 or 3 for an experiment that takes only such sets.
+    free: flags of the script that do not change what a run learns.
+    task_of: what the set asks, if it is not Task.of.
+    epochs_for: number of epochs where --epochs is not given.
+    Raises UserError for what does not fit.
     """
-    from toolkit.devices import describe, pick_device, resolve_precision
-    from toolkit.medmnist_data import locate
-
-    is_3d = args.flag.endswith("3d")
+    settings = Settings(**{one.name: flags[one.name] for one in dataclasses.fields(Settings)})
+    is_3d = settings.flag.endswith("3d")
     if dimensions is not None and is_3d != (dimensions == 3):
         kinds = {2: "images: a flag without 3d, such as breastmnist", 3: "volumes: adrenalmnist3d, nodulemnist3d, ..."}
-        raise UserError(f"--flag is {args.flag!r}; {name} takes {kinds[dimensions]}")
-    device = pick_device(args.device)
-    precision = resolve_precision(args.precision, device)
-    source = locate(args.flag, size=args.size, data_root=args.data_root)
-    absent = [split for split in ("train", "val", "test") if not source.has(split)]
-    if absent:
-        raise UserError(f"{source.path} has no {' and no '.join(absent)} images; an experiment needs all three splits")
-    if args.batch_size > source.count("train"):
-        raise UserError(f"--batch_size is {args.batch_size}; allowed: 2 .. {source.count('train')} (training images)")
-    folder = Path(args.output_dir or OUTPUTS / f"{name}-{source.name}{'-quick' if args.quick else ''}")
-    make_folder(folder)
+        raise UserError(f"--flag is {settings.flag!r}; {name} takes {kinds[dimensions]}")
+    device = pick_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    source = find_data(settings)
+    task = task_of(source)
+    if epochs_for is not None and not settings.epochs:
+        settings = dataclasses.replace(settings, epochs=epochs_for(source))
+        flags = {**flags, "epochs": settings.epochs}
+    quick = "-quick" if settings.quick else ""
+    folder = writable_folder(settings.output_dir or OUTPUTS / f"{name}-{source.name}{quick}")
     counts = " / ".join(str(source.count(split)) for split in ("train", "val", "test"))
     print(f"data: {data_line(source)}, {counts} images (train / val / test)")
     print(f"device: {describe(device)}, {precision}\nfolder: {folder}")
-    return Experiment(name, args, source, device, precision, folder, (*FREE, *free))
+    trained = {key: value for key, value in flags.items() if key not in (*FREE, *free)}
+    study = Study(
+        folder,
+        {"experiment": name, "dataset": source.name, **trained},
+        range(1 if settings.quick else settings.seeds),
+        {"experiment": name, "dataset": source.name, "precision": precision, "device": describe(device)},
+        settings.overwrite,
+    )
+    return Experiment(name, settings, flags, SealedSource(source), task, device, precision, study)
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder; UserError now, not after an hour, if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / ".writable", b"")
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to --output_dir {folder}: {error.strerror}") from None
+def find_data(settings: Settings) -> Source:
+    """The set of the flags. Raises UserError for one without all three splits or with less than a batch of images."""
+    source = locate(settings.flag, size=settings.size, data_root=settings.data_root)
+    absent = [split for split in ("train", "val", "test") if not source.has(split)]
+    if absent:
+        raise UserError(f"{source.path} has no {' and no '.join(absent)} images; an experiment needs all three splits")
+    count = source.count("train")
+    if settings.batch_size > count:
+        raise UserError(f"--batch_size is {settings.batch_size}; allowed: 2 .. {count} (training images)")
+    return source
 
 
-def run_seeds(
-    experiment: Experiment,
-    variant: str,
-    train: Callable[[int, RunFolder], Mapping[str, Any]],
-    seeds: Sequence[int] | None = None,
-) -> list[dict[str, Any]]:
-    """Train `variant` with each seed → the results of each. What is finished is read; what was stopped goes on.
+@dataclass(frozen=True)
+class Network:
+    """One row of a comparison.
 
-    train(seed, run) trains into the run folder with `train_model(..., run=run)` and returns facts for results.json.
-    Everything is seeded before it is called. Raises UserError where the folder holds runs with other settings.
+    build: () → the network with its first weights, on the device.
+    train: run folder → facts for its results.json, "validation" among them.
     """
-    from toolkit.devices import describe, seed_everything
 
-    found = []
-    for seed in experiment.seeds if seeds is None else seeds:
-        run = _open_run(experiment, variant, seed)
-        if not run.file("results.json").exists():
-            seed_everything(seed)
-            before, started = run.seconds_so_far(), time.perf_counter()
-            try:
-                facts = dict(train(seed, run))
-            except KeyboardInterrupt:
-                sys.stderr.write(f"\nstopped; what is finished is kept, and the same command goes on: {_command()}\n")
-                raise
-            results = {
-                "experiment": experiment.name,
-                "variant": variant,
-                "dataset": experiment.source.name,
-                "seed": seed,
-                **facts,
-                "seconds": round(before + time.perf_counter() - started, 1),
-                "precision": experiment.precision,
-                "device": describe(experiment.device),
-                "environment": environment(),
-            }
-            write_json(run.file("results.json"), results)
-        found.append(read_json(run.file("results.json")))
-        print(f"{variant}, seed {seed}: {_validation_line(found[-1])}", flush=True)
-    return found
+    build: Callable[[], nn.Module]
+    train: Callable[[RunFolder], Mapping[str, Any]]
 
 
-def _command() -> str:
-    """The command line that goes on where this one was stopped."""
-    return " ".join(["python", started_as(), *(word for word in sys.argv[1:] if word != "--overwrite")])
+def train_all(experiment: Experiment, networks: Mapping[str, Network]) -> dict[str, list[dict[str, Any]]]:
+    """Train every network with every seed → the results of each seed."""
+    return {
+        name: experiment.study.train(name, lambda _seed, run, one=one: one.train(run)) for name, one in networks.items()
+    }
 
 
-def _validation_line(results: Mapping[str, Any]) -> str:
-    """'validation auc 0.9012, accuracy 0.8600 (12 s)'."""
-    known = [(name, value) for name, value in (results.get("validation") or {}).items() if isinstance(value, float)]
-    return f"validation {', '.join(f'{name} {value:.4f}' for name, value in known)} ({results['seconds']:.0f} s)"
+def measure_on_test(
+    experiment: Experiment, networks: Mapping[str, Network], runs: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Write down what validation said, open the test split, and measure every network of every seed on it."""
+    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
+    return {
+        name: [experiment.measure(trained(experiment, name, seed, one.build()), test) for seed in experiment.seeds]
+        for name, one in networks.items()
+    }
 
 
-def run_path(experiment: Experiment, variant: str, seed: int) -> Path:
-    """Where the run of a variant and a seed lies."""
-    return experiment.folder / "runs" / f"{variant}-seed{seed}"
+def fit(
+    experiment: Experiment,
+    run: RunFolder,
+    model: nn.Module,
+    loaders: Sequence[Any],
+    *,
+    epochs: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train on the course's one loop → facts for results.json; `model` ends with the weights that are kept.
+
+    options: optimizer, scheduler, criterion, patience, ema_decay, ... of train_model.
+    """
+    history = train_model(
+        model,
+        *loaders,
+        epochs=experiment.epochs if epochs is None else epochs,
+        max_steps_per_epoch=experiment.max_steps,
+        device=experiment.device,
+        precision=experiment.precision,
+        run=run,
+        **options,
+    )
+    restore(model, run)
+    return {
+        "validation": experiment.measure(model, experiment.source.read("val")),
+        "epochs": len(history["val_loss"]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_that_learn": count_parameters(model),
+        "history": history,
+    }
 
 
-def _open_run(experiment: Experiment, variant: str, seed: int) -> RunFolder:
-    """The run folder: as it is if it was made with these settings, else a new one. UserError for other settings."""
-    path = run_path(experiment, variant, seed)
-    config = {key: value for key, value in vars(experiment.args).items() if key not in experiment.free}
-    config = {"experiment": experiment.name, "variant": variant, "dataset": experiment.source.name, **config}
-    # With --overwrite every run is made anew once, and then read as usual by later parts of the same script.
-    is_to_replace = experiment.args.overwrite and path not in experiment.visited
-    experiment.visited.add(path)
-    if not (path / "config.json").exists() or is_to_replace:
-        return RunFolder.create(path, {**config, "seed": seed}, overwrite=experiment.args.overwrite)
-    run = RunFolder.open(path)
-    before = {key: value for key, value in run.config.items() if key not in (*experiment.free, "seed")}
-    changed = [key for key in {**before, **config} if before.get(key) != config.get(key)]
-    if changed:
-        raise UserError(
-            f"{path} was trained with other settings ({', '.join(sorted(changed))} differ); take another --output_dir, "
-            "or --overwrite"
-        )
-    return run
+def restore(model: nn.Module, run: RunFolder) -> nn.Module:
+    """Give `model` the weights that a finished run keeps.
+
+    These are those of the epoch with the best validation accuracy or of the last epoch, whichever has the lower
+    validation loss: on a hundred validation images many epochs have the same accuracy, and the first of them need not
+    be a good one.
+    """
+    best, last = load_checkpoint(run.file("best.pt")), load_checkpoint(run.file("last.pt"))
+    losses = last["history"]["val_loss"]
+    model.load_state_dict(validated(last) if losses[-1] < losses[best["epoch"] - 1] else best["state_dict"])
+    return model
+
+
+def validated(last: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that the last epoch was validated with: the averaged ones, if there are any."""
+    averaged = last["averaged"]
+    if averaged is None:
+        return last["model"]
+    if isinstance(averaged, list):  # steps and weights
+        return averaged[1]
+    start = "module."
+    return {name.removeprefix(start): value for name, value in averaged.items() if name.startswith(start)}
+
+
+def trained(experiment: Experiment, row: str, seed: int, model: nn.Module) -> nn.Module:
+    """`model` with the weights of a finished run."""
+    return restore(model, experiment.study.run(row, seed))
+
+
+def values_of(found: Iterable[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[float]]:
+    """Metric → its values over the seeds, without those that are not defined."""
+    several = list(found)
+    return {name: [one[name] for one in several if one.get(name) is not None] for name in names}
+
+
+def data_line(source: Source) -> str:
+    """'breastmnist (official file, bundled)': what the metrics were measured on."""
+    kind = "a sample, not comparable with published figures" if source.is_sample else "official file"
+    kind = "a file of your own" if source.name.endswith("-unverified") else kind
+    return f"{source.name} ({kind}, {source.origin})"
 
 
 def published_here(experiment: Experiment) -> list[Row]:
@@ -245,105 +285,40 @@ def references(experiment: Experiment) -> dict[str, tuple[str, float]]:
 def report(
     experiment: Experiment,
     rows: Sequence[Row],
-    metrics: Sequence[str],
+    names: Sequence[str],
     facts: Mapping[str, Any],
     *,
-    beside_published: bool = True,
+    with_published: bool = True,
 ) -> dict[str, Any]:
     """Write results.json, table.md and table.csv, print the table and where the files are; return the results.
 
-    rows: ours; with `beside_published` MedMNIST's own are added below. facts: what else results.json shall hold.
+    rows: ours; with `with_published` MedMNIST's own are added below.
+    names: the metrics that are columns of the table.
+    facts: what else results.json shall hold.
     """
-    from toolkit.devices import describe
-
-    source, args = experiment.source, experiment.args
-    published = published_here(experiment) if beside_published else []
+    published = published_here(experiment) if with_published else []
     seconds = round(time.perf_counter() - experiment.started, 1)
     results = {
         "experiment": experiment.name,
-        "dataset": source.name,
-        "data": data_line(source),
+        "dataset": experiment.source.name,
+        "data": data_line(experiment.source),
         "seeds": list(experiment.seeds),
-        "quick": args.quick,
+        "quick": experiment.settings.quick,
         "rows": [{"title": row.title, "where": row.where, "values": dict(row.values)} for row in rows],
         "published": [{"title": row.title, "values": dict(row.values)} for row in published],
-        "published_source": PUBLISHED_SOURCE if published else None,
+        "published_source": SOURCE if published else None,
         **facts,
         "seconds_of_this_start": seconds,
         "precision": experiment.precision,
         "device": describe(experiment.device),
         "environment": environment(),
-        "config": vars(args),
+        "config": dict(experiment.flags),
     }
     write_json(experiment.folder / "results.json", results)
-    _write_table(experiment, [*rows, *published], metrics)
-    names = sorted(path.name for path in experiment.folder.iterdir() if not path.name.startswith("."))
-    print(f"{seconds:.0f} s; files in {experiment.folder}: {', '.join(names)}")
+    note = f"{data_line(experiment.source)}; mean ± sample standard deviation over n seeds; {results['device']}."
+    note += f" Published: {SOURCE}." if published else ""
+    note += QUICK_NOTE if experiment.settings.quick else ""
+    print(f"\n{write_tables(experiment.folder, [*rows, *published], names, note)}")
+    files = sorted(path.name for path in experiment.folder.iterdir() if not path.name.startswith("."))
+    print(f"{seconds:.0f} s; files in {experiment.folder}: {', '.join(files)}")
     return results
-
-
-def _write_table(experiment: Experiment, rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """table.md and table.csv, and the table on the terminal, with what its figures were measured on."""
-    from toolkit.devices import describe
-
-    note = (
-        f"{data_line(experiment.source)}; mean ± sample standard deviation over n seeds; {describe(experiment.device)}."
-    )
-    if any(row.title.startswith(PUBLISHED_TITLE) for row in rows):
-        note += f" Published: {PUBLISHED_SOURCE}."
-    note += " QUICK RUN: these figures mean nothing." if experiment.args.quick else ""
-    markdown = f"{table(rows, metrics)}\n\n{note}\n"
-    write_bytes(experiment.folder / "table.md", markdown.encode())
-    write_bytes(experiment.folder / "table.csv", table_csv(rows, metrics).encode())
-    print(f"\n{markdown}")
-
-
-def fit(
-    experiment: Experiment,
-    run: RunFolder,
-    model: nn.Module,
-    loaders: Sequence[Any],
-    *,
-    epochs: int | None = None,
-    keep: str = "best",
-    best_extra: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, list[float]]:
-    """Train on the course's one loop → history; `model` ends with the weights that are kept.
-
-    options: optimizer, scheduler, criterion, patience, ema_decay, learning_rate, ... of train_model. keep: 'best' for
-    the epoch with the best validation accuracy, 'last' for the last one (with ema_decay: the averaged weights),
-    'lower_loss' for that of the two with the lower validation loss. On a hundred validation images many epochs have
-    the same accuracy, and the first of them need not be a good one.
-    """
-    from classification_train import train_model
-
-    history = train_model(
-        model,
-        *loaders,
-        epochs=experiment.epochs if epochs is None else epochs,
-        max_steps_per_epoch=experiment.max_steps,
-        device=experiment.device,
-        precision=experiment.precision,
-        run=run,
-        best_extra=dict(best_extra or {}),
-        **options,
-    )
-    restore(model, run, keep)
-    return history
-
-
-def restore(model: nn.Module, run: RunFolder, keep: str = "best") -> nn.Module:
-    """Give `model` the weights that a finished run kept; see `fit`."""
-    from toolkit.runs import load_checkpoint
-
-    check_choice("keep", keep, ("best", "last", "lower_loss"))
-    best = load_checkpoint(run.file("best.pt"))
-    if keep != "best":
-        last = load_checkpoint(run.file("last.pt"))
-        losses = last["history"]["val_loss"]
-        if keep == "last" or losses[-1] < losses[best["epoch"] - 1]:
-            model.load_state_dict(last["model"] if last["averaged"] is None else last["averaged"][1])
-            return model
-    model.load_state_dict(best["state_dict"])
-    return model

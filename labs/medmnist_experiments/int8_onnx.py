@@ -182,7 +182,7 @@ def open_session(path: Path, threads: int) -> InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def predict(session: InferenceSession, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def run_session(session: InferenceSession, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """float32 images (N, C, ...) → probabilities float32 (N, K)."""
     logits = [
         session.run([OUTPUT], {INPUT: images[start : start + batch_size]})[0]

@@ -108,8 +108,8 @@ class QuantizationAware(nn.Module):
     def distance(self, logits: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
         """The loss: mean squared difference of the last batch's logits to the teacher's (Hinton et al. 2015).
 
-        What is learned is to live with rounding, and no more of the task: labels would go on changing the answers of a
-        network that has all training images right.
+        So the network learns to cope with rounding and nothing else of the task: labels would keep changing the answers
+        of a network that has all training images right.
         """
         return F.mse_loss(logits, self._wanted)
 
@@ -153,7 +153,7 @@ def save_program(model: nn.Module, images: torch.Tensor, path: Path) -> None:
 
 
 @torch.inference_mode()
-def predict(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+def run_graph(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """float32 images (N, C, ...) → probabilities (N, K); the last batch is filled up to `batch_size` images."""
     found = []
     for batch in images.split(batch_size):

@@ -1,16 +1,22 @@
-"""The pictures of the experiments; they are drawn by toolkit/plots.py's figures."""
+"""The pictures of the experiments."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from toolkit.augment import denormalize
+from labs.medmnist_experiments.networks import attention_layer
+from toolkit import metrics, plots
+from toolkit.augment import denormalize, normalize
+from toolkit.errors import UserError
+from toolkit.gradcam import grad_cam
+from toolkit.medmnist_data import Split
 from toolkit.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -56,7 +62,7 @@ def middle_slices(volume: torch.Tensor) -> list[np.ndarray]:
 def slices(
     volumes: torch.Tensor, titles: Sequence[str], title: str, path: Path, maps: torch.Tensor | None = None
 ) -> None:
-    """One column a volume (n, 1, D, H, W) in [-1, 1], one row a plane: the middle slices, with maps laid over them.
+    """One column per volume (n, 1, D, H, W) in [-1, 1], one row per plane: the middle slices, with maps over them.
 
     maps: (n, D, H, W) in [0, 1], such as Grad-CAM.
     """
@@ -81,7 +87,40 @@ def slices(
     save_figure(figure, path)
 
 
-def overlays(images: torch.Tensor, maps: torch.Tensor, titles: Sequence[str], title: str, path: Path) -> None:
+def volume_samples(
+    train: Split, class_names: Sequence[str], augmentation: Callable | None, name: str, folder: Path
+) -> None:
+    """volumes.png: middle slices of training volumes of each class; augmented.png: one volume as it is augmented."""
+    picked = [int(i) for c in range(len(class_names)) for i in (train.labels == c).nonzero()[:3]][:9]
+    titles = [class_names[int(train.labels[i])] for i in picked]
+    volumes = normalize(train.images[picked])
+    slices(volumes, titles, f"{name}: middle slices of training volumes", folder / "volumes.png")
+    if augmentation is not None:
+        changed = augmentation(train.images[picked[:1]].expand(7, -1, -1, -1, -1), torch.Generator().manual_seed(0))
+        titles = ["as it is"] + ["augmented"] * 7
+        slices(torch.cat([volumes[:1], changed]), titles, f"{name}: one volume", folder / "augmented.png")
+
+
+def volume_answers(
+    model: nn.Module, test: Split, probabilities: np.ndarray, class_names: Sequence[str], title: str, folder: Path
+) -> None:
+    """confusion.png and attention.png: 3D Grad-CAM of right and wrong answers, the most confident first."""
+    labels, predicted, confidence = test.labels.numpy(), probabilities.argmax(axis=1), probabilities.max(axis=1)
+    plots.confusion(metrics.confusion_matrix(probabilities, labels), class_names, title, folder / "confusion.png")
+    order = np.argsort(-confidence, kind="stable").tolist()
+    picked = [i for i in order if predicted[i] == labels[i]][:4] + [i for i in order if predicted[i] != labels[i]][:4]
+    device = next(model.parameters()).device
+    volumes, targets = normalize(test.images[picked]).to(device), torch.from_numpy(predicted[picked]).to(device)
+    try:
+        maps = grad_cam(model, attention_layer(model, volumes), volumes, targets)
+    except UserError as error:  # the training is done, and its table must not be lost for a picture
+        print(f"note: no attention.png: {error}")
+        return
+    titles = [f"{class_names[predicted[i]]} ({confidence[i]:.0%})\ntrue: {class_names[labels[i]]}" for i in picked]
+    slices(volumes, titles, f"{title}: what spoke for the answer", folder / "attention.png", maps)
+
+
+def overlays(images: torch.Tensor, titles: Sequence[str], title: str, path: Path, maps: torch.Tensor) -> None:
     """Images (n, C, H, W) in [-1, 1] above; below the same with maps (n, H, W) in [0, 1] laid over them."""
     count = len(images)
     figure = new_figure(max(1.6 * count + 1, 5), 4.2)
@@ -100,7 +139,7 @@ def overlays(images: torch.Tensor, maps: torch.Tensor, titles: Sequence[str], ti
 
 
 def image_rows(rows: Mapping[str, torch.Tensor], title: str, path: Path) -> None:
-    """Each row of images (n, C, H, W) in [-1, 1] beside its name."""
+    """Each row of images (n, C, H, W) in [-1, 1] with its name."""
     columns = max(len(images) for images in rows.values())
     figure = new_figure(1.1 * columns + 1.4, 1.15 * len(rows) + 0.5)
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""What quantization found: figures of every variant, the table of sizes and speed, the bars, files for predict_onnx."""
+"""What quantization gave: metrics of every variant, the table of sizes and speed, the bars, files for predict_onnx."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 from labs.medmnist_experiments import common
 from labs.medmnist_experiments.common import Experiment
@@ -17,10 +20,11 @@ from labs.medmnist_experiments.int8_onnx import PACKAGES
 from labs.medmnist_experiments.tasks import Task
 from labs.medmnist_experiments.variants import ONNX, TORCH, Variant
 from toolkit.augment import normalize
-from toolkit.compare import table as markdown
 from toolkit.devices import describe
 from toolkit.medmnist_data import Split
-from toolkit.runs import environment, write_bytes
+from toolkit.plots import new_figure, save_figure
+from toolkit.runs import environment, writable_folder, write_bytes
+from toolkit.study import Row, markdown
 
 METRICS = ("auc", "accuracy", "points_lost", "agreement")
 # What int8 must reach on a 2D CNN, held against float32 in the same runtime with the same number of threads.
@@ -28,31 +32,40 @@ FASTER, SMALLER = 1.7, 3.4  # times
 MOST_LOST = {"static": 0.5, "qat": 0.2}  # percentage points of accuracy, mean over seeds
 EXAMPLES = 8  # validation images as files, to try predict_onnx.py with
 COLORS = {ONNX: "#0072b2", TORCH: "#d55e00"}  # Okabe and Ito
-Figures = dict[str, dict[str, list[float]]]  # title → metric → a value for each seed
+Measured = dict[str, dict[str, list[float]]]  # title → metric → a value for each seed
 
 
-def evaluate(made: Mapping[int, Sequence[Variant]], split: Split, task: Task) -> Figures:
+@dataclass(frozen=True)
+class Timing:
+    """How speed was measured: images per batch, threads of each runtime, batches of each variant."""
+
+    batch: int
+    threads: int
+    rounds: int
+
+
+def evaluate(made: Mapping[int, Sequence[Variant]], split: Split, task: Task) -> Measured:
     """AUC and accuracy of every variant; points_lost and agreement are against float32 of that runtime and seed.
 
     points_lost: percentage points of accuracy, negative for a gain. agreement: share of images with the same answer.
     """
     images, labels = normalize(split.images).contiguous().numpy(), split.labels.numpy()
-    found: Figures = {}
+    found: Measured = {}
     for variants in made.values():
         references: dict[str, np.ndarray] = {}
         for variant in variants:
             probabilities = variant.predict(images)
             reference = references.setdefault(variant.runtime, probabilities)  # float32 comes first
-            figures = task.figures(probabilities, labels)
-            figures["points_lost"] = 100 * (task.figures(reference, labels)["accuracy"] - figures["accuracy"])
-            figures["agreement"] = float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean())
+            values = task.measure(probabilities, labels)
+            values["points_lost"] = 100 * (task.measure(reference, labels)["accuracy"] - values["accuracy"])
+            values["agreement"] = float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean())
             lists = found.setdefault(variant.title, {metric: [] for metric in METRICS})
             for metric in METRICS:
-                lists[metric].append(figures[metric])
+                lists[metric].append(values[metric])
     return found
 
 
-def choose(on_validation: Figures) -> str:
+def choose(on_validation: Measured) -> str:
     """The int8 variant of ONNX Runtime with the best mean accuracy on validation data; static if both are equal."""
     candidates = [f"{ONNX}, {kind}" for kind in ("static", "qat")]
     return max(candidates, key=lambda title: statistics.fmean(on_validation[title]["accuracy"]))
@@ -79,12 +92,9 @@ def model_facts(experiment: Experiment, kind: str, seed: int) -> dict[str, Any]:
 
 def write_examples(experiment: Experiment, val: Split, variants: Sequence[Variant], chosen: str) -> None:
     """model.onnx, the chosen variant of seed 0, and some validation images: PNG files, or .npy files for volumes."""
-    from PIL import Image
-
     path = next(variant.path for variant in variants if variant.title == chosen)
     shutil.copyfile(path, experiment.folder / "model.onnx")
-    folder = experiment.folder / "examples"
-    common.make_folder(folder)
+    folder = writable_folder(experiment.folder / "examples")
     for number, index in enumerate(np.linspace(0, len(val) - 1, EXAMPLES).astype(int)):
         name = experiment.source.class_names[int(val.labels[index])]
         path = folder / f"{number}_{''.join(letter if letter.isalnum() else '-' for letter in name)[:40]}"
@@ -99,17 +109,19 @@ def write_examples(experiment: Experiment, val: Split, variants: Sequence[Varian
 def report(
     experiment: Experiment,
     variants: Sequence[Variant],
-    on_test: Figures,
+    on_test: Measured,
     speed: Mapping[str, Mapping[str, Any]],
+    timing: Timing,
     facts: Mapping[str, Any],
 ) -> None:
     """Both tables, the picture, results.json; says what reaches the bars and what is slower than float32."""
     table = sizes_and_speed(variants, speed)
-    text = speed_table(experiment, table)
+    text = speed_table(experiment, table, timing)
     write_bytes(experiment.folder / "speed.md", text.encode())
-    draw(experiment, table, on_test)
-    verdicts = [] if experiment.source.flag.endswith("3d") else bars(table, on_test)
-    rows = [common.Row(title, figures) for title, figures in on_test.items()]
+    draw(experiment, table, on_test, timing.batch)
+    no_verdict = experiment.settings.quick or experiment.source.flag.endswith("3d")  # a few steps prove nothing
+    verdicts = [] if no_verdict else bars(table, on_test)
+    rows = [Row(title, values) for title, values in on_test.items()]
     versions = {name: metadata.version(name) for name in (*PACKAGES, "torchao")}
     facts = {**facts, "test": on_test, "speed": table, "bars": verdicts, "packages": versions}
     common.report(experiment, rows, METRICS, facts)
@@ -136,9 +148,9 @@ def sizes_and_speed(variants: Sequence[Variant], speed: Mapping[str, Mapping[str
     return found
 
 
-def speed_table(experiment: Experiment, table: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: one line a variant."""
-    args, lines = experiment.args, []
+def speed_table(experiment: Experiment, table: Mapping[str, Mapping[str, Any]], timing: Timing) -> str:
+    """Markdown: one line per variant."""
+    lines = []
     for title, found in table.items():
         line = [title, f"{found['bytes'] / 1000:.0f}", f"{found['times_smaller']:.2f}"]
         if found["median_ms"] is None:
@@ -147,9 +159,9 @@ def speed_table(experiment: Experiment, table: Mapping[str, Mapping[str, Any]]) 
             low, high = found["quartiles_ms"]
             line += [f"{found['median_ms']:.2f}", f"{low:.2f} .. {high:.2f}", f"{found['times_faster']:.2f}"]
         lines.append([*line, found["note"] or "-"])
-    heads = ["", "file, kB", "times smaller", "ms a batch (median)", "quartiles", "times faster", "note"]
-    how = f"batches of {args.latency_batch}, {args.threads} thread(s), {args.rounds} rounds side by side"
-    quick = " QUICK RUN: these figures mean nothing." if args.quick else ""
+    heads = ["", "file, kB", "times smaller", "ms per batch (median)", "quartiles", "times faster", "note"]
+    how = f"batches of {timing.batch}, {timing.threads} thread(s), {timing.rounds} rounds side by side"
+    quick = common.QUICK_NOTE if experiment.settings.quick else ""
     return (
         f"{markdown(heads, lines)}\n\n{common.data_line(experiment.source)}, seed 0; {how}; {describe_cpu()}.{quick}\n"
     )
@@ -157,12 +169,10 @@ def speed_table(experiment: Experiment, table: Mapping[str, Mapping[str, Any]]) 
 
 def describe_cpu() -> str:
     """The processor; the variants run there wherever they were trained."""
-    import torch
-
     return describe(torch.device("cpu")).split(",")[0]
 
 
-def bars(table: Mapping[str, Mapping[str, Any]], on_test: Figures) -> list[dict[str, Any]]:
+def bars(table: Mapping[str, Mapping[str, Any]], on_test: Measured) -> list[dict[str, Any]]:
     """What int8 should reach, for static and QAT in each runtime: variant, what, value, bar, met."""
     found = []
     for title, measured in table.items():
@@ -181,10 +191,8 @@ def bars(table: Mapping[str, Mapping[str, Any]], on_test: Figures) -> list[dict[
     return found
 
 
-def draw(experiment: Experiment, table: Mapping[str, Mapping[str, Any]], on_test: Figures) -> None:
+def draw(experiment: Experiment, table: Mapping[str, Mapping[str, Any]], on_test: Measured, batch: int) -> None:
     """Size, time and lost accuracy of every variant, side by side."""
-    from toolkit.plots import new_figure, save_figure
-
     figure = new_figure(11.5, 4.4)
     figure.suptitle(f"float32 and int8 on {experiment.source.name}, n = {len(experiment.seeds)} seeds")
     titles = list(table)[::-1]
@@ -196,7 +204,7 @@ def draw(experiment: Experiment, table: Mapping[str, Mapping[str, Any]], on_test
     spread = [table[title]["quartiles_ms"] or (0, 0) for title in titles]
     errors = np.abs(np.array(spread).T - np.array(times))
     speed.barh(titles, times, xerr=errors, color=colors)
-    speed.set(xlabel=f"ms for {experiment.args.latency_batch} images (median, quartiles)")
+    speed.set(xlabel=f"ms for {batch} images (median, quartiles)")
     for height, title in enumerate(titles):
         points = on_test[title]["points_lost"]
         lost.plot(points, [height] * len(points), "o", color="0.6", markersize=4)

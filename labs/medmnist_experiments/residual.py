@@ -115,7 +115,7 @@ def build(name: str, num_classes: int, *, in_channels: int = 3, width: int = 16,
 
 
 def without_batchnorm(model: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers do nothing: shows what they do for the gradients, beside the skips."""
+    """A copy whose BatchNorm layers do nothing: shows what they do for the gradients, apart from the skips."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():

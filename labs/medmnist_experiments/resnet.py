@@ -1,4 +1,4 @@
-"""Residual networks from scratch beside the same networks without skips, trained alike; why skips help.
+"""Residual networks from scratch and the same networks without skips, trained alike; why skips help.
 
 python -m labs.medmnist_experiments.resnet                      # PneumoniaMNIST, 20 and 56 layers, ResNet-18
 python -m labs.medmnist_experiments.resnet --flag breastmnist --epochs 40
@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labs.medmnist_experiments import common
+import torch
+import torchvision
+from torch import nn
+
+from labs.medmnist_experiments import common, networks, residual
+from labs.medmnist_experiments.command_line import shared_parser
+from labs.medmnist_experiments.common import Experiment, Network
+from toolkit.augment import Augmentation, normalize
 from toolkit.cli import OneLineParser, in_range, run_script
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from labs.medmnist_experiments.common import Experiment
-    from labs.medmnist_experiments.tasks import Task
-    from toolkit.medmnist_data import Split
-    from toolkit.runs import RunFolder
+from toolkit.plots import new_figure, save_figure
+from toolkit.runs import RunFolder
+from toolkit.study import Row
 
 MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
-KEEP = "lower_loss"  # see common.fit
 # Before training: gradient norm of the second layer over that of the last but two; 1 where every layer gets as much.
 GROWTH = "gradient_growth"
 LOSS = "training_loss_of_last_epoch"
@@ -36,7 +38,7 @@ STYLES = ("-", "--", ":", "-.")
 
 def build_parser() -> OneLineParser:
     """The flags of all experiments and those of this one."""
-    parser = common.build_parser("resnet", __doc__.splitlines()[0], flag="pneumoniamnist", epochs=6, seeds=3)
+    parser = shared_parser("resnet", __doc__.splitlines()[0], flag="pneumoniamnist", epochs=6, seeds=3)
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--models",
@@ -52,118 +54,80 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Width and stem of every network, and the highest learning rate of its training."""
+
+    width: int
+    stem: str
+    learning_rate: float
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train every network with every seed, read the test split once, draw curves and gradient norms."""
     args = build_parser().parse_args(argv)
-
-    from labs.medmnist_experiments import residual
-    from labs.medmnist_experiments.tasks import Task
-
     models = list(QUICK_MODELS) if args.quick and args.models == list(MODELS) else list(dict.fromkeys(args.models))
     for name in models:
-        residual.build(name, 2)  # a wrong name is said before anything is trained
-    experiment = common.begin("resnet", args, dimensions=2, free=("models",))
-    task = Task.of(experiment.source)
-    runs = {}
-    for name in models:
-        runs[name] = common.run_seeds(experiment, name, lambda seed, run, name=name: train(experiment, task, name, run))
+        residual.build(name, 2)  # a wrong name is reported before anything is trained
+    experiment = common.begin("resnet", vars(args), dimensions=2, free=("models",))
+    recipe = Recipe(args.width, args.stem, args.learning_rate)
+    rows_to_train = {name: network(experiment, recipe, name) for name in models}
+    runs = common.train_all(experiment, rows_to_train)
     draw_curves(runs, experiment.folder / "curves.png")
     draw_gradients(runs, experiment.folder / "gradient_norms.png")
-    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
-    figures = {name: evaluate(experiment, task, name, test) for name in models}
-    metrics = (*task.metrics, LOSS, GROWTH)
-    rows = [row(name, figures[name], found, metrics) for name, found in runs.items()]
-    facts = {"runs": runs, "test": figures, "difference_to_torchvision": difference_to_torchvision()}
-    common.report(experiment, rows, metrics, facts)
+    found = common.measure_on_test(experiment, rows_to_train, runs)
+    rows = [row(name, found[name], runs[name], experiment.task.metrics) for name in models]
+    facts = {"runs": runs, "test": found, "difference_to_torchvision": difference_to_torchvision()}
+    common.report(experiment, rows, (*experiment.task.metrics, LOSS, GROWTH), facts)
 
 
-def build(experiment: Experiment, task: Task, name: str) -> nn.Module:
-    """The network `name` for the data of this experiment, with random weights."""
-    from labs.medmnist_experiments import residual
+def network(experiment: Experiment, recipe: Recipe, name: str) -> Network:
+    """One row: SGD with momentum and a cosine schedule for every network."""
 
-    args, channels = experiment.args, experiment.source.channels
-    network = residual.build(name, task.outputs, in_channels=channels, width=args.width, stem=args.stem)
-    return task.prepared(network)
+    def build() -> nn.Module:
+        channels, outputs = experiment.source.channels, experiment.task.outputs
+        plain = residual.build(name, outputs, in_channels=channels, width=recipe.width, stem=recipe.stem)
+        return experiment.task.prepared(plain).to(experiment.device)
 
+    def train(run: RunFolder) -> dict[str, Any]:
+        # An X-ray has an up and a left, ultrasound an up: one recipe for both shifts by two pixels and mirrors nothing.
+        loaders = experiment.loaders(run.config["seed"], Augmentation(flips=False, crop_padding=2))
+        model = build()
+        before = gradient_profiles(experiment, model)
+        networks.place(model, experiment.device)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, experiment.steps(loaders[0]))
+        options = {"optimizer": optimizer, "scheduler": schedule, "criterion": experiment.criterion()}
+        facts = common.fit(experiment, run, model, loaders, **options)
+        after = gradient_profiles(experiment, model)["network"]
+        return {**facts, "gradient_norms": {"before": before, "after": after}}
 
-def train(experiment: Experiment, task: Task, name: str, run: RunFolder) -> dict[str, Any]:
-    """Train one seed → facts for its results.json: SGD with momentum and a cosine schedule for every network."""
-    import torch
-
-    from labs.medmnist_experiments import networks, tasks
-    from toolkit.augment import Augmentation
-
-    args = experiment.args
-    # An X-ray has an up and a left, ultrasound an up: one recipe for both shifts by two pixels and mirrors nothing.
-    loaders = tasks.loaders(experiment, task, run.config["seed"], Augmentation(flips=False, crop_padding=2))
-    model = build(experiment, task, name).to(experiment.device)
-    before = gradient_profiles(experiment, task, model)
-    networks.place(model, experiment.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=args.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
-    )
-    steps = experiment.epochs * min(len(loaders[0]), experiment.max_steps or len(loaders[0]))
-    history = common.fit(
-        experiment,
-        run,
-        model,
-        loaders,
-        keep=KEEP,
-        optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-        criterion=task.criterion(experiment.source.read("train").labels, weighted=False).to(experiment.device),
-    )
-    found = tasks.predict(experiment, task, model, loaders[1])
-    return {
-        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "history": history,
-        "gradient_norms": {"before": before, "after": gradient_profiles(experiment, task, model)["network"]},
-    }
+    return Network(build, train)
 
 
-def gradient_profiles(experiment: Experiment, task: Task, model: nn.Module) -> dict[str, list[float | None]]:
+def gradient_profiles(experiment: Experiment, model: nn.Module) -> dict[str, list[float | None]]:
     """Gradient norms of each layer of `model` ('network') and of its copy without BatchNorm; None where infinite."""
-    from labs.medmnist_experiments import residual
-    from toolkit.augment import normalize
-
     split = experiment.source.read("train")
     images = normalize(split.images[:GRADIENT_IMAGES]).to(experiment.device)
-    targets = task.targets(split.labels[:GRADIENT_IMAGES]).flatten().to(experiment.device)
+    targets = experiment.task.targets(split.labels[:GRADIENT_IMAGES]).flatten().to(experiment.device)
     variants = {"network": model, "without BatchNorm": residual.without_batchnorm(model)}
     found = {name: residual.gradient_norms(variant, images, targets) for name, variant in variants.items()}
     return {name: [norm if math.isfinite(norm) else None for norm in norms] for name, norms in found.items()}
 
 
-def evaluate(experiment: Experiment, task: Task, name: str, test: Split) -> list[dict[str, Any]]:
-    """Test figures of each seed of a network."""
-    from labs.medmnist_experiments import tasks
-    from toolkit.runs import RunFolder
-
-    loader, figures = tasks.evaluation_loader(experiment, task, test), []
-    for seed in experiment.seeds:
-        run = RunFolder.open(common.run_path(experiment, name, seed))
-        model = common.restore(build(experiment, task, name), run, KEEP).to(experiment.device)
-        figures.append(task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()))
-    return figures
-
-
-def row(name: str, figures: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: Sequence[str]) -> common.Row:
-    """A line of the table: test figures, the training loss of the last epoch, and the growth of the gradients."""
-    values = {metric: [found[metric] for found in figures] for metric in metrics if metric not in (LOSS, GROWTH)}
+def row(name: str, found: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> Row:
+    """A line of the table: test metrics, the training loss of the last epoch, and the growth of the gradients."""
+    values = common.values_of(found, metrics)
     values[LOSS] = [run["history"]["train_loss"][-1] for run in runs]
     norms = [run["gradient_norms"]["before"]["network"] for run in runs]
     values[GROWTH] = [one[1] / one[-3] for one in norms if one[1] and one[-3]]
-    return common.Row(f"{name} ({runs[0]['parameters']:,} parameters)", values)
+    return Row(f"{name} ({runs[0]['parameters']:,} parameters)", values)
 
 
 def difference_to_torchvision() -> float:
     """Largest difference of logits to torchvision's resnet18 with the same (random) weights, on random images."""
-    import torch
-    import torchvision
-
-    from labs.medmnist_experiments import residual
-
     reference = torchvision.models.resnet18(weights=None).eval()
     ours = residual.build("resnet18", 1000, width=64, stem="photograph").eval()
     ours.load_state_dict(reference.state_dict())
@@ -174,8 +138,6 @@ def difference_to_torchvision() -> float:
 
 def draw_curves(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     """Training loss and validation accuracy over epochs, the mean over seeds of each network."""
-    from toolkit.plots import new_figure, save_figure
-
     figure = new_figure(10, 4)
     figure.suptitle(
         f"with skips (resnet) and without (plain), trained alike; mean of {len(next(iter(runs.values())))} seeds"
@@ -196,8 +158,6 @@ def draw_curves(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
 
 def draw_gradients(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     """Gradient norm of each layer, before and after training; a row for each depth."""
-    from toolkit.plots import new_figure, save_figure
-
     depths = list(dict.fromkeys(depth_of(name) for name in runs))
     figure = new_figure(10, 0.6 + 3.4 * len(depths))
     panels = figure.subplots(len(depths), 2, squeeze=False, sharey="row")

@@ -1,16 +1,16 @@
-"""What a MedMNIST set asks: one class, several labels, or a grade on a scale; loss, loaders and figures for each.
+"""What a MedMNIST set asks: one class, several labels, or a grade on a scale; loss, samples and metrics for each.
 
 The course's one training loop knows classes: logits (B, K), labels (B,), and it counts how often the largest logit is
-right. A set with several labels an image (ChestMNIST) and one with ordered grades (RetinaMNIST) are put to it as
-yes-or-no questions: is label 3 there? is the grade above 2? Each of the Q answers to an image is a row (0, z) of the
-batch, so that the largest logit is "yes" where z > 0 and the loss is the binary cross-entropy of z.
+right. A set with several labels per image (ChestMNIST) and one with ordered grades (RetinaMNIST) become yes-or-no
+questions: is label 3 there? is the grade above 2? Each of the Q answers for an image is a row (0, z) of the batch, so
+that the largest logit is "yes" where z > 0 and the loss is the binary cross-entropy of z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,9 @@ from torch.nn import functional as F
 
 from classification_dataset import ImageDataset
 from toolkit import metrics
-from toolkit.batches import WholeBatch, make_loader
+from toolkit.batches import WholeBatch
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
-    from labs.medmnist_experiments.common import Experiment
 
 CLASSES, LABELS, GRADES = "classes", "labels", "grades"
 
@@ -47,12 +42,12 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a network gives for an image: a logit a class, a label, or a step between two grades."""
+        """Outputs of a network per image: one logit per class, per label, or per step between two grades."""
         return len(self.class_names) - (self.kind == GRADES)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The figures of the table, the first of them the main one."""
+        """The metrics of the table, the most important one first."""
         if self.kind == LABELS:
             return ("auc", "label_accuracy", "label_accuracy_of_always_no")
         several = ("auc", "accuracy", "balanced_accuracy")
@@ -96,7 +91,7 @@ class Task:
         ends = np.ones((len(yes), 1)), np.zeros((len(yes), 1))
         return -np.diff(np.concatenate([ends[0], above, ends[1]], axis=1), axis=1)
 
-    def figures(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    def measure(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """What is reported. auc: mean of one against the rest, over the classes for which it is defined."""
         if self.kind == LABELS:
             return _label_figures(probabilities, labels, self.class_names)
@@ -162,7 +157,7 @@ class BinaryCrossEntropy(nn.Module):
 
 
 def _label_figures(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """AUC of each label and their mean; label_accuracy beside that of a machine that always answers "no"."""
+    """AUC of each label and their mean; label_accuracy, and that of a model that always says no."""
     from sklearn.metrics import roc_auc_score
 
     defined = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
@@ -202,26 +197,3 @@ class Samples(ImageDataset):
         """Stacked samples and targets (B,), or (B * Q,) for questions."""
         images, targets = super().__getitems__(indices).stacked
         return WholeBatch((images, targets.flatten()), len(images), lambda i: (images[i], targets[i]))
-
-
-def loaders(
-    experiment: Experiment, task: Task, seed: int, augmentation: Callable | None = None
-) -> tuple[DataLoader, DataLoader]:
-    """Shuffled, augmented training batches and validation batches."""
-    device, batch_size = experiment.device, experiment.args.batch_size
-    train = Samples(experiment.source.read("train"), task, augmentation=augmentation, seed=seed, device=device)
-    while len(train) % batch_size == 1:  # BatchNorm has nothing to compare in a last batch of one
-        batch_size += 1
-    loader = make_loader(train, batch_size, shuffle=True, seed=seed)
-    return loader, evaluation_loader(experiment, task, experiment.source.read("val"))
-
-
-def evaluation_loader(experiment: Experiment, task: Task, split: Split, batch_size: int = 128) -> DataLoader:
-    """All samples of a split once, in order, as they are."""
-    return make_loader(Samples(split, task, device=experiment.device), batch_size, shuffle=False)
-
-
-def predict(experiment: Experiment, task: Task, model: nn.Module, loader: DataLoader) -> np.ndarray:
-    """Probability of each class, label or grade, float (N, K)."""
-    answers, _targets = metrics.predict(model, loader, experiment.device, experiment.precision)
-    return task.probabilities(answers)

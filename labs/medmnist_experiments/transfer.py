@@ -7,34 +7,37 @@ python -m labs.medmnist_experiments.transfer --backbone mobilenet_v2 --weights m
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from labs.medmnist_experiments import common
+import torch
+from torch import nn
+
+from labs.medmnist_experiments import backbone, common, pictures
+from labs.medmnist_experiments.command_line import shared_parser
+from labs.medmnist_experiments.common import Experiment, Network
+from labs.medmnist_experiments.networks import place
+from toolkit import backbones
+from toolkit.augment import normalize
 from toolkit.cli import OneLineParser, in_range, not_empty, run_script
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from labs.medmnist_experiments.common import Experiment
-    from labs.medmnist_experiments.tasks import Task
-    from toolkit.medmnist_data import Split
-    from toolkit.runs import RunFolder
+from toolkit.plots import new_figure, save_figure
+from toolkit.runs import RunFolder
+from toolkit.study import Row
+from toolkit.transforms import ImageAugmentation
 
 TITLES = {
     "frozen": "ImageNet weights, convolutions frozen",
     "partly": "ImageNet weights, partly fine-tuned",
     "scratch": "from scratch",
 }
-KEEP = "lower_loss"  # which epoch, see common.fit
+MILD = ImageAugmentation(rotation=10.0, scaling=0.1, shift=0.07, intensity=0.1)
 EXTRA = ("epochs to the common loss", "seconds to the common loss")
 
 
 def build_parser() -> OneLineParser:
-    """The flags; nothing heavy is imported for --help."""
-    parser = common.build_parser(
-        "transfer", __doc__.splitlines()[0], flag="breastmnist", epochs=20, seeds=3, batch_size=32
-    )
+    """The flags of all experiments and those of this one."""
+    parser = shared_parser("transfer", __doc__.splitlines()[0], flag="breastmnist", epochs=20, seeds=3, batch_size=32)
     group = parser.add_argument_group("transfer")
     group.add_argument("--backbone", type=not_empty, default="vgg16", help="classifier of torchvision")
     group.add_argument("--weights", type=not_empty, metavar="PATH", help="its ImageNet state dict (else: download)")
@@ -52,57 +55,75 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How all strategies are trained. learning_rate: of new weights; fine_learning_rate: of pretrained ones."""
+
+    backbone: str
+    image_size: int
+    trainable: float
+    learning_rate: float
+    fine_learning_rate: float
+    weight_decay: float
+    ema_decay: float
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train every strategy with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
-
-    from labs.medmnist_experiments.tasks import Task
-    from toolkit import backbones
-
-    experiment = common.begin("transfer", args, dimensions=2, free=("strategies",))
-    task = Task.of(experiment.source)
-    backbones.build(args.backbone)  # a wrong name is said before anything else
+    recipe = Recipe(**{name: getattr(args, name) for name in Recipe.__dataclass_fields__})
+    experiment = common.begin("transfer", vars(args), dimensions=2, free=("strategies",))
+    backbones.build(args.backbone)  # a wrong name is reported before anything else
     asked = list(dict.fromkeys(args.strategies))
     weights = backbones.find_weights(args.backbone, args.weights) if {"frozen", "partly"} & set(asked) else None
-    run_now = [name for name in asked if weights is not None or name == "scratch"]
-    build(experiment, task, run_now[0] if run_now else "scratch", weights)  # so are weights that do not fit
-    runs = {}
-    for name in run_now:
-        runs[name] = common.run_seeds(
-            experiment, name, lambda seed, run, name=name: train(experiment, task, name, weights, run)
-        )
-    test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
-    figures = {name: evaluate(experiment, task, name, weights, test) for name in run_now}
+    networks = {
+        name: network(experiment, recipe, name, None if name == "scratch" else weights)
+        for name in asked
+        if name == "scratch" or weights is not None
+    }
+    for one in list(networks.values())[:1]:
+        one.build()  # so are weights that do not fit
+    runs = common.train_all(experiment, networks)
+    found = common.measure_on_test(experiment, networks, runs) if runs else {}
     speeds, target = convergence(runs)
-    rows = [row(name, figures[name], speeds[name], task) if name in runs else not_run(name) for name in asked]
+    rows = []
+    for name in asked:
+        known = name in runs
+        title = TITLES[name] if known else f"{TITLES[name]}: not run, no weights"
+        rows.append(Row(title, values(found[name], speeds[name], experiment.task.metrics) if known else {}))
     if runs:
-        draw(experiment, task, runs, figures, target)
-    facts = {"runs": runs, "test": figures, "convergence": speeds, "common_validation_loss": target}
-    common.report(experiment, rows, (*task.metrics, *EXTRA), facts)
+        draw(experiment, recipe.backbone, runs, found, target)
+    facts = {"runs": runs, "test": found, "convergence": speeds, "common_validation_loss": target}
+    common.report(experiment, rows, (*experiment.task.metrics, *EXTRA), facts)
 
 
-def not_run(name: str) -> common.Row:
-    """A line that says why there is no figure."""
-    return common.Row(f"{TITLES[name]}: not run, no weights", {})
+def network(
+    experiment: Experiment, recipe: Recipe, strategy: str, weights: Mapping[str, torch.Tensor] | None
+) -> Network:
+    """One row: the backbone with or without weights, the same training for all."""
 
+    def build() -> nn.Module:
+        images = normalize(experiment.source.read("train").images[:128])
+        given = None if weights is None else dict(weights)
+        net = backbone.build(recipe.backbone, given, experiment.task.outputs, recipe.image_size, images)
+        net.freeze(backbone.frozen_blocks(net, strategy, recipe.trainable))
+        return place(experiment.task.prepared(net), experiment.device)
 
-def sample_images(experiment: Experiment) -> torch.Tensor:
-    """A few training images float32 (B, C, H, W) in [-1, 1]."""
-    from toolkit.augment import normalize
+    def train(run: RunFolder) -> dict[str, Any]:
+        model = build()
+        groups = parameter_groups(model, strategy, recipe.learning_rate, recipe.fine_learning_rate)
+        facts = common.fit(
+            experiment,
+            run,
+            model,
+            experiment.loaders(run.config["seed"], MILD),
+            optimizer=torch.optim.AdamW(groups, weight_decay=recipe.weight_decay),
+            criterion=experiment.criterion(),
+            ema_decay=recipe.ema_decay,
+        )
+        return {**facts, "seconds_an_epoch": run.seconds_so_far() / facts["epochs"]}
 
-    return normalize(experiment.source.read("train").images[:128])
-
-
-def build(experiment: Experiment, task: Task, strategy: str, weights: dict[str, torch.Tensor] | None) -> nn.Module:
-    """The network of a strategy, on the device."""
-    from labs.medmnist_experiments import backbone
-    from labs.medmnist_experiments.networks import place
-
-    args, images = experiment.args, sample_images(experiment)
-    given = None if strategy == "scratch" else weights
-    net = backbone.build(args.backbone, given, task.outputs, args.image_size, images)
-    net.freeze(backbone.frozen_blocks(net, strategy, args.trainable))
-    return place(task.prepared(net), experiment.device)
+    return Network(build, train)
 
 
 def parameter_groups(model: nn.Module, strategy: str, head_rate: float, fine_rate: float) -> list[dict[str, Any]]:
@@ -113,55 +134,6 @@ def parameter_groups(model: nn.Module, strategy: str, head_rate: float, fine_rat
     new = [weight for _name, weight in learning if id(weight) not in known]
     groups = [{"params": new, "lr": head_rate}, {"params": pretrained, "lr": fine_rate}]
     return [group for group in groups if group["params"]]
-
-
-def train(
-    experiment: Experiment, task: Task, strategy: str, weights: dict[str, torch.Tensor] | None, run: RunFolder
-) -> dict[str, Any]:
-    """Train one seed of one strategy → facts for its results.json."""
-    import torch
-
-    from labs.medmnist_experiments import tasks
-    from toolkit.transforms import ImageAugmentation
-
-    args = experiment.args
-    model = build(experiment, task, strategy, weights)
-    mild = ImageAugmentation(rotation=10.0, scaling=0.1, shift=0.07, intensity=0.1)
-    loaders = tasks.loaders(experiment, task, run.config["seed"], mild)
-    groups = parameter_groups(model, strategy, args.learning_rate, args.fine_learning_rate)
-    history = common.fit(
-        experiment,
-        run,
-        model,
-        loaders,
-        keep=KEEP,
-        optimizer=torch.optim.AdamW(groups, weight_decay=args.weight_decay),
-        criterion=task.criterion(experiment.source.read("train").labels, weighted=False).to(experiment.device),
-        ema_decay=args.ema_decay,
-    )
-    found = tasks.predict(experiment, task, model, loaders[1])
-    return {
-        "validation": task.figures(found, experiment.source.read("val").labels.numpy()),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "parameters_that_learn": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "history": history,
-        "seconds_an_epoch": run.seconds_so_far() / len(history["val_loss"]),
-    }
-
-
-def evaluate(
-    experiment: Experiment, task: Task, name: str, weights: dict[str, torch.Tensor] | None, test: Split
-) -> list[dict[str, Any]]:
-    """Test figures of each seed of a strategy."""
-    from labs.medmnist_experiments import tasks
-    from toolkit.runs import RunFolder
-
-    loader, found = tasks.evaluation_loader(experiment, task, test), []
-    for seed in experiment.seeds:
-        run = RunFolder.open(common.run_path(experiment, name, seed))
-        model = common.restore(build(experiment, task, name, weights), run, KEEP)
-        found.append(task.figures(tasks.predict(experiment, task, model, loader), test.labels.numpy()))
-    return found
 
 
 def convergence(runs: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, list[dict[str, Any]]], float | None]:
@@ -183,28 +155,24 @@ def convergence(runs: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, list[d
     return speeds, target
 
 
-def row(name: str, figures: list[dict[str, Any]], speed: list[dict[str, Any]], task: Task) -> common.Row:
-    """A line of the table: test figures, and how soon the common loss was reached by the seeds that did."""
-    values = {key: [found[key] for found in figures if found[key] is not None] for key in task.metrics}
-    for key, title in zip(("epochs", "seconds"), EXTRA, strict=True):
-        values[title] = [found[key] for found in speed if found[key] is not None]
-    return common.Row(TITLES[name], values)
+def values(
+    found: list[dict[str, Any]], speed: list[dict[str, Any]], metrics: tuple[str, ...]
+) -> dict[str, list[float]]:
+    """Test metrics, and how soon the common loss was reached by the seeds that did."""
+    speeds = common.values_of(speed, ("epochs", "seconds"))
+    return common.values_of(found, metrics) | dict(zip(EXTRA, speeds.values(), strict=True))
 
 
 def draw(
-    experiment: Experiment, task: Task, runs: dict[str, Any], figures: dict[str, Any], target: float | None
+    experiment: Experiment, name_of_backbone: str, runs: dict[str, Any], found: dict[str, Any], target: float | None
 ) -> None:
-    """One picture: validation loss over epochs (speed), its spread (stability), and the test figures of every seed."""
-    from labs.medmnist_experiments import pictures
-    from toolkit.plots import new_figure, save_figure
-
+    """One picture: validation loss over epochs (speed), its spread (stability), and the test metrics of every seed."""
     figure = new_figure(13, 4.4)
-    figure.suptitle(
-        f"{experiment.args.backbone} on {experiment.source.name}, n = {len(experiment.seeds)} seeds a strategy"
-    )
+    title = f"{name_of_backbone} on {experiment.source.name}, n = {len(experiment.seeds)} seeds per strategy"
+    figure.suptitle(title)
     curves, *scores = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-    for color, (name, found) in zip(pictures.COLORS, runs.items(), strict=False):
-        pictures.bundle(curves, [run["history"] for run in found], "val_loss", color, TITLES[name])
+    for color, (name, several) in zip(pictures.COLORS, runs.items(), strict=False):
+        pictures.bundle(curves, [run["history"] for run in several], "val_loss", color, TITLES[name])
     if target is not None:
         curves.axhline(target, color="0.4", linestyle=":", label="loss that all reach")
     curves.set(xlabel="epoch", ylabel="validation loss (nats)")
@@ -212,8 +180,8 @@ def draw(
     curves.grid(alpha=0.3)
     curves.legend(fontsize=8)
     references = common.references(experiment)
-    for axes, metric in zip(scores, task.metrics, strict=False):
-        rows = {name: [one[metric] for one in found if one[metric] is not None] for name, found in figures.items()}
+    for axes, metric in zip(scores, experiment.task.metrics, strict=False):
+        rows = {name: common.values_of(several, [metric])[metric] for name, several in found.items()}
         pictures.dots(axes, rows, f"test {metric.replace('_', ' ')}", references.get(metric))
     scores[-1].set_yticklabels([])
     save_figure(figure, experiment.folder / "comparison.png")

@@ -50,7 +50,7 @@ def onnx_variant(path: Path, kind: str, threads: int, note: str = "") -> Variant
         ONNX,
         kind,
         path,
-        lambda images: int8_onnx.predict(session, images),
+        lambda images: int8_onnx.run_session(session, images),
         lambda batch: session.run([int8_onnx.OUTPUT], {int8_onnx.INPUT: batch}),
         note,
     )
@@ -71,7 +71,7 @@ def torch_variant(graph: nn.Module, kind: str, path: Path, batch: torch.Tensor, 
         return run(torch.from_numpy(images))
 
     def predict(images: np.ndarray) -> np.ndarray:
-        return int8_torch.predict(run, torch.from_numpy(images), len(batch)).numpy()
+        return int8_torch.run_graph(run, torch.from_numpy(images), len(batch)).numpy()
 
     note = note if is_real else f"{note}, simulated: torch has no int8 kernels for this processor".lstrip(", ")
     return Variant(TORCH, kind, path, predict, step if is_real else None, note)

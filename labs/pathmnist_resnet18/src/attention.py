@@ -1,7 +1,8 @@
-"""Grad-CAM of the final model on validation images, beside the map of the same network with random weights."""
+"""Grad-CAM of the final model on validation images, and the maps of the same network with random weights."""
 
 from __future__ import annotations
 
+import textwrap
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,4 @@ def stage(model: backbones.Resized) -> torch.nn.Module:
 
 def wrapped(name: str) -> str:
     """A class name on lines of at most 20 letters."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(name, 20))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
-from labs.pathmnist_resnet18.src.study import FINAL_CHOICE, METRIC, Study, finished_rows
+from labs.pathmnist_resnet18.src.study import FINAL_CHOICE, METRIC, Setting, Study, finished_settings
 from toolkit.compare import NOT_A_CHOICE
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source
 from toolkit.runs import environment, read_json
+from toolkit.study import mean_and_sd
 from toolkit.sweeps import table
 
 KEPT = (
@@ -64,12 +66,12 @@ def final_config(folder: Path) -> str | None:
     return read_json(path)["final_config"] if path.exists() else None
 
 
-def whole_sweep(folder: Path) -> list[table.Row] | None:
-    """The jobs of a sweep; None, and a line that says why, if it is not finished."""
+def whole_sweep(folder: Path) -> list[Setting] | None:
+    """The settings of a sweep; None, and a line that says why, if it is not finished."""
     if not (folder / table.INDEX).exists():
         return None
     try:
-        return finished_rows(folder)
+        return finished_settings(folder)
     except UserError as error:
         print(f"left out of the report: {error}")
         return None
@@ -77,54 +79,50 @@ def whole_sweep(folder: Path) -> list[table.Row] | None:
 
 def search(folder: Path) -> dict[str, Any] | None:
     """The configurations, best first, with the flags that differ between them."""
-    rows = whole_sweep(folder)
-    if rows is None:
+    settings = whole_sweep(folder)
+    if settings is None:
         return None
-    ordered = [table_row(rows, group) for group in table.group_by_seed(rows, METRIC)]
+    rows = [row for one in settings for row in one.rows]
+    made = [row_of(one) for one in sorted(settings, key=lambda one: -one.mean)]  # equal ones stay in the grid's order
     return {
         "flags": table.varying(rows),
-        "rows": ordered,
+        "rows": made,
         "num_epochs": rows[0].config["num_epochs"],
         "train_share": rows[0].config["train_share"],
         "train_images": rows[0].metrics["train_images"],
         "steps_per_epoch": sorted({row.metrics["steps_per_epoch"] for row in rows}),
-        "seconds": sum(row["seconds"] for row in ordered),
+        "seconds": sum(row["seconds"] for row in made),
     }
 
 
 def ablation(folder: Path) -> dict[str, Any] | None:
     """One row for each change in the order of the grid: mean and spread over seeds, and the gain over the first row."""
-    rows = whole_sweep(folder)
-    if rows is None:
+    settings = whole_sweep(folder)
+    if settings is None:
         return None
-    groups = {repr(sorted(group.config.items())): group for group in table.group_by_seed(rows, METRIC)}
-    first = without_seed(rows[0].config)
+    first = choices_of(settings[0].config)
     made = []
-    for row in rows:
-        group = groups.pop(repr(sorted(without_seed(row.config).items())), None)
-        if group is not None:  # the other seeds of a group that has its row
-            changed = {key: value for key, value in group.config.items() if first.get(key) != value}
-            made.append({"change": changed, **table_row(rows, group)})
-    for row in made:
-        row["gain"] = row["mean"] - made[0]["mean"]
-    settings = {key: value for key, value in first.items() if key not in NOT_A_CHOICE}
-    return {"rows": made, "seeds": made[0]["n"], "settings": settings}
+    for one in settings:
+        changed = {key: value for key, value in choices_of(one.config).items() if first.get(key) != value}
+        made.append({"change": changed, **row_of(one), "gain": one.mean - settings[0].mean})
+    return {"rows": made, "seeds": made[0]["n"], "settings": first}
 
 
-def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as `table.group_by_seed` groups it."""
-    return {key: value for key, value in config.items() if key != "seed"}
+def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that say what was trained, and not where or with which seed."""
+    return {key: value for key, value in config.items() if key not in NOT_A_CHOICE}
 
 
-def table_row(rows: list[table.Row], group: table.Group) -> dict[str, Any]:
+def row_of(setting: Setting) -> dict[str, Any]:
     """One configuration of a sweep: its flags, its validation accuracy over seeds, its size and time."""
-    jobs = [row.metrics for row in rows if without_seed(row.config) == group.config]
+    values = [row.metrics[METRIC] for row in setting.rows]
+    mean, sd = mean_and_sd(values)
     return {
-        "settings": {key: value for key, value in group.config.items() if key not in NOT_A_CHOICE},
-        "values": group.values,
-        "n": len(group.values),
-        "mean": statistics.fmean(group.values),
-        "sd": statistics.stdev(group.values) if len(group.values) > 1 else None,
-        "parameters": jobs[0].get("parameters"),
-        "seconds": statistics.fmean(job["seconds"] for job in jobs),
+        "settings": choices_of(setting.config),
+        "values": values,
+        "n": len(values),
+        "mean": mean,
+        "sd": sd,
+        "parameters": setting.rows[0].metrics.get("parameters"),
+        "seconds": fmean(row.metrics["seconds"] for row in setting.rows),
     }

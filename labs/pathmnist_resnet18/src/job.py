@@ -57,7 +57,12 @@ def add_schedule_flags(parser: OneLineParser) -> None:
     )
     group.add_argument("--step_epochs", type=in_range(int, 1), default=5, help="step: epochs between two steps")
     group.add_argument("--step_factor", type=in_range(float, 0, 1, open_low=True), default=0.1, help="step: its factor")
-    group.add_argument("--patience", type=in_range(int, 0), default=3, help="epochs without a better one; 0: go on")
+    group.add_argument(
+        "--patience",
+        type=in_range(int, 0),
+        default=3,
+        help="stop after this many epochs without a better one; 0: never",
+    )
     group.add_argument(
         "--min_steps_per_epoch", type=in_range(int, 0), default=20, help="a small set is gone over until it has these"
     )

@@ -1,4 +1,4 @@
-"""The training losses beside cross-entropy: focal loss, and MixUp as a hook and a loss that belong together."""
+"""The training losses other than cross-entropy: focal loss, and MixUp as a hook and a loss that belong together."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import sys
 def peak_bytes() -> int:
     """Largest resident memory of this process so far, in bytes; the pages of a mapped file count while they are in."""
     if sys.platform == "linux":
-        # ru_maxrss would do, but a child inherits its parent's peak there; VmHWM begins anew with the program.
+        # ru_maxrss would do, but a child inherits its parent's peak there; VmHWM starts again with the program.
         with open("/proc/self/status", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     import psutil

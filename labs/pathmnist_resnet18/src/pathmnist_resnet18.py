@@ -6,13 +6,16 @@ python -m labs.pathmnist_resnet18.src.pathmnist_resnet18 all --quick
 from __future__ import annotations
 
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli import OneLineParser, add_data_flags, in_range, not_empty, run_script
+from toolkit.errors import UserError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from labs.pathmnist_resnet18.src.study import Study
 
 LAB = Path(__file__).resolve().parent.parent
 MODULE = "labs.pathmnist_resnet18.src.pathmnist_resnet18"
@@ -27,7 +30,7 @@ STEPS = {
 }
 # Packages of requirements-dev.txt: name to import, name to install.
 NEEDED = {
-    "report": {"jinja2": "jinja2", "markdown": "markdown", "fpdf": "fpdf2"},
+    "report": {"jinja2": "jinja2", "markdown": "markdown", "weasyprint": "weasyprint"},
     "notebook": {name: name for name in ("nbformat", "nbclient", "nbconvert", "ipykernel")},
 }
 
@@ -68,7 +71,7 @@ def add_study_flags(parser: OneLineParser) -> None:
     group.add_argument(
         "--output_dir", type=not_empty, help="runs and results.json (default: runs/pathmnist_resnet18, quick: -quick)"
     )
-    group.add_argument("--overwrite", action="store_true", help="begin these steps anew; what they left is removed")
+    group.add_argument("--overwrite", action="store_true", help="start these steps again; what they left is removed")
     group.add_argument(
         "--pages_dir",
         type=not_empty,
@@ -88,24 +91,32 @@ def add_fullsize_flags(parser: OneLineParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the images, two steps: does it run?")
 
 
-def default_folders(args: Namespace) -> tuple[Path, Path]:
+def default_folders(output_dir: str | None, pages_dir: str | None, quick: bool) -> tuple[Path, Path]:
     """The study's folder and that of its pages."""
-    folder = Path(args.output_dir or f"runs/pathmnist_resnet18{'-quick' if args.quick else ''}")
-    pages = args.pages_dir or (folder if args.quick or args.output_dir else LAB)
-    return folder, Path(pages)
+    folder = Path(output_dir or f"runs/pathmnist_resnet18{'-quick' if quick else ''}")
+    return folder, Path(pages_dir or (folder if quick or output_dir else LAB))
 
 
 def check_packages(names: list[str]) -> None:
     """Raise UserError now, not after half an hour, if a step needs a package that is not installed."""
-    from importlib.util import find_spec
-
-    from toolkit.errors import UserError
-
     for name in names:
         missing = [package for package in NEEDED.get(name, {}) if find_spec(package) is None]
         if missing:
             packages = " ".join(NEEDED[name][package] for package in missing)
             raise UserError(f"the step {name} needs packages that are not installed: pip install {packages}")
+
+
+def run_step(work: Study, name: str) -> None:
+    """One step of the study, by its name, and how long it took."""
+    print(f"\n== {name}: {work.source.name}", flush=True)
+    started = time.perf_counter()
+    if name in ("report", "notebook"):
+        from labs.pathmnist_resnet18.src import publish  # packages of requirements-dev.txt that trainings do not need
+
+        getattr(publish, name)(work)
+    else:
+        getattr(work, name)()
+    print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -122,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
 
         fullsize.run(args)
         return
-    folder, pages = default_folders(args)
+    folder, pages = default_folders(args.output_dir, args.pages_dir, args.quick)
     names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]
     check_packages(names)
     if args.command == "report" and args.results:
@@ -133,14 +144,14 @@ def main(argv: list[str] | None = None) -> None:
 
     from labs.pathmnist_resnet18.src import study
 
-    work = study.open_study(args, folder, pages)
+    work = study.open_study(vars(args), folder, pages)
     if args.overwrite:
         work.forget(names)
     try:
         for name in names:
-            work.run(name)
+            run_step(work, name)
     except KeyboardInterrupt:
-        sys.stderr.write("\nthe study's own command goes on from here, too\n")
+        sys.stderr.write("\nthe study's own command continues from here, too\n")
         raise
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jinja2
+import markdown
 
 from labs.pathmnist_resnet18.src.wording import change, fixed, mean_sd, network, schedule, words
 from toolkit.errors import UserError
@@ -26,20 +30,26 @@ def from_file(path: Path | str, pages: Path) -> None:
         text = render(results, pages / "figures")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no results.json of this study, or of another version: {error}") from None
-    from labs.pathmnist_resnet18.src import pdf
-
-    title = f"PathMNIST with ResNet-18, {results['data']['name']}"
-    body = to_html(text)
+    html = page(f"PathMNIST with ResNet-18, {results['data']['name']}", to_html(text), folder)
     write_bytes(folder / "report.md", text.encode())
-    write_bytes(folder / "report.html", page(title, body, folder).encode())
-    write_bytes(folder / "report.pdf", pdf.make(title, body, folder))
-    print(f"report: {folder / 'report.html'}, {folder / 'report.pdf'}")
+    write_bytes(folder / "report.html", html.encode())
+    print(f"report: {folder / 'report.html'}")
+    write_pdf(html, folder / "report.pdf")
+
+
+def write_pdf(html: str, path: Path) -> None:
+    """Print the page as PDF; a line says why where it cannot be done."""
+    try:
+        import weasyprint  # needs pango, a system library: without it the page is still there
+    except OSError as error:
+        print(f"note: no {path.name}: WeasyPrint finds no pango ({error}); print report.html from a browser")
+        return
+    write_bytes(path, weasyprint.HTML(string=html).write_pdf())
+    print(f"report: {path}")
 
 
 def render(results: Mapping[str, Any], figures: Path) -> str:
     """The report as Markdown. figures: folder of pictures; one that is not there is left out."""
-    import jinja2
-
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
         "fixed": fixed,
@@ -106,15 +116,11 @@ def verdict(data: Mapping[str, Any], goals: Mapping[str, Any], final: Mapping[st
 
 def to_html(text: str) -> str:
     """Markdown → the body of a page, as XML."""
-    import markdown
-
     return markdown.markdown(text, extensions=["tables", "sane_lists"], output_format="xhtml")
 
 
 def page(title: str, body: str, folder: Path) -> str:
     """One file that needs no other: style and pictures are in it. `folder`: what the pictures' paths start from."""
-    import xml.etree.ElementTree as ElementTree
-
     root = ElementTree.fromstring(f"<main>{body}</main>")
     for image in root.iter("img"):
         content = base64.b64encode((folder / image.attrib["src"]).read_bytes()).decode()

@@ -1,14 +1,13 @@
-"""The steps of the study. Each leaves its results in a folder of its own; what is there is not made again."""
+"""The steps of the study. Each leaves its results in a folder of its own; finished work is not repeated."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import time
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import dispatcher
@@ -19,6 +18,7 @@ from toolkit.compare import NOT_A_CHOICE
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
 from toolkit.runs import RunFolder, read_json, write_json
+from toolkit.study import differing
 from toolkit.sweeps import table
 
 JOB = "labs.pathmnist_resnet18.src.job"
@@ -31,21 +31,21 @@ FREE = NOT_A_CHOICE - {"seed", "dataset"}
 
 @dataclass(frozen=True)
 class Study:
-    """Where everything is, and what all trainings have in common."""
+    """Where everything is, what all trainings have in common, and how sweeps are run.
+
+    common: flags of job.py for data, machine and seed.
+    jobs, gpus: of the dispatcher, see pathmnist_resnet18.py.
+    """
 
     folder: Path
     pages: Path
     source: Source
+    common: Mapping[str, Any]
     quick: bool
-    common: Mapping[str, Any]  # flags of job.py: data, machine, seed
-    options: Namespace
-
-    def run(self, name: str) -> None:
-        """One step, by its name; it says what it does, or that it was done."""
-        print(f"\n== {name}: {self.source.name}", flush=True)
-        started = time.perf_counter()
-        getattr(self, f"_{name}")()
-        print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
+    jobs: int
+    gpus: str
+    final_config: str | None
+    ablation_seeds: int
 
     def forget(self, names: list[str]) -> None:
         """Remove what these steps left. Raises UserError for a folder that a step did not make."""
@@ -57,10 +57,12 @@ class Study:
                 raise UserError(f"--overwrite: {path} holds neither a run nor a sweep; delete it yourself")
             shutil.rmtree(path)
 
-    def _baseline(self) -> None:
+    def baseline(self) -> None:
+        """Train the baseline on all training images."""
         train_once(self.folder / "baseline", self.baseline_settings())
 
-    def _search(self) -> None:
+    def search(self) -> None:
+        """Train every configuration of the grid on a part of the training images."""
         grids = read_json(LAB / "configs" / "search.json")
         if self.quick:
             grids = [
@@ -70,32 +72,16 @@ class Study:
         share = sufficient_share(grids[0]["train_share"], max(sizes), self.source.count("train"))
         self._sweep("search", [{**grid, "train_share": share} for grid in grids])
 
-    def _final(self) -> None:
+    def final(self) -> None:
+        """Train the search's choice, or --final_config, on all training images; then read the test images."""
         settings = self.final_settings()
         train_once(self.folder / "final", settings)
-        write_json(self.folder / FINAL_CHOICE, {"final_config": self.options.final_config, "settings": settings})
+        write_json(self.folder / FINAL_CHOICE, {"final_config": self.final_config, "settings": settings})
 
-    def _ablation(self) -> None:
+    def ablation(self) -> None:
+        """Train one change to the baseline at a time, on validation images alone."""
         rows = read_json(LAB / "configs" / "ablation.json")
-        self._sweep("ablation", rows[:2] if self.quick else rows, 1 if self.quick else self.options.ablation_seeds)
-
-    def _report(self) -> None:
-        from labs.pathmnist_resnet18.src import attention, collect, figures, report
-
-        results = collect.collect(self)
-        if not any(results[name] for name in ("baseline", "search", "final", "ablation")):
-            raise UserError(f"nothing of the study is in {self.folder} yet; run the baseline first, or all")
-        write_json(self.folder / "results.json", results)
-        print(f"results: {self.folder / 'results.json'}")
-        (self.pages / "figures").mkdir(parents=True, exist_ok=True)
-        figures.draw_all(results, self.pages / "figures")
-        attention.draw(self, self.pages / "figures")
-        report.from_file(self.folder / "results.json", self.pages)
-
-    def _notebook(self) -> None:
-        from labs.pathmnist_resnet18.src import notebook
-
-        notebook.execute(self.folder, self.pages / "notebooks")
+        self._sweep("ablation", rows[:2] if self.quick else rows, 1 if self.quick else self.ablation_seeds)
 
     def baseline_settings(self) -> dict[str, Any]:
         """Flags of the baseline."""
@@ -103,8 +89,8 @@ class Study:
 
     def final_settings(self) -> dict[str, Any]:
         """Flags of the final model: the baseline's schedule with the search's choice, or those of --final_config."""
-        if self.options.final_config:
-            return self._complete(settings_of(self.options.final_config)) | {"evaluate_test": True}
+        if self.final_config:
+            return self._complete(settings_of(self.final_config)) | {"evaluate_test": True}
         baseline = self.baseline_settings()
         chosen = best_configuration(self.folder / "search")
         return {**chosen, "num_epochs": baseline["num_epochs"], "train_share": 1.0, "evaluate_test": True}
@@ -123,8 +109,8 @@ class Study:
         write_json(self.folder / f"{name}.json", [{**base, **grid, **quick} for grid in grids])
         words = ["--script", JOB, "--config_path", self.folder / f"{name}.json", "--log_dir", folder]
         words += ["--grid_search_results_path", folder / "grid_results.csv", "--metric", "val_acc"]
-        jobs = max(2, self.options.jobs) if self.quick else self.options.jobs  # two steps each: most of it is imports
-        words += ["--num_workers", jobs, "--gpus", self.options.gpus, "--seeds", seeds]
+        jobs = max(2, self.jobs) if self.quick else self.jobs  # two steps each: most of it is imports
+        words += ["--num_workers", jobs, "--gpus", self.gpus, "--seeds", seeds]
         code = dispatcher.main([str(word) for word in words])
         if code == 130:
             raise KeyboardInterrupt
@@ -140,16 +126,16 @@ def sufficient_share(wanted: float, batch_size: int, images: int) -> float:
     return max(wanted, needed)
 
 
-def open_study(args: Namespace, folder: Path, pages: Path) -> Study:
-    """Find the data once, so that every job takes the same, and refuse a folder with results of other data."""
-    size = 64 if args.native else 28
-    source = locate("pathmnist", size=size, data_root=args.data_root, dataset=args.dataset, mirror=args.mirror)
+def open_study(flags: Mapping[str, Any], folder: Path, pages: Path) -> Study:
+    """Find the data once, so that every job takes the same. flags: of pathmnist_resnet18.py."""
+    size = 64 if flags["native"] else 28
+    source = locate("pathmnist", size=size, **{name: flags[name] for name in ("data_root", "dataset", "mirror")})
     common: dict[str, Any] = {"dataset": "sample" if source.is_sample else "full"}
     if not source.is_sample:
-        common["data_root"] = args.data_root
-    common |= {"native": args.native, "num_workers": args.num_workers, "seed": args.seed}
-    common |= {"device": args.device, "precision": args.precision}
-    return Study(folder, pages, source, args.quick, common, args)
+        common["data_root"] = flags["data_root"]
+    common |= {name: flags[name] for name in ("native", "num_workers", "seed", "device", "precision")}
+    own = {name: flags[name] for name in ("quick", "jobs", "gpus", "final_config", "ablation_seeds")}
+    return Study(folder, pages, source, common, **own)
 
 
 def settings_of(path: Path | str) -> dict[str, Any]:
@@ -160,7 +146,7 @@ def settings_of(path: Path | str) -> dict[str, Any]:
 
 
 def train_once(path: Path, settings: Mapping[str, Any]) -> None:
-    """Train in `path`, go on with what an earlier start left there, or say that it is done.
+    """Train in `path`, resume what an earlier start left there, or say that it is done.
 
     Raises UserError if the folder holds a run with other settings.
     """
@@ -169,9 +155,9 @@ def train_once(path: Path, settings: Mapping[str, Any]) -> None:
     wanted = vars(parser.parse_args(words))
     if (path / "config.json").exists():
         there = RunFolder.open(path).config
-        differing = [key for key in wanted if key not in FREE and there.get(key) != wanted[key]]
-        if differing:
-            changes = ", ".join(f"{key} {there.get(key)!r} → {wanted[key]!r}" for key in differing)
+        changed = [key for key in differing(there, wanted, FREE) if key in wanted]  # config.json holds more than flags
+        if changed:
+            changes = ", ".join(f"{key} {there.get(key)!r} → {wanted[key]!r}" for key in changed)
             raise UserError(f"{path} holds a run with other settings ({changes}); delete it, or choose an --output_dir")
     if (path / "results.json").exists():
         print(f"done before: {path}")
@@ -181,18 +167,37 @@ def train_once(path: Path, settings: Mapping[str, Any]) -> None:
         job.main([*words, "--output_dir", str(path), "--overwrite"])
 
 
-def finished_rows(folder: Path) -> list[table.Row]:
-    """The jobs of a sweep in the order of its grid. Raises UserError if there is none, or one without a result."""
+@dataclass(frozen=True)
+class Setting:
+    """The finished jobs of a sweep that differ in nothing but the seed."""
+
+    config: dict[str, Any]
+    rows: list[table.Row]
+
+    @property
+    def mean(self) -> float:
+        """Mean validation accuracy over the seeds."""
+        return fmean(row.metrics[METRIC] for row in self.rows)
+
+
+def finished_settings(folder: Path) -> list[Setting]:
+    """The settings of a sweep in the order of its grid. Raises UserError for no sweep or a job without a result."""
     if not (folder / table.INDEX).exists():
         raise UserError(f"{folder} holds no sweep; run the {folder.name} first")
     listed = read_json(folder / table.INDEX)["jobs"]
     rows = [row for row in table.read_rows(str(folder)) if row.name in listed]
     missing = [row.name for row in rows if row.status.state != "done"]
     if missing:
-        raise UserError(f"{len(missing)} jobs in {folder} have no result yet; run the {folder.name} again, it goes on")
-    return rows
+        raise UserError(
+            f"{len(missing)} jobs in {folder} have no result yet; run the {folder.name} again, which resumes it"
+        )
+    settings: dict[str, Setting] = {}
+    for row in rows:
+        config = {name: value for name, value in row.config.items() if name != "seed"}
+        settings.setdefault(repr(sorted(config.items())), Setting(row.config, [])).rows.append(row)
+    return list(settings.values())
 
 
 def best_configuration(folder: Path) -> dict[str, Any]:
     """Flags with the best validation accuracy of a search; of equal ones those that come first in the grid."""
-    return dict(table.group_by_seed(finished_rows(folder), METRIC)[0].config)
+    return dict(max(finished_settings(folder), key=lambda one: one.mean).config)

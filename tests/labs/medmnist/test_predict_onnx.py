@@ -60,7 +60,7 @@ def test_answers_are_those_of_the_network_on_the_same_pixels(quantized: SimpleNa
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert len(rows) == 10
-    expected = int8_onnx.predict(int8_onnx.open_session(model, 1), (images / 127.5 - 1).astype(np.float32))
+    expected = int8_onnx.run_session(int8_onnx.open_session(model, 1), (images / 127.5 - 1).astype(np.float32))
     names = ["malignant", "normal, benign"]
     for row in rows:
         found = [float(row[name]) for name in names]

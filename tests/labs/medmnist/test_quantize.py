@@ -89,7 +89,7 @@ def test_folding_leaves_the_function_alone(network: nn.Module, folded: nn.Module
 @pytest.mark.parametrize("count", [1, 7, 32])
 def test_exported_file_answers_like_torch_for_any_batch(folded: nn.Module, folder: Path, count: int) -> None:
     session = int8_onnx.open_session(folder / "float32.onnx", 1)
-    found = int8_onnx.predict(session, IMAGES[:count].numpy(), batch_size=5)
+    found = int8_onnx.run_session(session, IMAGES[:count].numpy(), batch_size=5)
     with torch.inference_mode():
         expected = folded(IMAGES[:count]).softmax(dim=1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -124,7 +124,7 @@ def test_calibration_keeps_the_closest(folder: Path) -> None:
     assert list(found.values()) == sorted(found.values())
     assert not list(folder.glob("static-*"))
     reference, chosen = (int8_onnx.open_session(folder / f"{name}.onnx", 1) for name in ("float32", "static"))
-    difference = int8_onnx.predict(reference, IMAGES.numpy()) - int8_onnx.predict(chosen, IMAGES.numpy())
+    difference = int8_onnx.run_session(reference, IMAGES.numpy()) - int8_onnx.run_session(chosen, IMAGES.numpy())
     assert np.abs(difference).mean() == pytest.approx(next(iter(found.values())), abs=1e-6)
 
 
@@ -135,11 +135,11 @@ def test_pt2e_weights_follow_the_formula_and_run_everywhere_alike(folded: nn.Mod
     assert all(not tensor.is_floating_point() for tensor in graph.state_dict().values() if tensor.dim() > 1)
     with torch.inference_mode():
         expected = graph(IMAGES).softmax(dim=1)
-    in_onnx = int8_onnx.predict(int8_onnx.open_session(tmp_path / "int8.onnx", 1), IMAGES.numpy())
+    in_onnx = int8_onnx.run_session(int8_onnx.open_session(tmp_path / "int8.onnx", 1), IMAGES.numpy())
     np.testing.assert_allclose(in_onnx, expected.numpy(), atol=2e-2)  # a value between two steps may round either way
     assert np.abs(in_onnx - expected.numpy()).mean() < 2e-3
     if int8_torch.can_lower():
-        fast = int8_torch.predict(int8_torch.lower(graph, IMAGES[:10]), IMAGES, 10)  # 32 images: the last batch has 2
+        fast = int8_torch.run_graph(int8_torch.lower(graph, IMAGES[:10]), IMAGES, 10)  # 32 images: the last batch has 2
         torch.testing.assert_close(fast, expected, atol=2e-2, rtol=0)
     int8_torch.save_program(graph, IMAGES, tmp_path / "int8.pt2")
     loaded = torch.export.load(tmp_path / "int8.pt2").module()
@@ -279,9 +279,9 @@ def test_every_variant_answers_like_its_float32(quantized: SimpleNamespace) -> N
     val = locate("breastmnist").read("val")
     images = (val.images.float() / 127.5 - 1).numpy()
     models = quantized.folder / "models" / "seed0"
-    reference = int8_onnx.predict(int8_onnx.open_session(models / "float32.onnx", 1), images)
+    reference = int8_onnx.run_session(int8_onnx.open_session(models / "float32.onnx", 1), images)
     for kind in ("dynamic", "static"):
-        found = int8_onnx.predict(int8_onnx.open_session(models / f"{kind}.onnx", 1), images)
+        found = int8_onnx.run_session(int8_onnx.open_session(models / f"{kind}.onnx", 1), images)
         assert 0 < np.abs(found - reference).mean() < 0.02
 
 
@@ -314,7 +314,7 @@ def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path) -> N
 def test_several_labels_are_refused() -> None:
     source = SimpleNamespace(multi_label=True, flag="chestmnist")
     with pytest.raises(UserError, match="several labels"):
-        quantize.single_label_task(SimpleNamespace(source=source))
+        quantize.single_label_task(source)
 
 
 def test_missing_packages_are_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from labs.medmnist_experiments import augmentation, cnn3d, gradcam, transfer
+from labs.medmnist_experiments import augmentation, cnn3d, common, gradcam, transfer
 from tests.labs.medmnist.small_sets import small_set, words
 from toolkit import backbones
 from toolkit.medmnist_data import Source, Split
@@ -57,10 +57,11 @@ def test_answers_over_mirror_images_do_not_see_which_side_is_which(tmp_path):
     small_set("nodulemnist3d", tmp_path)
     for views, is_blind in ((8, True), (1, False)):
         line = words("nodulemnist3d", tmp_path, "--views", views)
-        experiment, task = cnn3d.begin(cnn3d.build_parser().parse_args(line))
-        model, val = cnn3d.build(experiment, task), experiment.source.read("val")
+        flags = vars(cnn3d.build_parser().parse_args(line))
+        experiment = common.begin("cnn3d", flags)
+        model, val = cnn3d.build(experiment, dropout=0.5), experiment.source.read("val")
         mirrored = Split(val.images.flip(3), val.labels)
-        pair = [cnn3d.answers(experiment, task, model, split) for split in (val, mirrored)]
+        pair = [cnn3d.answers(experiment, model, split, flags["views"]) for split in (val, mirrored)]
         assert abs(pair[0] - pair[1]).max() < 1e-5 if is_blind else abs(pair[0] - pair[1]).max() > 1e-5
         assert abs(pair[0].sum(axis=1) - 1).max() < 1e-5
 
@@ -109,7 +110,7 @@ def test_rows_differ_in_augmentation_alone(tmp_path):
     small_set("breastmnist", tmp_path)
     augmentation.main(words("breastmnist", tmp_path, "--rows", "flips", "without-flips"))
     configs = [json.loads(path.read_text()) for path in sorted((tmp_path / "out" / "runs").glob("*/config.json"))]
-    assert {config.pop("variant") for config in configs} == {"none", "flips", "without-flips"}
+    assert {config.pop("row") for config in configs} == {"none", "flips", "without-flips"}
     assert all(config == configs[0] for config in configs)
     strengths = augmentation.named("without-flips")
     assert (strengths.mirror, strengths.rotation, strengths.erasing) == (False, 15.0, 0.25)
@@ -121,8 +122,8 @@ def test_rows_differ_in_augmentation_alone(tmp_path):
 def test_transfer_with_and_without_weights(tmp_path, monkeypatch, capsys):
     small_set("breastmnist", tmp_path)
     torch.save(backbones.build("mobilenet_v2").state_dict(), tmp_path / "weights.pth")
-    common = ("--backbone", "mobilenet_v2", "--image_size", 32)
-    transfer.main(words("breastmnist", tmp_path, *common, "--weights", tmp_path / "weights.pth"))
+    shared = ("--backbone", "mobilenet_v2", "--image_size", 32)
+    transfer.main(words("breastmnist", tmp_path, *shared, "--weights", tmp_path / "weights.pth"))
     found = results(tmp_path)
     assert [row["title"] for row in found["rows"]] == list(transfer.TITLES.values())
     assert all(row["values"]["auc"] for row in found["rows"])
@@ -134,7 +135,7 @@ def test_transfer_with_and_without_weights(tmp_path, monkeypatch, capsys):
         say(f"no ImageNet weights for {name}: the download failed")
 
     monkeypatch.setattr(backbones, "find_weights", no_weights)
-    transfer.main(words("breastmnist", tmp_path, *common, "--overwrite", "--output_dir", tmp_path / "second"))
+    transfer.main(words("breastmnist", tmp_path, *shared, "--overwrite", "--output_dir", tmp_path / "second"))
     rows = json.loads((tmp_path / "second" / "results.json").read_text())["rows"]
     assert [bool(row["values"]) for row in rows] == [False, False, True]
     assert rows[0]["title"].endswith("not run, no weights")

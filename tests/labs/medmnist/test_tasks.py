@@ -9,9 +9,11 @@ from sklearn import metrics
 from torch import nn
 from torch.nn import functional as F
 
-from labs.medmnist_experiments import tasks
+from labs.medmnist_experiments import common, tasks
+from labs.medmnist_experiments.command_line import shared_parser
 from labs.medmnist_experiments.tasks import CLASSES, GRADES, LABELS, Task
-from tests.labs.medmnist.small_sets import source_of
+from tests.labs.medmnist.small_sets import small_set, source_of, words
+from toolkit.batches import make_loader
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Split
 
@@ -74,7 +76,7 @@ def test_a_share_of_right_steps_is_one_minus_the_mean_error():
 def test_figures_of_grades():
     labels = np.array([0, 1, 2, 3, 3, 0, 1, 2])
     said = np.array([0, 1, 3, 3, 2, 0, 0, 2])
-    found = Task(GRADES, NAMES).figures(np.eye(4)[said] * 0.97 + 0.0075, labels)
+    found = Task(GRADES, NAMES).measure(np.eye(4)[said] * 0.97 + 0.0075, labels)
     assert found["mean_absolute_error"] == pytest.approx(3 / 8)
     assert found["accuracy"] == pytest.approx(5 / 8)
     kappa = 1 - 3 / np.mean([(a - b) ** 2 for a in said for b in labels]) / len(labels)
@@ -86,7 +88,7 @@ def test_figures_of_several_labels():
     labels = random.integers(0, 2, (50, 4))
     labels[:, 3] = 0  # nobody has it: its AUC is not defined
     probabilities = random.random((50, 4))
-    found = Task(LABELS, NAMES).figures(probabilities, labels)
+    found = Task(LABELS, NAMES).measure(probabilities, labels)
     each = [metrics.roc_auc_score(labels[:, k], probabilities[:, k]) for k in range(3)]
     assert found["auc"] == pytest.approx(np.mean(each))
     assert found["auc_of_each_label"] == pytest.approx({"a": each[0], "b": each[1], "c": each[2], "d": None})
@@ -143,7 +145,7 @@ def test_a_class_without_images_is_named():
 def test_batches_of_every_kind(flag, tmp_path):
     source = source_of(flag, tmp_path)
     task, split = Task.of(source), source.read("train")
-    loader = tasks.make_loader(tasks.Samples(split, task), 8, shuffle=False)
+    loader = make_loader(tasks.Samples(split, task), 8, shuffle=False)
     images, targets = next(iter(loader))
     assert images.shape == (8, *split.images.shape[1:])
     assert images.dtype == torch.float32
@@ -154,15 +156,12 @@ def test_batches_of_every_kind(flag, tmp_path):
     assert len(targets) == 8 * per_image
 
 
-def test_no_batch_of_one_image(tmp_path):
-    from labs.medmnist_experiments import common
-    from tests.labs.medmnist.small_sets import words
-
-    source = source_of("breastmnist", tmp_path)
-    parser = common.build_parser("trial", "", flag="breastmnist", epochs=1)
-    args = parser.parse_args(words("breastmnist", tmp_path))
-    experiment = common.Experiment("trial", args, source, torch.device("cpu"), "float32", tmp_path)
-    train, _val = tasks.loaders(experiment, Task.of(source), seed=0)
+def test_no_batch_of_one_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDMNIST_VERIFY", "0")
+    small_set("breastmnist", tmp_path)
+    parser = shared_parser("trial", "", flag="breastmnist", epochs=1)
+    experiment = common.begin("trial", vars(parser.parse_args(words("breastmnist", tmp_path))))
+    train, _val = experiment.loaders(seed=0)
     assert sorted(len(labels) for _images, labels in train)[0] > 1
     assert sum(len(labels) for _images, labels in train) == 33
 

@@ -170,7 +170,8 @@ def test_ablation_rows_have_mean_spread_and_gain(tmp_path, monkeypatch) -> None:
         )
 
     rows = [row({}, 0, 0.5), row({}, 1, 0.7), row({"mixup": 0.2}, 0, 0.9), row({"mixup": 0.2}, 1, 0.9)]
-    monkeypatch.setattr(collect, "whole_sweep", lambda folder: rows)
+    settings = [study.Setting(one.config, [one, two]) for one, two in (rows[:2], rows[2:])]
+    monkeypatch.setattr(collect, "whole_sweep", lambda folder: settings)
     found = collect.ablation(tmp_path)
     assert [one["change"] for one in found["rows"]] == [{}, {"mixup": 0.2}]
     assert [one["mean"] for one in found["rows"]] == pytest.approx([0.6, 0.9])
