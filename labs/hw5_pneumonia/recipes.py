@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from labs.hw5_pneumonia import hw5_dl
 from toolkit import backbones
-from toolkit.devices import autocast, place_model
+from toolkit.devices import place_model
 from toolkit.errors import UserError
+from toolkit.precision import compute_in
 
 History = dict[str, list[float]]
 RESNET_PATIENCE = 5
@@ -46,7 +47,9 @@ class Recipe:
 
     def build_on(self, device: torch.device, precision: str) -> nn.Module:
         """The model on `device`, computing in `precision` whatever loop calls it."""
-        return in_precision(place_model(self.build(), device), device, precision)
+        model = place_model(self.build(), device)
+        compute_in(precision, model, device)
+        return model
 
     def fit(self, model: nn.Module, loaders: Mapping[str, Any], title: str) -> History:
         """Train with the student's functions, with a progress bar, and check the history that they return."""
@@ -126,30 +129,3 @@ class Watched:
     def first_images(self) -> torch.Tensor:
         """The images of one batch, outside any epoch."""
         return next(iter(self.loader))[0]
-
-
-def in_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """Let the forward pass of `model` compute in `precision` and return float32 logits, by hooks; copies keep them."""
-    if precision != "float32":
-        region = Autocast(device, precision)
-        model.register_forward_pre_hook(region.enter)
-        model.register_forward_hook(region.leave, always_call=True)
-    return model
-
-
-class Autocast:
-    """Two hooks: the first enters torch's autocast before the forward pass, the second leaves it afterwards."""
-
-    def __init__(self, device: torch.device, precision: str) -> None:
-        self.device, self.precision = device, precision
-        self.entered: list[Any] = []
-
-    def enter(self, _model: nn.Module, _inputs: Any) -> None:
-        """Before the forward pass."""
-        self.entered.append(autocast(self.device, self.precision))
-        self.entered[-1].__enter__()
-
-    def leave(self, _model: nn.Module, _inputs: Any, logits: Any) -> Any:
-        """After it, also if it failed."""
-        self.entered.pop().__exit__(None, None, None)
-        return logits.float() if isinstance(logits, torch.Tensor) else logits

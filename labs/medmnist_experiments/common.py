@@ -127,10 +127,7 @@ def begin(
     Raises UserError for what does not fit.
     """
     settings = Settings(**{one.name: flags[one.name] for one in dataclasses.fields(Settings)})
-    is_3d = settings.flag.endswith("3d")
-    if dimensions is not None and is_3d != (dimensions == 3):
-        kinds = {2: "images: a flag without 3d, such as breastmnist", 3: "volumes: adrenalmnist3d, nodulemnist3d, ..."}
-        raise UserError(f"--flag is {settings.flag!r}; {name} takes {kinds[dimensions]}")
+    check_dimensions(name, settings.flag, dimensions)
     device = pick_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     source = find_data(settings)
@@ -152,6 +149,13 @@ def begin(
         settings.overwrite,
     )
     return Experiment(name, settings, flags, SealedSource(source), task, device, precision, study)
+
+
+def check_dimensions(name: str, flag: str, dimensions: int | None) -> None:
+    """Raise UserError for images where the experiment takes volumes, and the other way round."""
+    if dimensions is not None and flag.endswith("3d") != (dimensions == 3):
+        kinds = {2: "images: a flag without 3d, such as breastmnist", 3: "volumes: adrenalmnist3d, nodulemnist3d, ..."}
+        raise UserError(f"--flag is {flag!r}; {name} takes {kinds[dimensions]}")
 
 
 def find_data(settings: Settings) -> Source:
@@ -247,9 +251,7 @@ def validated(last: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     averaged = last["averaged"]
     if averaged is None:
         return last["model"]
-    if isinstance(averaged, list):  # steps and weights
-        return averaged[1]
-    start = "module."
+    start = "module."  # torch.optim.swa_utils.AveragedModel holds the model under this name
     return {name.removeprefix(start): value for name, value in averaged.items() if name.startswith(start)}
 
 

@@ -184,7 +184,7 @@ def comparison(
     figure.suptitle(title)
     panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
     for number, (axes, metric) in enumerate(zip(panels, metrics, strict=True)):
-        values = {name: [v for v in figures.get(metric, ()) if v is not None] for name, figures in rows.items()}
+        values = {name: [v for v in found.get(metric, ()) if v is not None] for name, found in rows.items()}
         dots(axes, values, f"test {metric.replace('_', ' ')}", references.get(metric))
         if number:
             axes.set_yticklabels([])

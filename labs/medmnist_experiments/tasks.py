@@ -94,11 +94,11 @@ class Task:
     def measure(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """What is reported. auc: mean of one against the rest, over the classes for which it is defined."""
         if self.kind == LABELS:
-            return _label_figures(probabilities, labels, self.class_names)
+            return _label_metrics(probabilities, labels, self.class_names)
         found = metrics.classification_metrics(probabilities, labels)
         named = {"auc": found["macro_auc"], "accuracy": found["accuracy"]}
         named["balanced_accuracy"] = found["balanced_accuracy"]
-        return named | (_grade_figures(probabilities, labels) if self.kind == GRADES else {})
+        return named | (_grade_metrics(probabilities, labels) if self.kind == GRADES else {})
 
     def check_metric(self, name: str) -> None:
         """Refuse accuracy where the most probable class answers nothing."""
@@ -156,7 +156,7 @@ class BinaryCrossEntropy(nn.Module):
         return F.binary_cross_entropy_with_logits(z, targets.view(-1, questions).float(), pos_weight=weight)
 
 
-def _label_figures(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def _label_metrics(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """AUC of each label and their mean; label_accuracy, and that of a model that always says no."""
     from sklearn.metrics import roc_auc_score
 
@@ -170,7 +170,7 @@ def _label_figures(probabilities: np.ndarray, labels: np.ndarray, names: Sequenc
     }
 
 
-def _grade_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _grade_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """How far off the grade is: mean absolute error in grades, and kappa with quadratic weights (1: perfect)."""
     from sklearn.metrics import cohen_kappa_score
 

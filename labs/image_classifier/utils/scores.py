@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.metrics import bootstrap_intervals
+
 BINS = 10  # of the calibration
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
 
@@ -138,18 +140,7 @@ def bootstrap(
     units (N,): what is drawn, patients for instance: images of one patient are not independent, and intervals that
     take them for independent are too narrow.
     """
-    generator = np.random.default_rng(seed)
-    _, unit_of = np.unique(units, return_inverse=True)
-    order = np.argsort(unit_of, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(unit_of))[:-1])
-    drawn: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        chosen = generator.integers(len(members), size=len(members))
-        rows = np.concatenate([members[unit] for unit in chosen])
-        for name, value in measure(probabilities[rows], labels[rows]).items():
-            if value is not None:
-                drawn.setdefault(name, []).append(value)
-    return {name: [float(v) for v in np.percentile(values, (2.5, 97.5))] for name, values in drawn.items()}
+    return bootstrap_intervals(lambda rows: measure(probabilities[rows], labels[rows]), units, repeats, seed)
 
 
 def mistakes(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, int, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +45,8 @@ def draw(study: Study, folder: Path) -> None:
 def load_model(run: RunFolder) -> tuple[backbones.Resized, int]:
     """The network in best.pt of a run, and the side of the images that it sees."""
     content = load_checkpoint(run.file("best.pt"))
-    args = Namespace(**{name: content[name] for name in ("model_name", "image_size", "stem")})
-    model = fitting.build_model(args, len(content["classes"]))
+    settings = [content[name] for name in ("model_name", "image_size", "stem")]
+    model = fitting.build_model(*settings, len(content["classes"]))
     model.load_state_dict(content["state_dict"])
     return model.eval(), content["image_size"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,16 @@ from torch.utils.data import DataLoader
 
 from classification_models import count_parameters
 from classification_train import train_model
-from labs import training
 from labs.image_classifier.models import networks
 from labs.image_classifier.utils import loaders, scores
 from labs.pathmnist_resnet18.src import augmentations, losses, memory
-from toolkit import backbones, metrics, plots
+from toolkit import backbones, experiment, metrics, plots
 from toolkit.batches import make_loader
+from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
+from toolkit.runs import RunFolder
+from toolkit.training import make_optimizer
 
 TASK = "classification"
 EVALUATION_BATCH = 256
@@ -36,43 +37,88 @@ class Stored:
     labels: np.ndarray
 
 
-def run(args: Namespace) -> None:
-    """One training with validation figures and, if asked for, the test figures."""
-    setup = training.prepare(args, TASK, lambda: find_source(args), begin=False)
-    train, val = read(setup.source, "train"), read(setup.source, "val")
-    rows = chosen_rows(train.labels, args.train_share)
-    device = "cpu" if args.num_workers else setup.device
-    train_loader = training_loader(args, train, rows, device)
-    model = build_model(args, setup.source.num_classes)
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how: the flags of job.py with these names."""
+
+    model_name: str
+    image_size: int
+    stem: str
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    ema_decay: float
+    num_epochs: int
+    batch_size: int
+    schedule: str
+    step_epochs: int
+    step_factor: float
+    patience: int
+    min_steps_per_epoch: int
+    max_steps_per_epoch: int
+    seed: int
+    augment: str
+    mixup: float
+    loss: str
+    focal_gamma: float
+    label_smoothing: float
+    class_weights: bool
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> Recipe:
+        """Those of a command line."""
+        return cls(**{name: flags[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the network computes, and how precisely."""
+
+    device: torch.device
+    precision: str
+
+
+def run(flags: Mapping[str, Any]) -> None:
+    """One training with validation metrics and, if asked for, the test metrics. flags: all of job.py."""
+    recipe, device = Recipe.of(flags), pick_device(flags["device"])
+    machine = Machine(device, resolve_precision(flags["precision"], device))
+    seed_everything(recipe.seed)
+    source = find_source(flags)
+    experiment.check_promises(source, flags["evaluate_test"], flags["results_path"])
+    print(experiment.describe_start(source, device, machine.precision))
+    train, val = read(source, "train"), read(source, "val")
+    rows = chosen_rows(train.labels, flags["train_share"])
+    workers = flags["num_workers"]
+    kept_on = "cpu" if workers else device  # loader processes cannot reach images on a GPU
+    batches = (training_loader(recipe, train, rows, kept_on, workers), evaluation_loader(val, kept_on, workers))
+    model = build_model(recipe.model_name, recipe.image_size, recipe.stem, source.num_classes)
     normalization = loaders.statistics(train.pixels, rows)
     model.network.set_normalization(*normalization)
-    mixing = losses.MixUp(args.mixup) if args.mixup else None
-    if mixing:
-        mixing.attach(model)
-    history, _seconds = training.train(
-        with_step_schedule(args),
-        model,
-        (train_loader, evaluation_loader(val, device, args.num_workers)),
-        args,
-        setup,
-        best_extra=describe(args, setup.source),
-        criterion=criterion(args, train.labels[rows], setup.source.num_classes, mixing).to(setup.device),
-    )
+    run = experiment.open_run(TASK, flags, source.name)
+    with experiment.saying_how_to_resume(run):
+        history = fit(recipe, model, batches, train.labels[rows], source, machine, run)
+    experiment.load_best(model, run, device)
+    title = f"{recipe.model_name}, validation images of {source.name}"
     facts = {
         "train_images": len(rows),
-        "steps_per_epoch": steps_per_epoch(args, train_loader),
+        "steps_per_epoch": steps_per_epoch(recipe, batches[0]),
         "normalization": {"mean": normalization[0].tolist(), "sd": normalization[1].tolist(), "scale": [-1, 1]},
         "parameters": count_parameters(model),
-        **measure(args, setup, model, val),
+        **validate(model, val, machine, source.class_names, title, run),
     }
+    if flags["evaluate_test"]:
+        found = evaluate(model, read(source, "test"), machine, flags["bootstrap"], recipe.seed)
+        facts |= {"test": found, "test_metrics": found["metrics"]}
+        print("test: " + one_line(found["metrics"]))
     facts["peak_memory_bytes"] = memory.peak_bytes()
-    training.report(args, setup, TASK, history, facts)
+    where = {"dataset_name": source.name, "device": device, "precision": machine.precision}
+    experiment.report(run, TASK, flags, history, facts, **where)
 
 
-def find_source(args: Namespace) -> Source:
+def find_source(flags: Mapping[str, Any]) -> Source:
     """PathMNIST of 28 pixels, or with --native of 64."""
-    size = args.image_size if args.native else 28
-    return locate("pathmnist", size=size, data_root=args.data_root, dataset=args.dataset, mirror=args.mirror)
+    size = flags["image_size"] if flags["native"] else 28
+    return locate("pathmnist", size=size, **{name: flags[name] for name in ("data_root", "dataset", "mirror")})
 
 
 def read(source: Source, split: str) -> Stored:
@@ -100,18 +146,20 @@ def chosen_rows(labels: np.ndarray, share: float) -> np.ndarray:
     return np.sort(rows)
 
 
-def training_loader(args: Namespace, train: Stored, rows: np.ndarray, device: torch.device | str) -> DataLoader:
+def training_loader(
+    recipe: Recipe, train: Stored, rows: np.ndarray, device: torch.device | str, num_workers: int
+) -> DataLoader:
     """Shuffled, augmented batches of the stored size; an epoch has at least --min_steps_per_epoch."""
-    augmentation = augmentations.named(args.augment, train.pixels.shape[1])
-    options = {"augmentation": augmentation, "seed": args.seed, "device": device}
+    augmentation = augmentations.named(recipe.augment, train.pixels.shape[1])
+    options = {"augmentation": augmentation, "seed": recipe.seed, "device": device}
     dataset = loaders.LabelledImages(train.pixels, train.labels, rows, **options)
     return make_loader(
         dataset,
-        args.batch_size,
+        recipe.batch_size,
         shuffle=True,
-        num_workers=args.num_workers,
-        seed=args.seed,
-        min_batches=args.min_steps_per_epoch,
+        num_workers=num_workers,
+        seed=recipe.seed,
+        min_batches=recipe.min_steps_per_epoch,
     )
 
 
@@ -124,88 +172,105 @@ def evaluation_loader(split: Stored, device: torch.device | str, num_workers: in
     return make_loader(dataset, EVALUATION_BATCH, shuffle=False, num_workers=num_workers)
 
 
-def build_model(args: Namespace, num_classes: int) -> backbones.Resized:
+def build_model(model_name: str, image_size: int, stem: str, num_classes: int) -> backbones.Resized:
     """The network with its normalisation, behind the enlargement: batches stay small until they are on the device.
 
     Bilinear weights sum to 1, so it makes no difference that images are normalised after they were enlarged.
     """
-    model = networks.build(args.model_name, 3, num_classes, args.image_size)
-    if args.stem == "small":
+    model = networks.build(model_name, 3, num_classes, image_size)
+    if stem == "small":
         backbones.small_image_stem(model.network)
-    return backbones.Resized(model, args.image_size)
+    return backbones.Resized(model, image_size)
 
 
-def describe(args: Namespace, source: Source) -> dict[str, Any]:
-    """What best.pt says beside the weights: enough to build the model again."""
-    names = ("model_name", "image_size", "stem")
-    return {"task": TASK, "data_name": source.name, "classes": list(source.class_names)} | {
-        name: getattr(args, name) for name in names
-    }
+def describe(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """What best.pt says in addition to the weights: enough to build the model again."""
+    network = {"model_name": recipe.model_name, "image_size": recipe.image_size, "stem": recipe.stem}
+    return {"task": TASK, "data_name": source.name, "classes": list(source.class_names), **network}
 
 
-def criterion(args: Namespace, labels: np.ndarray, num_classes: int, mixing: losses.MixUp | None) -> nn.Module:
+def criterion(recipe: Recipe, labels: np.ndarray, num_classes: int, mixing: losses.MixUp | None) -> nn.Module:
     """The loss of the flags --loss, --focal_gamma, --class_weights, --label_smoothing and --mixup."""
-    weight = loaders.class_weights(labels, num_classes) if args.class_weights else None
-    if args.loss == "focal":
-        loss: nn.Module = losses.FocalLoss(args.focal_gamma, weight)
+    weight = loaders.class_weights(labels, num_classes) if recipe.class_weights else None
+    if recipe.loss == "focal":
+        loss: nn.Module = losses.FocalLoss(recipe.focal_gamma, weight)
     else:
-        loss = nn.CrossEntropyLoss(weight=weight, label_smoothing=args.label_smoothing)
+        loss = nn.CrossEntropyLoss(weight=weight, label_smoothing=recipe.label_smoothing)
     return mixing.criterion(loss) if mixing else loss
 
 
-def steps_per_epoch(args: Namespace, loader: DataLoader) -> int:
-    """Training steps an epoch."""
-    return min(args.max_steps_per_epoch or len(loader), len(loader))
+def steps_per_epoch(recipe: Recipe, loader: DataLoader) -> int:
+    """Training steps per epoch."""
+    return min(recipe.max_steps_per_epoch or len(loader), len(loader))
 
 
-def with_step_schedule(args: Namespace) -> Callable[..., dict[str, list[float]]]:
-    """train_model with what this lab's flags mean: --schedule step, and --patience 0 for no early stopping."""
+def fit(
+    recipe: Recipe,
+    model: nn.Module,
+    batches: tuple[DataLoader, DataLoader],
+    labels: np.ndarray,
+    source: Source,
+    machine: Machine,
+    run: RunFolder,
+) -> dict[str, list[float]]:
+    """Train on the course's loop → history. batches: of training and validation; labels: for class weights."""
+    mixing = losses.MixUp(recipe.mixup) if recipe.mixup else None
+    if mixing:
+        mixing.attach(model)
+    place_model(model, machine.device, (source.channels, source.size, source.size))
+    optimizer = make_optimizer(recipe.optimizer, model, recipe.learning_rate, recipe.weight_decay)
+    schedule: Any = recipe.schedule
+    if schedule == "step":  # not one of the session's own; it is stepped after every batch
+        steps = recipe.step_epochs * steps_per_epoch(recipe, batches[0])
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, steps, recipe.step_factor)
+    return train_model(
+        model,
+        *batches,
+        epochs=recipe.num_epochs,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        max_steps_per_epoch=recipe.max_steps_per_epoch,
+        criterion=criterion(recipe, labels, source.num_classes, mixing).to(machine.device),
+        optimizer=optimizer,
+        scheduler=schedule,
+        device=machine.device,
+        precision=machine.precision,
+        ema_decay=recipe.ema_decay,
+        patience=recipe.patience or None,
+        run=run,
+        best_extra=describe(recipe, source),
+    )
 
-    def train(
-        model: nn.Module, train_loader: DataLoader, val_loader: DataLoader, **options: Any
-    ) -> dict[str, list[float]]:
-        if args.schedule == "step":
-            # The loop steps its schedule after every batch.
-            steps = args.step_epochs * steps_per_epoch(args, train_loader)
-            options["scheduler"] = torch.optim.lr_scheduler.StepLR(options["optimizer"], steps, args.step_factor)
-        return train_model(model, train_loader, val_loader, **{**options, "patience": args.patience or None})
 
-    return train
-
-
-def measure(args: Namespace, setup: training.Setup, model: nn.Module, val: Stored) -> dict[str, Any]:
-    """Validation figures with a picture of the confusion, and with --evaluate_test the test figures."""
-    names, title = setup.source.class_names, f"{args.model_name}, validation images of {setup.source.name}"
-    figures = evaluate(model, val, setup)
-    plots.confusion(np.array(figures["confusion_matrix"]), names, title, setup.run.file("confusion.png"))
-    print("validation: " + one_line(figures["metrics"]))
-    facts = {"classes": list(names), "validation": figures, "val_metrics": figures["metrics"]}
-    if args.evaluate_test:
-        facts["test"] = evaluate(model, read(setup.source, "test"), setup, args.bootstrap, args.seed)
-        facts["test_metrics"] = facts["test"]["metrics"]
-        print("test: " + one_line(facts["test_metrics"]))
-    return facts
-
-
-def evaluate(
-    model: nn.Module, split: Stored, setup: training.Setup, bootstrap: int = 0, seed: int = 0
+def validate(
+    model: nn.Module, val: Stored, machine: Machine, names: tuple[str, ...], title: str, run: RunFolder
 ) -> dict[str, Any]:
-    """Every figure of one split: n, metrics, per class, confusion matrix and, with `bootstrap`, 95 % intervals."""
-    loader = evaluation_loader(split, setup.device)
-    probabilities, labels = metrics.predict(model, loader, setup.device, setup.precision)
-    figures: dict[str, Any] = {
+    """Validation metrics, with a picture of the confusion."""
+    found = evaluate(model, val, machine)
+    plots.confusion(np.array(found["confusion_matrix"]), names, title, run.file("confusion.png"))
+    print("validation: " + one_line(found["metrics"]))
+    return {"classes": list(names), "validation": found, "val_metrics": found["metrics"]}
+
+
+def evaluate(model: nn.Module, split: Stored, machine: Machine, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
+    """All metrics of one split: n, headline, per class, confusion matrix and, with `bootstrap`, 95 % intervals."""
+    loader = evaluation_loader(split, machine.device)
+    probabilities, labels = metrics.predict(model, loader, machine.device, machine.precision)
+    found: dict[str, Any] = {
         "n": len(labels),
         "metrics": scores.headline(probabilities, labels),
         "per_class": scores.per_class(probabilities, labels),
         "confusion_matrix": metrics.confusion_matrix(probabilities, labels).tolist(),
     }
     if bootstrap:
-        figures |= {"bootstrap": bootstrap, "interval_level": 0.95}
-        figures["intervals"] = scores.bootstrap(probabilities, labels, np.arange(len(labels)), bootstrap, seed)
-    return figures
+        found |= {"bootstrap": bootstrap, "interval_level": 0.95}
+        found["intervals"] = metrics.bootstrap_intervals(
+            lambda rows: scores.headline(probabilities[rows], labels[rows]), np.arange(len(labels)), bootstrap, seed
+        )
+    return found
 
 
-def one_line(figures: dict[str, Any]) -> str:
+def one_line(found: Mapping[str, Any]) -> str:
     """'accuracy 0.8333, balanced accuracy 0.7900, ...'."""
-    known = [(name.replace("_", " "), figures[name]) for name in scores.HEADLINE if figures.get(name) is not None]
+    known = [(name.replace("_", " "), found[name]) for name in scores.HEADLINE if found.get(name) is not None]
     return ", ".join(f"{name} {value:.4f}" for name, value in known)

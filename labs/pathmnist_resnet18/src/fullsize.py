@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,30 @@ QUICK_DIVISOR = 50
 MEMORY_GOAL = 3e9  # bytes
 
 
-def run(args: Namespace) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `pathmnist_resnet18 fullsize` with these names."""
+
+    steps: int
+    native: bool
+    model_name: str
+    batch_size: int
+    device: str
+    quick: bool
+
+
+def run(settings: Settings, folder: str | None, results_path: str | None) -> None:
     """Make the set, train on it in a process of its own, report."""
-    if args.steps == 1:
+    if settings.steps == 1:
         raise UserError("steps is 1; allowed: 0 (a whole epoch), or 2 and more: time is taken from one to the next")
     with tempfile.TemporaryDirectory(prefix="pathmnist-fullsize-") as temporary:
-        folder = Path(args.folder or temporary)
-        counts = {split: n // QUICK_DIVISOR if args.quick else n for split, n in FULL.items()}
-        path = make_set(folder, counts, 64 if args.native else 28)
-        figures = measure(args, folder, counts["train"]) | {"images": counts, "file_bytes": path.stat().st_size}
-    print("\n" + describe(figures))
-    if args.results_path:
-        write_json(args.results_path, figures)
+        place = Path(folder or temporary)
+        counts = {split: n // QUICK_DIVISOR if settings.quick else n for split, n in FULL.items()}
+        path = make_set(place, counts, 64 if settings.native else 28)
+        found = measure(settings, place, counts["train"]) | {"images": counts, "file_bytes": path.stat().st_size}
+    print("\n" + describe(found))
+    if results_path:
+        write_json(results_path, found)
 
 
 def make_set(folder: Path, counts: dict[str, int], size: int) -> Path:
@@ -69,26 +81,26 @@ def make_set(folder: Path, counts: dict[str, int], size: int) -> Path:
     return path
 
 
-def measure(args: Namespace, folder: Path, train_images: int) -> dict[str, Any]:
+def measure(settings: Settings, folder: Path, train_images: int) -> dict[str, Any]:
     """Train for some steps of one epoch, validate on everything, and read from the results what that took."""
-    steps = 2 if args.quick else args.steps
+    steps = 2 if settings.quick else settings.steps
     with tempfile.TemporaryDirectory(prefix="pathmnist-fullsize-run-") as run:
         words = ["--dataset", "full", "--data_root", folder, "--num_epochs", 1, "--max_steps_per_epoch", steps]
-        words += ["--model_name", args.model_name, "--batch_size", args.batch_size, "--device", args.device]
+        words += ["--model_name", settings.model_name, "--batch_size", settings.batch_size, "--device", settings.device]
         words += ["--evaluate_test", "--bootstrap", 20, "--output_dir", Path(run) / "run"]
-        words += ["--native"] if args.native else []
+        words += ["--native"] if settings.native else []
         command = [sys.executable, "-m", "labs.pathmnist_resnet18.src.job", *map(str, words)]
         code = subprocess.run(command, env={**os.environ, VERIFY_VARIABLE: "0"}).returncode
         if code:
             raise UserError(f"the training ended with exit code {code}; its own message stands above")
         results = read_json(Path(run) / "run" / "results.json")
-    steps_of_epoch = math.ceil(train_images / args.batch_size)
+    steps_of_epoch = math.ceil(train_images / settings.batch_size)
     validation_seconds = max(0.0, results["seconds"] - results["steps"] * results["step_ms"] / 1000)
     return {
         "dataset": results["dataset"],
-        "stored_size": 64 if args.native else 28,
-        "model_name": args.model_name,
-        "batch_size": args.batch_size,
+        "stored_size": 64 if settings.native else 28,
+        "model_name": settings.model_name,
+        "batch_size": settings.batch_size,
         "device": results["device"],
         "precision": results["precision"],
         "steps": results["steps"],

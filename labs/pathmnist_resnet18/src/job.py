@@ -5,12 +5,8 @@ python -m labs.pathmnist_resnet18.src.job --config labs/pathmnist_resnet18/confi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from toolkit.cli import OneLineParser, add_data_flags, add_machine_and_output_flags, in_range, parse, run_script
-
-if TYPE_CHECKING:
-    from argparse import Namespace
+from toolkit.errors import UserError
 
 MODELS = ("resnet18", "resnet34", "resnet50", "densenet121")
 AUGMENTATIONS = ("none", "flips", "standard", "strong", "stain", "randaugment")
@@ -91,21 +87,19 @@ def add_regularisation_flags(parser: OneLineParser) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, seed, read, build, train, measure, report."""
     args = parse(build_parser(), argv, task="classification")
-    check(args)
+    check(args.loss, args.label_smoothing, args.native, args.image_size)
 
     from labs.pathmnist_resnet18.src import fitting
 
-    fitting.run(args)
+    fitting.run(vars(args))
 
 
-def check(args: Namespace) -> None:
+def check(loss: str, label_smoothing: float, native: bool, image_size: int) -> None:
     """Combinations that argparse cannot refuse."""
-    from toolkit.errors import UserError
-
-    if args.loss == "focal" and args.label_smoothing:
+    if loss == "focal" and label_smoothing:
         raise UserError("--loss focal and --label_smoothing exclude each other: give one of them")
-    if args.native and args.image_size != 64:
-        raise UserError(f"image_size is {args.image_size}, but --native images have 64 pixels; leave it out")
+    if native and image_size != 64:
+        raise UserError(f"image_size is {image_size}, but --native images have 64 pixels; leave it out")
 
 
 if __name__ == "__main__":

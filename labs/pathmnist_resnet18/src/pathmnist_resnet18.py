@@ -131,7 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "fullsize":
         from labs.pathmnist_resnet18.src import fullsize
 
-        fullsize.run(args)
+        settings = {name: getattr(args, name) for name in fullsize.Settings.__dataclass_fields__}
+        fullsize.run(fullsize.Settings(**settings), args.folder, args.results_path)
         return
     folder, pages = default_folders(args.output_dir, args.pages_dir, args.quick)
     names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]

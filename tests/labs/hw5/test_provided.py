@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -79,19 +78,6 @@ def test_a_history_of_tensors_and_numpy_numbers_becomes_floats():
 def test_a_history_that_cannot_be_drawn_is_reported(change, message):
     with pytest.raises(UserError, match=message):
         recipes.checked(None if change is None else {**HISTORY, **change})
-
-
-def test_a_model_computes_in_bfloat16_whatever_loop_calls_it():
-    inner = []
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    model[0].register_forward_hook(lambda _module, _inputs, output: inner.append(output.dtype))
-    for given in (recipes.in_precision(model, torch.device("cpu"), "bfloat16"), copy.deepcopy(model)):
-        assert given(torch.randn(5, 4)).dtype == torch.float32
-    assert inner == [torch.bfloat16] * 2
-    assert not torch.is_autocast_enabled("cpu"), "the region is left behind the forward pass"
-    with pytest.raises(RuntimeError):
-        model(torch.randn(5, 3))  # of another width
-    assert not torch.is_autocast_enabled("cpu"), "also after an error"
 
 
 def test_the_code_that_trains_has_a_digest_and_comments_do_not_count(tmp_path):

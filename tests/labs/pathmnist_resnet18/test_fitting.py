@@ -18,8 +18,13 @@ TINY = ["--dataset", "sample", "--device", "cpu", "--precision", "float32", "--i
 TINY += ["--max_steps_per_epoch", "2"]
 
 
-def settings(*words: str):
-    return job.build_parser().parse_args(list(words))
+def recipe(*words: str) -> fitting.Recipe:
+    return fitting.Recipe.of(vars(job.build_parser().parse_args(list(words))))
+
+
+def model_of(*words: str):
+    one = recipe(*words)
+    return fitting.build_model(one.model_name, one.image_size, one.stem, 9)
 
 
 def test_a_part_is_stratified_and_the_same_each_time() -> None:
@@ -40,7 +45,7 @@ def test_a_part_must_have_every_class_on_both_sides(share: float) -> None:
 def test_images_are_enlarged_as_pillow_does() -> None:
     """To within the rounding of Pillow, which works on bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
-    model = fitting.build_model(settings(), 9)
+    model = model_of()
     seen = []
     model.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -50,7 +55,7 @@ def test_images_are_enlarged_as_pillow_does() -> None:
 
 
 def test_native_images_pass_as_they_are() -> None:
-    model = fitting.build_model(settings(), 9)
+    model = model_of()
     seen = []
     model.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     images = torch.randn(1, 3, 64, 64)
@@ -62,7 +67,7 @@ def test_native_images_pass_as_they_are() -> None:
 def test_a_small_stem_keeps_the_maps_large() -> None:
     sizes = {}
     for stem in ("photo", "small"):
-        model = fitting.build_model(settings("--stem", stem), 9)
+        model = model_of("--stem", stem)
         model.network.network.layer4.register_forward_hook(
             lambda m, i, out, stem=stem: sizes.update({stem: out.shape[2]})
         )
@@ -99,9 +104,9 @@ def test_normalisation_is_that_of_the_training_images_alone(stepped) -> None:
 
 def test_class_weights_and_mixup_reach_the_loss() -> None:
     labels = np.array([0] * 30 + [1] * 10)
-    loss = fitting.criterion(settings("--class_weights"), labels, 2, None)
+    loss = fitting.criterion(recipe("--class_weights"), labels, 2, None)
     assert loss.weight.tolist() == pytest.approx([40 / 60, 2.0])
-    focal = fitting.criterion(settings("--class_weights", "--loss", "focal", "--focal_gamma", "1"), labels, 2, None)
+    focal = fitting.criterion(recipe("--class_weights", "--loss", "focal", "--focal_gamma", "1"), labels, 2, None)
     assert focal.gamma == 1
     assert focal.weight.tolist() == pytest.approx([40 / 60, 2.0])
 
