@@ -242,17 +242,12 @@ def restore(model: nn.Module, run: RunFolder) -> nn.Module:
     """
     best, last = load_checkpoint(run.file("best.pt")), load_checkpoint(run.file("last.pt"))
     losses = last["history"]["val_loss"]
-    model.load_state_dict(validated(last) if losses[-1] < losses[best["epoch"] - 1] else best["state_dict"])
+    if losses[-1] >= losses[best["epoch"] - 1]:
+        kept = best["state_dict"]
+    else:  # what the last epoch was validated with: averaged weights, if there are any
+        kept = last["model"] if last["averaged"] is None else last["averaged"][1]
+    model.load_state_dict(kept)
     return model
-
-
-def validated(last: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that the last epoch was validated with: the averaged ones, if there are any."""
-    averaged = last["averaged"]
-    if averaged is None:
-        return last["model"]
-    start = "module."  # torch.optim.swa_utils.AveragedModel holds the model under this name
-    return {name.removeprefix(start): value for name, value in averaged.items() if name.startswith(start)}
 
 
 def trained(experiment: Experiment, row: str, seed: int, model: nn.Module) -> nn.Module:

@@ -137,10 +137,8 @@ def test_the_kept_weights_have_the_lower_loss(tmp_path, losses, averaged, expect
         return {"weight": torch.full((1, 1), value), "bias": torch.zeros(1)}
 
     save_checkpoint(tmp_path / "best.pt", {"epoch": 2, "state_dict": weights(1.0)})
+    last = {"model": weights(2.0), "averaged": [7, weights(3.0)] if averaged else None, "history": {"val_loss": losses}}
+    save_checkpoint(tmp_path / "last.pt", last)
     model = torch.nn.Linear(1, 1)
-    mean = torch.optim.swa_utils.AveragedModel(model)
-    mean.module.load_state_dict(weights(3.0))
-    kept = mean.state_dict() if averaged else None
-    save_checkpoint(tmp_path / "last.pt", {"model": weights(2.0), "averaged": kept, "history": {"val_loss": losses}})
     assert common.restore(model, RunFolder(tmp_path)) is model
     assert model.weight.item() == expected
