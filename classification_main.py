@@ -66,7 +66,7 @@ def main() -> None:
         seed=args.seed,
         device="cpu" if args.num_workers else device,  # a GPU cannot be shared with loader processes
     )
-    model = get_model(args.model_name, num_classes)
+    model = experiment.build_model(get_model, args.model_name, num_classes, model_args=args.model_args)
     place_model(model, device, (source.channels, source.size, source.size))
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing) if args.label_smoothing else None
 
@@ -100,6 +100,7 @@ def main() -> None:
     plots.class_predictions(images, probabilities, labels, source.class_names, title, run.file("predictions.png"))
     facts = {
         "parameters": count_parameters(model),
+        "models_digest": experiment.models_digest(get_model),
         "val_metrics": metrics.classification_metrics(probabilities, labels),
         "confusion_matrix": counts.tolist(),
     }

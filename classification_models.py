@@ -86,12 +86,15 @@ class CNNModel(nn.Module):
         # END SOLUTION 1.2
 
 
-def get_model(model_name: str, num_classes: int = 9) -> nn.Module:
-    """Return a new model called 'linear', 'mlp' or 'cnn'. Raises ValueError for any other name."""
+def get_model(model_name: str, num_classes: int = 9, **model_args: object) -> nn.Module:
+    """Return a new model called 'linear', 'mlp' or 'cnn'. Raises ValueError for any other name.
+
+    `model_args` (the flag --model_args) reach the constructor of the model: arguments with defaults compare designs.
+    """
     models = {"linear": LinearModel, "mlp": MLPModel, "cnn": CNNModel}
     if model_name not in models:
         raise ValueError(f"model_name is {model_name!r}; allowed: {', '.join(MODEL_NAMES)}")
-    return models[model_name](num_classes)
+    return models[model_name](num_classes, **model_args)
 
 
 def count_parameters(model: nn.Module) -> int:

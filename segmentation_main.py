@@ -66,7 +66,7 @@ def main() -> None:
         seed=args.seed,
         device="cpu" if args.num_workers else device,  # a GPU cannot be shared with loader processes
     )
-    model = get_segmentation_model(args.model_name)
+    model = experiment.build_model(get_segmentation_model, args.model_name, model_args=args.model_args)
     place_model(model, device, (source.channels, source.size, source.size))
 
     run = experiment.open_run(TASK, vars(args), source.name)
@@ -93,6 +93,7 @@ def main() -> None:
     experiment.load_best(model, run, device)
     facts = {
         "parameters": count_parameters(model),
+        "models_digest": experiment.models_digest(get_segmentation_model),
         "border": args.border,
         "val_metrics": evaluate_segmentation_model(model, val_loader, "validation"),
     }

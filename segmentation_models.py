@@ -134,14 +134,19 @@ class TinyUNet(nn.Module):
         # END SOLUTION 2.3
 
 
-def get_segmentation_model(model_name: str, in_channels: int = 3, out_channels: int = 1) -> nn.Module:
-    """Return a new model called 'linear', 'mlp', 'cnn' or 'unet'. Raises ValueError for any other name."""
+def get_segmentation_model(
+    model_name: str, in_channels: int = 3, out_channels: int = 1, **model_args: object
+) -> nn.Module:
+    """Return a new model called 'linear', 'mlp', 'cnn' or 'unet'. Raises ValueError for any other name.
+
+    `model_args` (the flag --model_args) reach the constructor of the model: arguments with defaults compare designs.
+    """
     models = {"linear": LinearSegmentation, "mlp": MLPSegmentation, "cnn": SimpleCNN, "unet": TinyUNet}
     if model_name not in models:
         raise ValueError(f"model_name is {model_name!r}; allowed: {', '.join(MODEL_NAMES)}")
     if model_name == "unet":
-        return TinyUNet(in_channels, out_channels, base_channels=UNET_BASE_CHANNELS)
-    return models[model_name](in_channels, out_channels)
+        model_args = {"base_channels": UNET_BASE_CHANNELS, **model_args}
+    return models[model_name](in_channels, out_channels, **model_args)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,8 +1,8 @@
-"""The dispatcher beside GNU parallel: overhead per job; large grids; pretend GPUs kept busy; threads shared fairly.
+"""The dispatcher next to GNU parallel: overhead per job; large grids; pretend GPUs kept busy; threads shared fairly.
 
-    python -m bench.dispatch               all parts, about three minutes on two cores
+    python -m bench.dispatch               all parts, about four minutes on two cores
     python -m bench.dispatch --only jobs   one part: jobs, plan, busy, threads
-    python -m bench.dispatch --quick       does it work? Its figures mean nothing, and a missed bar is no failure
+    python -m bench.dispatch --quick       does it work? Its numbers mean nothing, and a missed bar is not a failure
 
 Every part prints what was measured, its bar, and whether it holds; the exit code is 1 if one does not.
 `jobs` needs GNU parallel and xargs (Debian: parallel, findutils).
@@ -23,6 +23,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.sweeps import jobs
+from toolkit.sweeps.grid import get_experiment_list
+from toolkit.sweeps.script import find_script, probe
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,7 +35,7 @@ class Size:
     """How much is measured."""
 
     rounds: int
-    jobs: int = 200  # trivial ones, beside GNU parallel
+    jobs: int = 200  # trivial ones, next to GNU parallel
     values: int = 10  # of each of four flags: 10,000 jobs to plan and to resume
     busy_jobs: int = 80  # of half a second on four pretend GPUs
     steps: int = 120  # of each job that computes
@@ -104,7 +108,7 @@ def bench_jobs(size: Size) -> bool:
         if shutil.which(tool) is None:
             raise SystemExit(f"error: {tool} is missing (apt-get install parallel findutils)")
     costs: dict[str, list[tuple[float, float]]] = {"xargs": [], "parallel": [], "dispatcher": []}
-    for _ in range(size.rounds):  # in turn, so that a busy neighbour hits all three
+    for number in range(size.rounds + 1):  # in turn, so that a busy neighbour hits all three
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             script = folder / "trivial.py"
@@ -116,13 +120,15 @@ def bench_jobs(size: Size) -> bool:
             costs["parallel"].append(cost([*parallel, *job], input=keys, env={**os.environ, "HOME": name}))
             own = dispatcher(folder, script, {"key": list(range(size.jobs))}, "--gpus", "none", "--num_workers", "2")
             costs["dispatcher"].append(cost(own))
+        if number == 0:  # the first round also compiles and fills caches
+            costs = {tool: [] for tool in costs}
     holds = True
     for kind, what in enumerate(("wall", "processor")):
         least = {tool: min(one[kind] for one in several) for tool, several in costs.items()}
         over = {tool: 1000 * (value - least["xargs"]) / size.jobs for tool, value in least.items()}
         for tool, several in costs.items():
             spread = f"{least[tool]:.2f} .. {max(one[kind] for one in several):.2f} s"
-            print(f"  {what:9s} {tool:12s} {spread:18s} n={size.rounds}; {over[tool]:6.2f} ms a job beyond xargs")
+            print(f"  {what:9s} {tool:12s} {spread:18s} n={size.rounds}; {over[tool]:6.2f} ms per job beyond xargs")
         ratio = over["dispatcher"] / over["parallel"]
         holds &= verdict(f"overhead ({what}), dispatcher / parallel", f"{ratio:.2f}", "<= 0.50", ratio <= 0.5)
     return holds
@@ -168,11 +174,6 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 
 def settle(folder: Path, script: Path, grid: dict) -> None:
     """Write the folders that 10,000 done jobs leave behind."""
-    sys.path.insert(0, str(ROOT))
-    from toolkit.sweeps import jobs
-    from toolkit.sweeps.grid import get_experiment_list
-    from toolkit.sweeps.script import find_script, probe
-
     found = find_script(str(script))
     with probe(found):
         for point in get_experiment_list(grid):
@@ -227,10 +228,11 @@ def main() -> int:
     parts = {"jobs": bench_jobs, "plan": bench_plan, "busy": bench_busy, "threads": bench_threads}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=parts, help="one part instead of all")
-    parser.add_argument("--rounds", type=int, default=3, help="repeats of each part (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    parser.add_argument("--rounds", type=int, default=5, help="repeats of each part (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="see that it works; the numbers mean nothing")
     args = parser.parse_args()
     size = QUICK if args.quick else Size(args.rounds)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start would compile the dispatcher again
     held = [parts[name](size) for name in ([args.only] if args.only else parts)]
     return 0 if all(held) or args.quick else 1
 

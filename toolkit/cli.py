@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
@@ -74,10 +75,24 @@ def not_empty(text: str) -> str:
     return text
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """An argparse type: a JSON object whose keys can be names of arguments."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not all(name.isidentifier() for name in value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a JSON object like '{{\"base_channels\": 8}}'")
+    return value
+
+
 def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name: str, augment: str) -> None:
     """The flags that both mains have."""
     group = parser.add_argument_group("model and training")
     group.add_argument("--model_name", choices=models, default=model_name, help="architecture")
+    group.add_argument(
+        "--model_args", type=json_object, metavar="JSON", help="arguments for the model, like '{\"base_channels\": 8}'"
+    )
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="step size")
     group.add_argument("--num_epochs", type=in_range(int, 1), default=1, help="epochs in all, a resumed run's included")
     group.add_argument("--weight_decay", type=in_range(float, 0), default=0.0, help="L2 penalty of the optimizer")
@@ -169,6 +184,8 @@ def config_to_argv(parser: OneLineParser, config: Any, origin: str) -> list[str]
             if not isinstance(value, bool):
                 raise UserError(f"{origin}: {key} is {value!r}; allowed: true, false")
             words += [f"--{key}"] if value else []
+        elif isinstance(value, dict) and flags[key].type is json_object:
+            words.append(f"--{key}={json.dumps(value)}")
         elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
             words.append(f"--{key}={value}")
         else:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import inspect
+import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,27 @@ def describe_start(source: Source, device: torch.device, precision: str) -> str:
     """Two lines: which images, which machine."""
     sizes = f"{source.count('train')} training and {source.count('val')} validation images with labels"
     return f"data: {source.name} ({sizes})\ndevice: {describe(device)}, {precision}"
+
+
+def build_model(get_model: Callable[..., nn.Module], *arguments: Any, model_args: dict[str, Any] | None) -> nn.Module:
+    """The model that `get_model` returns for `arguments`, with --model_args as further keyword arguments.
+
+    Raises UserError if neither it nor the model's constructor has such an argument.
+    """
+    try:
+        return get_model(*arguments, **(model_args or {}))
+    except TypeError as error:
+        if not model_args or "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(
+            f"model_args is {json.dumps(model_args)}: {error}; give {get_model.__name__} **model_args, and the model's "
+            "__init__ an argument of that name with a default"
+        ) from None
+
+
+def models_digest(get_model: Callable[..., nn.Module]) -> str:
+    """Tells designs apart whose code differs: a digest of the file that defines the models."""
+    return hashlib.sha256(Path(inspect.getfile(get_model)).read_bytes()).hexdigest()[:12]
 
 
 def open_run(task: str, settings: Mapping[str, Any], dataset_name: str) -> RunFolder:

@@ -1,0 +1,97 @@
+"""--model_args: designs of one model, from the command line to its constructor, its results and a grid."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import UserError
+from toolkit.experiment import build_model, models_digest
+
+pytestmark = pytest.mark.provided
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--dataset", "sample", "--max_steps_per_epoch", "2", "--batch_size", "4", "--device", "cpu")
+
+
+class Net:
+    """Stands for a student's model with arguments of its own."""
+
+    def __init__(self, num_classes=9, channels=(8, 16)):
+        self.num_classes, self.channels = num_classes, channels
+
+
+def get_model(model_name, num_classes=9, **model_args):
+    return {"cnn": Net}[model_name](num_classes, **model_args)
+
+
+def get_model_of_an_earlier_term(model_name, num_classes=9):
+    return Net(num_classes)
+
+
+def test_arguments_reach_the_constructor_and_none_are_the_default():
+    assert build_model(get_model, "cnn", 5, model_args={"channels": [32, 64]}).channels == [32, 64]
+    assert build_model(get_model, "cnn", 5, model_args=None).channels == (8, 16)
+    assert build_model(get_model_of_an_earlier_term, "cnn", 5, model_args=None).num_classes == 5
+
+
+@pytest.mark.parametrize("factory", [get_model, get_model_of_an_earlier_term])
+def test_an_argument_that_nobody_takes_is_named_with_the_cure(factory):
+    with pytest.raises(UserError, match=r"model_args is \{\"depth\": 3\}: .*'depth'; give get_model"):
+        build_model(factory, "cnn", 9, model_args={"depth": 3})
+
+
+def test_a_mistake_in_the_model_keeps_its_traceback():
+    def broken(model_name, **model_args):
+        return len(model_args["width"])
+
+    with pytest.raises(TypeError):
+        build_model(broken, "cnn", model_args={"width": 3})
+
+
+def test_the_digest_is_that_of_the_file(tmp_path):
+    assert len(models_digest(get_model)) == 12
+    assert models_digest(get_model) == models_digest(get_model_of_an_earlier_term)
+
+
+def run(*words) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.todo_2_3
+def test_a_main_builds_reports_and_resumes_a_narrow_unet(tmp_path):
+    flags = ("--model_name", "unet", '--model_args={"base_channels": 4}', "--output_dir", tmp_path / "run", *QUICK)
+    done = run("segmentation_main.py", *flags)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["config"]["model_args"] == {"base_channels": 4}
+    assert results["parameters"] < 40_000  # the default has 16 channels and 120,000 parameters
+    assert len(results["models_digest"]) == 12
+    again = run("segmentation_main.py", "--resume", tmp_path / "run", "--num_epochs", "2")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "run/results.json").read_text())["parameters"] == results["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{", "give a JSON object like"),
+        ("[1]", "give a JSON object like"),
+        ('{"two words": 1}', "give a JSON object like"),
+    ],
+)
+def test_what_holds_no_arguments_is_refused(value, message):
+    done = run("classification_main.py", f"--model_args={value}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_ready_grid_tries_three_designs(tmp_path):
+    words = ("--script", "segmentation_main.py", "--config_path", "configs/grid_architectures.json", "--dry_run")
+    done = run("dispatcher.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert [line.count('--model_args={"base_channels": ') for line in done.stdout.splitlines()] == [1, 1, 1]
