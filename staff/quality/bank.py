@@ -1,10 +1,17 @@
-"""The bank that the grader is measured with: right solutions as students differ, and typical mistakes.
+"""The bank that the judges are measured with: right solutions as students differ, and typical mistakes.
 
-`alternates/*.toml`: a right solution each. A table named after a TODO holds what stands between its markers
-(`init` and `forward` for a model, `body` otherwise); `[[edit]]` tables replace text of a file.
-`mutants/*.toml`: many mistakes a file, each the reference with a few lines replaced. `todos` must cost points,
-`may_cost` may (TODOs that use what is wrong), no other TODO may. `old` stands once in the file or, if more often, once
-in the function or class of the first of `todos`; `edits` are further replacements.
+Right solutions: `submissions/NAME/` holds a whole submission each. `alternates/*.toml` are the reference with changes:
+a table named after a TODO holds what stands between its markers (`init` and `forward` for a model, `body` otherwise);
+`[[edit]]` tables replace text of a file.
+
+Mistakes: `mutants/*.toml`, many a file, each the reference, or the submission named `base`, with a few lines replaced.
+`todos` must cost points, `may_cost` may (TODOs that use what is wrong), no other TODO may. `old` stands once in the
+file or, if more often, once in the function or class of the first of `todos`; `edits` are further replacements.
+`alone`: not to be judged together with other mistakes, because it leaks out of its function. Names are those of the
+entries, with the base before them if it is not the reference.
+
+`set` at the top of a file says where its entries come from, and `seen = false` that no check was written or changed
+with them in sight: only these say how often a judge is wrong on code that it does not know.
 """
 
 from __future__ import annotations
@@ -12,8 +19,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from staff.release.starter.markers import find_regions
 from toolkit.errors import UserError
@@ -24,30 +33,48 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-ALTERNATES, MUTANTS = Path(__file__).parent / "alternates", Path(__file__).parent / "mutants"
+HERE = Path(__file__).parent
+ALTERNATES, MUTANTS, SUBMISSIONS = HERE / "alternates", HERE / "mutants", HERE / "submissions"
 GRADED = ("classification_models.py", "classification_train.py", "segmentation_models.py", "segmentation_train.py")
 BODY_NAMES = ("init", "forward", "body")
+FIRST_SET = "first bank"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One submission of the bank. `files`: name -> text of every graded file; `changed`: names of those that differ.
+    """One submission of the bank.
 
-    todos: TODO -> what a mistake must cost (empty for a right solution). may_cost: what it may cost besides.
+    Args:
+        files: name -> text of every graded file.
+        base: the same of what it was made from.
+        todos: TODOs that a mistake must cost; empty for a right solution.
+        may_cost: TODOs that it may cost besides.
+        is_whole: a submission that was written as a whole, not the reference with changes.
+        set: where it comes from.
+        seen: whether a check was ever written or changed with it in sight.
     """
 
     name: str
     title: str
     files: dict[str, str] = field(compare=False)  # a dict has no hash; the name tells variants apart
-    changed: tuple[str, ...]
+    base: dict[str, str] = field(compare=False, repr=False)
     todos: tuple[str, ...] = ()
     may_cost: tuple[str, ...] = ()
     hint: str = ""
+    is_whole: bool = False
+    alone: bool = False
+    set: str = FIRST_SET
+    seen: bool = True
 
     @property
     def is_right(self) -> bool:
         """True for a right solution, False for a mistake."""
         return not self.todos
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the files that differ from what it was made from; of a whole submission, all."""
+        return tuple(name for name in sorted(self.files) if self.is_whole or self.files[name] != self.base[name])
 
     def digest(self) -> str:
         """SHA-256 of its files."""
@@ -60,14 +87,22 @@ def reference() -> dict[str, str]:
     return {name: (ROOT / name).read_text(encoding="utf-8") for name in GRADED}
 
 
-def load_bank() -> list[Variant]:
-    """The reference itself, all alternates, all mutants. UserError for an entry that does not fit the reference."""
-    original = reference()
-    variants = [Variant("reference", "the reference solution", original, ())]
+def load_bank(more: Iterable[Path] = ()) -> list[Variant]:
+    """The reference itself, all right solutions, all mistakes, and those of the files `more`, which count as unseen.
+
+    UserError for an entry that does not fit what it was made from.
+    """
+    bases = {"reference": reference()}
+    variants = [Variant("reference", "the reference solution", bases["reference"], bases["reference"])]
     for path in sorted(ALTERNATES.glob("*.toml")):
-        variants.append(_alternate(path, original))
+        variants.append(_alternate(path, bases["reference"]))
+    for folder in sorted(path for path in SUBMISSIONS.glob("*") if path.is_dir()):
+        variants.append(_submission(folder))
+        bases[folder.name] = variants[-1].files
     for path in sorted(MUTANTS.glob("*.toml")):
-        variants += [_mutant(entry, path.name, original) for entry in _read(path)["mutant"]]
+        variants += _mutants(path, bases, seen=True)
+    for path in more:
+        variants += _mutants(Path(path), bases, seen=False)
     names = [variant.name for variant in variants]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -75,12 +110,14 @@ def load_bank() -> list[Variant]:
     return variants
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _alternate(path: Path, original: dict[str, str]) -> Variant:
@@ -89,20 +126,54 @@ def _alternate(path: Path, original: dict[str, str]) -> Variant:
         if name == "edit":
             for edit in value:
                 _replace(files, edit, path.name)
-        elif name != "title":
+        elif name not in ("title", "set", "seen"):
             _fill(files, name, [value[part].strip("\n") for part in BODY_NAMES if part in value], path.name)
-    return Variant(path.stem, content["title"], files, _changed(files, original))
+    origin = {"set": content.get("set", FIRST_SET), "seen": content.get("seen", True)}
+    return Variant(path.stem, content["title"], files, original, **origin)
 
 
-def _mutant(entry: dict, source: str, original: dict[str, str]) -> Variant:
-    files = dict(original)
-    where = f"{source}: {entry['name']}"
+def _submission(folder: Path) -> Variant:
+    """A folder with the graded modules; the first line of each says in whose manner it is written."""
+    missing = [name for name in GRADED if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {missing[0]}")
+    files = {name: (folder / name).read_text(encoding="utf-8") for name in GRADED}
+    first_line = files[GRADED[0]].partition("\n")[0]
+    title = first_line.lstrip("# ").removeprefix(f"{folder.name}:").strip() or folder.name
+    return Variant(folder.name, title, files, files, is_whole=True, set="whole submissions")
+
+
+def _mutants(path: Path, bases: Mapping[str, dict[str, str]], seen: bool) -> list[Variant]:
+    content = _read(path)
+    origin = {"set": content.get("set", FIRST_SET if seen else path.stem), "seen": content.get("seen", seen)}
+    entries = [entry for kind in ("mutant", "mistake") for entry in content.get(kind, ())]
+    if not entries:
+        raise UserError(f"{path} holds no mistake: it needs [[mutant]] tables")
+    return [_mutant(entry, path.name, bases, origin) for entry in entries]
+
+
+def _mutant(entry: dict, source: str, bases: Mapping[str, dict[str, str]], origin: dict[str, Any]) -> Variant:
+    where = f"{source}: {entry.get('name', '(an entry without a name)')}"
+    base = entry.get("base", "reference")
+    if base not in bases:
+        raise UserError(f"{where}: base is {base!r}; allowed: {', '.join(sorted(bases))}")
+    todos = entry.get("todos", entry.get("todo"))
+    if not todos or "name" not in entry:
+        raise UserError(f"{where}: it needs a name and todos")
+    todos = (todos,) if isinstance(todos, str) else tuple(todos)
+    files = dict(bases[base])
     for edit in [entry, *entry.get("edits", [])]:
-        _replace(files, edit, where, entry["todos"][0])
-    may_cost = tuple(entry.get("may_cost", ()))
-    changed = _changed(files, original)
+        _replace(files, {"file": entry["file"], **edit}, where, todos[0])
     return Variant(
-        entry["name"], entry["misconception"], files, changed, tuple(entry["todos"]), may_cost, entry["hint"]
+        entry["name"] if base == "reference" else f"{base}.{entry['name']}",
+        entry.get("misconception", entry.get("why", "")),
+        files,
+        bases[base],
+        todos,
+        tuple(entry.get("may_cost", ())),
+        entry.get("hint", ""),
+        alone=entry.get("alone", False),
+        **origin,
     )
 
 
@@ -124,7 +195,7 @@ def _span(text: str, name: str, todo: str) -> tuple[int, int]:
     lines = text.splitlines(keepends=True)
     for region in find_regions(text, name):
         if region.todo == todo:
-            # The lines between the markers may hold a mistake that does not parse, so what is outside is looked at.
+            # Not by ast: an earlier replacement may have left a text that does not parse yet.
             tops = [i for i, line in enumerate(lines) if line.startswith(("def ", "class "))]
             first = max(i for i in tops if i < region.first)
             while lines[first - 1].startswith("@"):
@@ -150,10 +221,6 @@ def _fill(files: dict[str, str], todo: str, bodies: list[str], where: str) -> No
         files[name] = "".join(lines)
         return
     raise UserError(f"{where}: no graded file has a TODO {todo}")
-
-
-def _changed(files: dict[str, str], original: dict[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in sorted(files) if files[name] != original[name])
 
 
 def places() -> dict[str, tuple[str, str]]:

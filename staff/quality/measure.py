@@ -1,12 +1,14 @@
-"""How often is the grader wrong? `python -m staff.measure` grades right solutions and typical mistakes, and counts.
+"""How often do the judges err? `python -m staff.measure` lets three of them judge right solutions and mistakes.
 
-A false failure: a right solution loses points of a TODO. A false pass: a mistake keeps all points of a TODO that it
-should cost. Collateral: a mistake costs a TODO that it does not touch. Every grading is kept in --out, so that a run
-that was stopped goes on, and nothing is graded twice with the same grader, code and seed.
---quick leaves out the training gates, and of each mistake grades the TODOs that it is about, up to the first check that
-fails: two mistakes in one submission, one in each part of the project. Whether a mistake costs other TODOs too, only
-the full run sees. Exit code: 0 if the bars are met (no false failure, 95% of the mistakes caught, no collateral), 1 if
-not, 2 mistake in the call.
+The public tests of the starter, the mains with a quick schedule, and the grader judge each entry of the bank. The
+report counts, names every disagreement, and says which entries no check was written with. A false failure: a right
+solution loses points of a TODO. A false pass: a mistake keeps all points of a TODO that it should cost. Collateral: a
+mistake costs a TODO that it does not touch. Every judgement is kept in --out, so that a run that was stopped continues,
+and nothing is judged twice with the same judge, code and seed.
+
+--quick takes each third entry of each set, leaves out the training gates, and judges of a mistake the TODOs that it is
+about, up to the first check that fails, several mistakes in one submission. Whether a mistake costs other TODOs too,
+only the full run sees. Exit code: 0 if the bars are met, 1 if not, 2 mistake in the call.
 """
 
 from __future__ import annotations
@@ -14,24 +16,30 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import itertools
 import json
 import multiprocessing
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
+from staff.quality import judges, verdicts
 from staff.quality.bank import Variant, load_bank
 from staff.quality.confusion import Graded, interval, report, shortfalls
+from staff.quality.grouping import groups, together
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ALTERNATE_SEEDS = 5
-# What every grading imports, so that a process that grades once need not.
+QUICK_EVERY = 3
+JUDGES = ("public", "mains", "grader")
+# What the judges import, so that a process that judges once need not.
 PRELOADED = [
     "pytest",
     *(f"staff.grader.{name}" for name in ("grade", "checks", "oracle", "hidden", "diagnosis")),
+    *(f"toolkit.{name}" for name in ("experiment", "plots", "metrics", "augment", "batches", "training", "layers")),
+    "sklearn.metrics",
 ]
 TODOS_OF_FILE = {
     "classification_models.py": ("1.0", "1.1", "1.2"),
@@ -39,42 +47,46 @@ TODOS_OF_FILE = {
     "segmentation_models.py": ("2.0", "2.1", "2.2", "2.3", "2.4", "2.5"),
     "segmentation_train.py": ("2.6", "2.7", "2.8"),
 }
+ALL_TODOS = tuple(todo for todos in TODOS_OF_FILE.values() for todo in todos)
+QUICK_MAINS = (
+    "1.2",
+    "1.4",
+    "2.3",
+    "2.6",
+)  # of a whole submission: its CNN and U-Net, and an MLP for each pair of loops
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One grading of one entry, or of several that lie in different files. `todos`: only these, or all."""
+    """One judgement of one entry, or of several that do not meet. `todos`: only these."""
 
+    judge: str
     variants: tuple[Variant, ...]
-    seed: int
-    todos: tuple[str, ...] | None
-    gates: bool
+    todos: tuple[str, ...]
+    seed: int = 0
+    gates: bool = False
     first_failure: bool = False
 
     @property
     def name(self) -> str:
-        """Names of its entries."""
-        return "+".join(variant.name for variant in self.variants)
+        """Its judge and its entries."""
+        names = "+".join(variant.name for variant in self.variants)
+        return f"{self.judge}-{names if len(names) < 100 else hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
-    def digest(self, grader: str) -> str:
-        """Changes whenever the outcome could."""
-        parts = [grader, *(variant.digest() for variant in self.variants), str(self.seed), repr(self.todos)]
+    def digest(self, basis: str) -> str:
+        """Changes whenever the outcome could; basis: digest of the judge and of all that it runs."""
+        parts = [basis, *(variant.digest() for variant in self.variants), str(self.seed), repr(self.todos)]
         return hashlib.sha256("\n".join([*parts, str(self.gates), str(self.first_failure)]).encode()).hexdigest()[:24]
 
-    def files(self) -> dict[str, str]:
-        """What is handed in: each entry's changed files over the reference."""
-        merged = dict(self.variants[0].files)
-        for variant in self.variants[1:]:
-            merged.update({name: variant.files[name] for name in variant.changed})
-        return merged
-
-    def split(self, todos: list[dict]) -> list[Graded]:
-        """The entries' own TODOs of the results."""
-        if len(self.variants) == 1:
-            return [Graded(self.variants[0], self.seed, todos)]
+    def split(self, found: list | dict) -> list[Graded | verdicts.Heard]:
+        """The entries' own part of what was found."""
+        shared = len(self.variants) > 1
+        if self.judge == "grader":
+            own = [[todo for todo in found if not shared or todo["id"] in one.todos] for one in self.variants]
+            return [Graded(one, self.seed, todos) for one, todos in zip(self.variants, own, strict=True)]
         return [
-            Graded(variant, self.seed, [todo for todo in todos if todo["id"] in variant.todos + variant.may_cost])
-            for variant in self.variants
+            verdicts.Heard(one, self.judge, {k: v for k, v in found.items() if not shared or k in one.todos})
+            for one in self.variants
         ]
 
 
@@ -83,91 +95,119 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="entries of the bank (default: all)")
     parser.add_argument("--quick", action="store_true", help="no training gates, one seed, fewer TODOs an entry")
+    parser.add_argument("--mistakes", type=Path, nargs="+", default=[], metavar="FILE", help="judge these mistakes too")
+    parser.add_argument("--every", type=in_range(int, 1), metavar="N", help="each Nth entry of each set (quick: 3)")
+    parser.add_argument("--only_set", nargs="+", metavar="SET", help="entries of these sets of the bank")
+    parser.add_argument("--judges", nargs="+", choices=JUDGES, default=list(JUDGES), help="not all three")
     parser.add_argument("--seeds", type=in_range(int, 1), help=f"seeds for right solutions (default {ALTERNATE_SEEDS})")
-    parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="gradings at the same time")
-    parser.add_argument("--out", type=Path, default=Path("build/measure"), help="where gradings are kept")
+    parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="judgements at the same time")
+    parser.add_argument("--out", type=Path, default=Path("build/measure"), help="where judgements are kept")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the report to this Markdown file too")
     parser.add_argument("--patterns", type=Path, metavar="FILE", help="keep how mistakes fail, for the diagnosis")
     parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or nothing")
     return parser
 
 
-def plan(bank: list[Variant], quick: bool, seeds: int) -> list[Task]:
-    """Right solutions with several seeds and the gates; mistakes once and without gates, because how well a wrong model
-    trains is no error of the grader's.
+def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] = JUDGES) -> list[Task]:
+    """Right solutions are graded with several seeds and the gates; mistakes once and without gates, because how well a
+    wrong model trains is no error of the grader's.
 
     Of a mistake, all TODOs of the files that it changes are graded; nothing else but the gates runs code of them.
     """
     tasks = []
+    mistakes = [variant for variant in bank if not variant.is_right]
     for variant in bank:
-        if not variant.is_right and quick:
-            continue
-        is_partial = variant.changed and (quick or not variant.is_right)
-        todos = tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name]) if is_partial else None
-        for seed in range(seeds if variant.is_right else 1):
-            tasks.append(Task((variant,), seed, todos, gates=variant.is_right and not quick))
+        todos = todos_of_files(variant)
+        if variant.is_right:
+            for seed in range(seeds):
+                tasks.append(Task("grader", (variant,), todos if quick else ALL_TODOS, seed, gates=not quick))
+            tasks.append(Task("public", (variant,), todos))
+            tasks.append(Task("mains", (variant,), QUICK_MAINS if quick and variant.is_whole else todos))
+        else:
+            tasks.append(Task("mains", (variant,), variant.todos))
+            if not quick:
+                tasks.append(Task("grader", (variant,), todos))
+                tasks.append(Task("public", (variant,), variant.todos))
     if quick:
-        tasks += in_pairs([variant for variant in bank if not variant.is_right])
+        for group in groups(mistakes):
+            aimed = tuple(sorted(todo for variant in group for todo in variant.todos))
+            tasks += [Task(judge, group, aimed, first_failure=True) for judge in ("grader", "public")]
     # The longest first, so that at the end no process waits for another; a run that is stopped has whole seeds.
-    return sorted(tasks, key=lambda task: (not task.variants[0].is_right, task.seed))
+    tasks.sort(key=lambda task: (not task.variants[0].is_right, task.seed, -len(task.todos)))
+    return [task for task in tasks if task.judge in judges]
 
 
-def in_pairs(mistakes: list[Variant]) -> list[Task]:
-    """Quick gradings of two mistakes each, one in the classification and one in the segmentation, which share no code.
-
-    Half of a quick grading is the start of a process with torch in it.
-    """
-    parts = [
-        [variant for variant in mistakes if variant.changed[0].startswith(part)]
-        for part in ("classification", "segmentation")
-    ]
-    pairs = [tuple(filter(None, pair)) for pair in itertools.zip_longest(*parts)]
-    wanted = [tuple(sorted(todo for one in pair for todo in one.todos + one.may_cost)) for pair in pairs]
-    return [Task(pair, 0, todos, gates=False, first_failure=True) for pair, todos in zip(pairs, wanted, strict=True)]
+def todos_of_files(variant: Variant) -> tuple[str, ...]:
+    """The TODOs of the files that a variant changes; of the reference, all."""
+    return tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name]) or ALL_TODOS
 
 
-def grade_task(job: tuple[Task, str | None]) -> list[dict]:
-    """Grade one task in this process, which is used once; the TODOs of its results."""
-    from staff.grader import grade
-
-    task, require = job
-    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
-        submission = Path(folder, "submission")
-        submission.mkdir()
-        for name, text in task.files().items():
-            (submission / name).write_text(text, encoding="utf-8")
-        seed_file = Path(folder, "seed")
-        seed_file.write_text(f"measure {task.seed}", encoding="utf-8")
-        argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file), "--request-s", "60"]
-        argv += ["--require", require] if require else []
-        argv += ["--todo", *task.todos] if task.todos else []
-        argv += [] if task.gates else ["--no-gates"]
-        argv += ["--first-failure"] if task.first_failure else []
-        results = grade.grade(grade.build_parser().parse_args(argv))
-    if results["staff_only"]["grader_errors"]:
-        raise RuntimeError(f"{task.name}: {results['staff_only']['grader_errors'][0]}")
-    wanted = task.todos or tuple(todo["id"] for todo in results["todos"])
-    return [todo for todo in results["todos"] if todo["id"] in wanted]
-
-
-def run(tasks: list[Task], folder: Path, grader: str, arguments: argparse.Namespace) -> list[Graded]:
-    """Grade what is not graded yet, `jobs` at a time, and read what is."""
-    from tqdm import tqdm
+def work(task: Task, starter: Path, require: str | None, path: Path) -> None:
+    """Do one task in this process, which is used once, and keep what was found and the processor's seconds."""
+    import resource
 
     from toolkit.runs import write_json
 
+    found = judge_task(task, starter, require)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(one.ru_utime + one.ru_stime for one in used)
+    entries = [variant.name for variant in task.variants]
+    facts = {"judge": task.judge, "entries": entries, "seed": task.seed, "processor_s": round(seconds, 1)}
+    write_json(path, {**facts, "found": found})
+
+
+def judge_task(task: Task, starter: Path, require: str | None) -> list | dict:
+    """What a judge says."""
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
+        if task.judge == "grader":
+            return grade_task(task, Path(folder), require)
+        with judges.submission_tree(starter, together(task.variants), Path(folder)) as tree:
+            if task.judge == "public":
+                return judges.public_tests(tree, task.todos, task.first_failure)
+            return judges.mains(tree, task.todos)
+
+
+def grade_task(task: Task, folder: Path, require: str | None) -> list[dict]:
+    """The TODOs of the grader's results."""
+    from staff.grader import grade
+
+    submission, seed_file = folder / "submission", folder / "seed"
+    submission.mkdir()
+    for name, text in together(task.variants).items():
+        (submission / name).write_text(text, encoding="utf-8")
+    seed_file.write_text(f"measure {task.seed}", encoding="utf-8")
+    argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file), "--request-s", "60"]
+    argv += ["--require", require] if require else []
+    argv += ["--todo", *task.todos]
+    argv += [] if task.gates else ["--no-gates"]
+    argv += ["--first-failure"] if task.first_failure else []
+    results = grade.grade(grade.build_parser().parse_args(argv))
+    if results["staff_only"]["grader_errors"]:
+        raise RuntimeError(f"{task.name}: {results['staff_only']['grader_errors'][0]}")
+    return [todo for todo in results["todos"] if todo["id"] in task.todos]
+
+
+def run(tasks: list[Task], bases: dict[str, str], starter: Path, arguments: argparse.Namespace) -> list:
+    """Judge what is not judged yet, `jobs` at a time, and read what is. bases: judge -> digest of what it runs."""
+    from tqdm import tqdm
+
+    folder = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {task: folder / f"{task.name}-{task.digest(grader)}.json" for task in tasks}
+    paths = {task: folder / f"{task.name}-{task.digest(bases[task.judge])}.json" for task in tasks}
     waiting = [task for task in tasks if not paths[task].exists()]
-    print(f"{len(tasks)} gradings, {len(tasks) - len(waiting)} of them kept from earlier")
+    print(f"{len(tasks)} judgements, {len(tasks) - len(waiting)} of them kept from earlier")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    # A process grades once: pytest keeps the graded tests' modules, and the grader guards its own process.
+    # A process judges once: pytest keeps the graded tests' modules, and the grader guards its own process.
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
-        jobs = [pool.apply_async(grade_task, [(task, arguments.require)]) for task in waiting]
-        for task, job in zip(waiting, tqdm(jobs, unit="grading", disable=None), strict=True):
-            write_json(paths[task], {"entry": task.name, "seed": task.seed, "todos": job.get()})
-    return [one for task in tasks for one in task.split(json.loads(paths[task].read_text("utf-8"))["todos"])]
+        jobs = [pool.apply_async(work, (task, starter, arguments.require, paths[task])) for task in waiting]
+        for job in tqdm(jobs, unit="judgement", disable=None):
+            job.get()
+    kept = {task: json.loads(paths[task].read_text("utf-8")) for task in tasks}
+    for judge in arguments.judges:
+        used = sum(one["processor_s"] for task, one in kept.items() if task.judge == judge)
+        print(f"{judge}: {used:.0f} s of processor time")
+    return [one for task in tasks for one in task.split(kept[task]["found"])]
 
 
 def heading(seeds: int) -> str:
@@ -188,7 +228,7 @@ def heading(seeds: int) -> str:
         " and changes to it" if git("status", "--porcelain", "-uno") else ""
     )
     lines = [
-        "# How often the grader is wrong",
+        "# How often the judges err",
         "",
         f"- {datetime.date.today().isoformat()}, commit {commit}",
         f"- {describe(pick_device('cpu'))}; torch {torch.__version__}; one thread a submission",
@@ -199,7 +239,7 @@ def heading(seeds: int) -> str:
 
 
 def write_patterns(graded: list[Graded], path: Path) -> None:
-    """Keep how each mistake fails, for staff.diagnosis, and say how often the others would find it."""
+    """Keep how each mistake fails, for staff.grader.diagnosis, and say how often the others would find it."""
     from staff.grader import diagnosis
     from toolkit.runs import write_json
 
@@ -211,7 +251,7 @@ def write_patterns(graded: list[Graded], path: Path) -> None:
 
 
 def diagnosis_bank(graded: list[Graded]):
-    """The staff.diagnosis.Bank of the mistakes among these gradings."""
+    """The staff.grader.diagnosis.Bank of the mistakes among these gradings that ask a question."""
     from staff.grader import code_features, diagnosis
     from staff.quality.bank import places, reference
 
@@ -231,22 +271,40 @@ def diagnosis_bank(graded: list[Graded]):
         )
         for one in graded
         for todo in one.todos
-        if todo["id"] in one.variant.todos and todo["id"] in one.lost()
+        if one.variant.hint and todo["id"] in one.variant.todos and todo["id"] in one.lost()
     )
     return diagnosis.Bank(patterns, known)
 
 
-def select(bank: list[Variant], names: list[str]) -> list[Variant]:
-    """The entries called `names`, or all. UserError for a name that is not there."""
+def each_nth(bank: list[Variant], every: int) -> list[Variant]:
+    """Each `every`th entry of each set, right solutions and mistakes counted apart."""
+    count: Counter[tuple[str, bool]] = Counter()
+    chosen = []
+    for variant in bank:
+        kind = (variant.set, variant.is_right)
+        if count[kind] % every == 0:
+            chosen.append(variant)
+        count[kind] += 1
+    return chosen
+
+
+def select(bank: list[Variant], names: list[str], sets: list[str] | None) -> list[Variant]:
+    """The entries called `names` and those of `sets`, or all. UserError for a name that is not there."""
     known = {variant.name: variant for variant in bank}
     for name in names:
         if name not in known:
             raise UserError(f"{name!r} is not in the bank; allowed: {', '.join(sorted(known))}")
-    return [known[name] for name in names] or bank
+    there = {variant.set for variant in bank}
+    for name in sets or ():
+        if name not in there:
+            raise UserError(f"--only_set {name!r}: the bank has no such set; allowed: {', '.join(sorted(there))}")
+    if not names and not sets:
+        return bank
+    return [variant for variant in bank if variant.name in names or variant.set in (sets or ())]
 
 
 def main() -> int:
-    """Grade the bank and print the report; returns the exit code."""
+    """Judge the bank and print the report; returns the exit code."""
     from staff.gradebook.grade_class import grader_digest
     from staff.grader import assignment as assignments
     from staff.grader.hidden import HiddenData
@@ -254,18 +312,26 @@ def main() -> int:
     arguments = build_parser().parse_args()
     if arguments.quick and arguments.patterns:
         raise UserError("--patterns needs every check of a mistake, and --quick stops at the first that fails")
-    bank = select(load_bank(), arguments.names)
+    bank = select(load_bank(arguments.mistakes), arguments.names, arguments.only_set)
+    all_of_them = not arguments.quick or arguments.names or arguments.only_set
+    bank = each_nth(bank, arguments.every or (1 if all_of_them else QUICK_EVERY))
     data = HiddenData.find(str(ROOT / "data"), announce=print).source.path
-    grader = grader_digest(assignments.load("project2"), data, arguments.require)
     seeds = arguments.seeds or (1 if arguments.quick else ALTERNATE_SEEDS)
-    graded = run(plan(bank, arguments.quick, seeds), arguments.out, grader, arguments)
-    text = report(graded, arguments.quick)
+    tasks = plan(bank, arguments.quick, seeds, tuple(arguments.judges))
+    with tempfile.TemporaryDirectory(prefix="measure-starter-") as starter:
+        basis = judges.write_starter(Path(starter))
+        bases = {"public": basis, "mains": basis}
+        bases["grader"] = grader_digest(assignments.load("project2"), data, arguments.require)
+        found = run(tasks, bases, Path(starter), arguments)
+    graded = [one for one in found if isinstance(one, Graded)]
+    opinions = verdicts.Opinions(bank, graded, [one for one in found if isinstance(one, verdicts.Heard)])
+    text = "\n\n".join([verdicts.report(opinions), *([report(graded, arguments.quick)] if graded else [])])
     print(text)
     if arguments.patterns:
         write_patterns(graded, arguments.patterns)
     if arguments.table:
         arguments.table.write_text(f"{heading(seeds)}\n\n{text}\n", encoding="utf-8")
-    problems = shortfalls(graded)
+    problems = shortfalls(graded) + verdicts.shortfalls(opinions)
     for line in problems:
         print(f"bar missed: {line}", file=sys.stderr)
     return 1 if problems else 0

@@ -30,6 +30,7 @@ def test_bank_is_large_and_every_entry_parses_and_differs():
         for text in variant.files.values():
             ast.parse(text)
         assert variant.changed or variant.name == "reference"
+        assert set(variant.files) == set(bank.GRADED), variant.name
     assert len({variant.digest() for variant in BANK}) == len(BANK)
 
 
@@ -39,8 +40,8 @@ def test_every_todo_has_mistakes_and_every_mistake_is_explained():
     for variant in BANK:
         if not variant.is_right:
             assert set(variant.todos + variant.may_cost) <= set(TODOS), variant.name
-            assert variant.title.endswith("."), variant.name
-            assert variant.hint.endswith((".", "?")), variant.name
+            assert variant.title, variant.name
+            assert variant.hint.endswith((".", "?")) or not variant.hint, variant.name
 
 
 def test_an_entry_that_no_longer_fits_is_named(tmp_path, monkeypatch):
@@ -48,6 +49,70 @@ def test_an_entry_that_no_longer_fits_is_named(tmp_path, monkeypatch):
     (tmp_path / "part.toml").write_text(entry + 'file = "classification_models.py"\nold = "no such line"\nnew = ""\n')
     monkeypatch.setattr(bank, "MUTANTS", tmp_path)
     with pytest.raises(UserError, match=r"part\.toml: old: the text to replace stands 0 times"):
+        load_bank()
+
+
+def entry(name: str, old: str, new: str, todo: str = "1.4", more: str = "") -> str:
+    return (
+        f'[[mistake]]\nname = "{name}"\nwhy = "x."\ntodo = "{todo}"\nfile = "classification_train.py"\n'
+        f"old = '{old}'\nnew = '{new}'\n{more}"
+    )
+
+
+def test_mistakes_of_a_file_by_path_are_unseen_by_the_checks(tmp_path):
+    path = tmp_path / "elsewhere.toml"
+    path.write_text(entry("mine", "model.train()", "model.eval()"))
+    mine = load_bank([path])[-1]
+    assert (mine.name, mine.set, mine.seen, mine.todos, mine.title) == ("mine", "elsewhere", False, ("1.4",), "x.")
+    assert "model.eval()  # dropout is on" in mine.files["classification_train.py"]
+    path.write_text('set = "second year"\nseen = true\n' + entry("mine", "model.train()", "pass"))
+    assert (load_bank([path])[-1].set, load_bank([path])[-1].seen) == ("second year", True)
+
+
+def test_a_text_that_stands_twice_is_looked_for_in_the_function_of_the_todo(tmp_path):
+    path = tmp_path / "part.toml"
+    text = "return total_loss / seen, correct / seen"
+    for todo, other in (("1.4", "1.5"), ("1.5", "1.4")):
+        path.write_text(entry("swap", text, "return correct / seen, total_loss / seen", todo))
+        changed = load_bank([path])[-1].files["classification_train.py"]
+        assert f"return correct / seen, total_loss / seen\n    # END SOLUTION {todo}" in changed
+        assert f"{text}\n    # END SOLUTION {other}" in changed
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "holds no mistake"),
+        ("[[mistake]]\n", "needs a name and todos"),
+        (entry("a", "model.train()", "", more='base = "nobody"\n'), "base is 'nobody'"),
+        ("[[mistake\n", r"part\.toml: "),
+    ],
+)
+def test_a_file_of_mistakes_that_cannot_be_used_is_named(tmp_path, text, complaint):
+    path = tmp_path / "part.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        load_bank([path])
+
+
+def test_a_whole_submission_is_read_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "SUBMISSIONS", tmp_path)
+    monkeypatch.setattr(bank, "MUTANTS", tmp_path / "none")
+    folder = tmp_path / "somebody"
+    folder.mkdir()
+    for name in bank.GRADED:
+        (folder / name).write_text("# somebody: in the manner of a book.\nimport torch\n")
+    mistake = entry("theirs", "import torch", "import numpy", more='base = "somebody"\n')
+    (tmp_path / "theirs.toml").write_text(mistake)
+    bank_now = load_bank([tmp_path / "theirs.toml"])
+    somebody = next(variant for variant in bank_now if variant.name == "somebody")
+    assert (somebody.is_right, somebody.is_whole, somebody.changed) == (True, True, bank.GRADED)
+    assert somebody.title == "in the manner of a book."
+    assert bank_now[-1].changed == ("classification_train.py",)
+    assert bank_now[-1].name == "somebody.theirs"
+    assert bank_now[-1].base == somebody.files
+    (folder / bank.GRADED[2]).unlink()
+    with pytest.raises(UserError, match=r"somebody has no segmentation_models\.py"):
         load_bank()
 
 
@@ -74,32 +139,34 @@ def test_rates_count_what_they_say():
     )
 
 
-def test_what_is_graded_of_an_entry():
-    quick = measure.plan(BANK, quick=True, seeds=2)
-    by_name = {variant.name: task for task in quick for variant in task.variants}
-    assert set(by_name) == {variant.name for variant in BANK}
-    assert {"1.5", "1.6"} <= set(by_name["validate-freezes"].todos), "what it must and may cost"
-    assert not any(task.gates for task in quick)
-    assert sum(task.name == "functional" for task in quick) == 2
-    assert sum("validate-freezes" in task.name for task in quick) == 1
+def test_what_is_judged_of_an_entry():
+    by_entry = {
+        (task.judge, variant.name): task
+        for task in measure.plan(BANK, quick=True, seeds=1)
+        for variant in task.variants
+    }
+    assert set(by_entry) == {(judge, variant.name) for judge in measure.JUDGES for variant in BANK}
+    assert set(by_entry["grader", "validate-sums"].todos) >= {"1.5"}
+    assert by_entry["mains", "validate-sums"].todos == ("1.5",)
+    assert not any(task.gates for task in by_entry.values())
+    assert by_entry["public", "functional"].todos == by_entry["grader", "functional"].todos
+    assert "1.2" in by_entry["public", "functional"].todos
+    assert "1.4" not in by_entry["public", "functional"].todos
+
+
+def test_a_full_run_grades_right_solutions_with_gates_and_mistakes_alone():
     full = measure.plan(BANK, quick=False, seeds=5)
-    by_name = {task.name: task for task in full}
+    gradings = [task for task in full if task.judge == "grader"]
+    by_name = {task.variants[0].name: task for task in gradings}
     assert by_name["validate-freezes"].todos == ("1.3", "1.4", "1.5", "1.6"), "all of the file that it changes"
-    assert all(task.gates == task.variants[0].is_right for task in full)
-    assert all(task.todos is None for task in full if task.variants[0].is_right)
+    assert all(task.gates == task.variants[0].is_right for task in gradings)
+    assert all(task.todos == measure.ALL_TODOS for task in gradings if task.variants[0].is_right)
+    assert sum(task.variants[0].name == "functional" for task in gradings) == 5
     assert not any(task.first_failure or len(task.variants) > 1 for task in full)
 
 
-def test_mistakes_that_are_graded_together_lie_in_different_parts():
-    for task in measure.plan(BANK, quick=True, seeds=1):
-        if len(task.variants) == 2:
-            first, second = task.variants
-            assert {todo[0] for todo in first.todos + first.may_cost} == {"1"}
-            assert {todo[0] for todo in second.todos + second.may_cost} == {"2"}
-            files = task.files()
-            assert all(files[name] == one.files[name] for one in task.variants for name in one.changed)
-            both = task.split([{"id": todo, "checks": []} for todo in task.todos])
-            assert [todo["id"] for todo in both[0].todos] == sorted(first.todos + first.may_cost)
+def test_only_the_judges_that_were_asked_for():
+    assert {task.judge for task in measure.plan(BANK, True, 1, ("mains", "public"))} == {"mains", "public"}
 
 
 def test_patterns_of_a_quick_run_are_refused(tmp_path):
@@ -114,19 +181,25 @@ def test_real_gradings_are_counted_and_kept(tmp_path):
     words = ["staff.measure", *names, "--quick", "--seeds", "1", "--out", tmp_path]
     run = command(*words)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 gradings, 0 of them kept" in run.stdout
+    assert "7 judgements, 0 of them kept" in run.stdout
+    counts = (
+        "| first bank | yes | 2 | 2 of 2 (34.2% to 100.0%) | 2 of 2 (34.2% to 100.0%) | 2 of 2 (34.2% to 100.0%) | 0 |"
+    )
+    assert counts in run.stdout
+    assert "Right solutions that a judge objects to: none" in run.stdout
     assert "| 1.5 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in run.stdout
     # Its checks need two earlier TODOs, whose core checks are run, too.
     assert "| 2.8 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in run.stdout
     again = command(*words)
-    assert "2 gradings, 2 of them kept" in again.stdout
+    assert "7 judgements, 7 of them kept" in again.stdout
     assert again.stdout.split("kept from earlier")[1] == run.stdout.split("kept from earlier")[1]
 
 
 @pytest.mark.timeout(400)
 def test_a_wrong_average_costs_its_own_todo_alone(tmp_path):
     names = ["train-divides-by-len-loader", "unet-inner-skip-missing", "linear-grey"]
-    run = command("staff.measure", *names, "--out", tmp_path, "--patterns", tmp_path / "patterns.json")
+    words = ["--judges", "grader", "--out", tmp_path, "--patterns", tmp_path / "patterns.json"]
+    run = command("staff.measure", *names, *words)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Survivors: none" in run.stdout
     assert "Collateral: none" in run.stdout

@@ -1,0 +1,76 @@
+"""The forked child in which a judge works, and what it makes of a submission that ends it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from staff.quality import judges
+
+
+def test_a_child_answers_and_leaves_this_process_alone(tmp_path):
+    def work():
+        os.environ["CHILD"] = "yes"
+        os.chdir("/")
+        print("words")
+        return {"1.4": ["line"]}
+
+    here = os.getcwd()
+    assert judges.in_child(work, tmp_path / "a.log") == ({"1.4": ["line"]}, "")
+    assert (tmp_path / "a.log").read_text() == "words\n"
+    assert "CHILD" not in os.environ
+    assert os.getcwd() == here
+
+
+def test_whatever_ends_a_child_is_said(tmp_path):
+    def fails():
+        raise ValueError("no such thing")
+
+    def leaves():
+        print("error: one line")
+        raise SystemExit(2)
+
+    assert judges.in_child(fails, tmp_path / "a.log") == (
+        None,
+        "the process ended with status 1: ValueError: no such thing",
+    )
+    assert judges.in_child(leaves, tmp_path / "b.log") == (None, "the process ended with status 2: error: one line")
+    assert judges.in_child(lambda: os._exit(3), tmp_path / "c.log") == (
+        None,
+        "the process ended with status 3: no output",
+    )
+    assert judges.in_child(lambda: os.kill(os.getpid(), 9), tmp_path / "d.log")[1].startswith(
+        "the process ended with status -9"
+    )
+
+
+def test_an_endless_loop_ends(tmp_path, monkeypatch):
+    def spins():
+        while True:
+            pass
+
+    said = (None, "no end within 1 s of processor time; an endless loop?")
+    assert judges.in_child(spins, tmp_path / "a.log", processor_s=1) == said
+    monkeypatch.setattr(judges, "WALL_S", 0.3)
+    assert judges.in_child(lambda: time.sleep(60), tmp_path / "b.log", processor_s=1) == said
+
+
+def test_models_that_show_a_todo():
+    assert judges.models_to_train(("1.0", "1.4", "1.5", "2.3", "2.4")) == [
+        ("1", "linear"),
+        ("1", "mlp"),
+        ("2", "unet"),
+        ("2", "mlp"),
+    ]
+
+
+def test_a_process_that_died_fails_the_test_that_it_was_busy_with(tmp_path):
+    events = tmp_path / "events.jsonl"
+    events.write_text(
+        '{"event": "start", "todo": "1.4", "test": "t"}\n{"event": "failed", "todo": "1.4", "line": "why"}\n'
+        '{"event": "start", "todo": "1.5", "test": "u"}\n'
+    )
+    died = {"1.4": ["why"], "1.5": ["crash"], "1.6": ["no test was found for it"]}
+    assert judges._read_events(events, ("1.4", "1.5", "1.6"), "crash") == died
+    events.write_text('{"event": "unreadable", "file": "tests/test_todo_1_training.py", "line": "SyntaxError"}\n')
+    assert judges._read_events(events, ("1.4", "1.5"), "") == {"1.4": ["SyntaxError"], "1.5": ["SyntaxError"]}
