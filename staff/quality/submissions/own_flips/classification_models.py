@@ -38,13 +38,13 @@ class CNNModel(nn.Module):
 
         def vgg(cin, cout):
             return [
-                nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(),
+                nn.Conv2d(cin, cout, 3, padding=1), nn.ReLU(),
                 nn.Conv2d(cout, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
 
         self.features = nn.Sequential(*vgg(3, 24), *vgg(24, 48), *vgg(48, 96))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(96 * 9, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, num_classes))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(96 * 9, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, num_classes))
 
     def forward(self, x):
         return self.classifier(self.features(x))
