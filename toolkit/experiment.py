@@ -21,7 +21,7 @@ from toolkit.devices import describe
 from toolkit.errors import UserError
 from toolkit.expectations import QUICK
 from toolkit.medmnist_data import Source
-from toolkit.runs import RunFolder, environment, free_run_path, load_checkpoint, started_as, write_json
+from toolkit.runs import RunFolder, best_epoch_of, environment, free_run_path, load_checkpoint, started_as, write_json
 from toolkit.step_log import read_steps
 
 
@@ -150,7 +150,7 @@ def report(
     """
     metric = "acc" if task == "classification" else "iou"
     values = history[f"val_{metric}"]
-    best_epoch = 1 + max(range(len(values)), key=values.__getitem__)
+    best_epoch = best_epoch_of(history, f"val_{metric}")
     results = {
         "task": task,
         "dataset": dataset_name,

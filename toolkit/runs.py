@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,17 @@ class RunFolder:
             if is_new:
                 writer.writerow(["epoch", *row])
             writer.writerow([epoch, *row.values()])
+
+
+def best_epoch_of(history: Mapping[str, Sequence[float]], metric: str) -> int:
+    """The epoch (from 1) with the highest value of `metric`; of equals that with the lowest val_loss; 0 for none.
+
+    A network that gives one class to all images has the accuracy of that class, and a small validation set has many
+    ties: the loss tells a network that learned something from one that collapsed.
+    """
+    values = history[metric]
+    losses = history.get("val_loss") or [0.0] * len(values)
+    return 1 + max(range(len(values)), key=lambda epoch: (values[epoch], -losses[epoch])) if values else 0
 
 
 def free_run_path(parent: Path | str, name: str) -> Path:

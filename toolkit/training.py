@@ -22,7 +22,7 @@ from toolkit.cli import noticing_ctrl_c
 from toolkit.devices import pick_device, shape_lazy_layers
 from toolkit.errors import UserError
 from toolkit.precision import LossScale, compute_in
-from toolkit.runs import RunFolder, load_checkpoint, save_checkpoint
+from toolkit.runs import RunFolder, best_epoch_of, load_checkpoint, save_checkpoint
 from toolkit.schedules import average_weights, make_scheduler
 from toolkit.step_log import StepLog
 
@@ -114,9 +114,8 @@ class TrainingSession:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the highest watched value, the first of equals; 0 before the first epoch."""
-        values = self.history[self.monitor]
-        return 1 + max(range(len(values)), key=values.__getitem__) if values else 0
+        """The number of the best epoch so far, see best_epoch_of."""
+        return best_epoch_of(self.history, self.monitor)
 
     def epochs(self) -> Iterator[int]:
         """Yield the numbers of the epochs that are still to do; save after each; stop early.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from toolkit.images import ImageError, printable, read_image, scan
 
 pytestmark = pytest.mark.provided
+ROOT = Path(__file__).resolve().parents[2]
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
 
@@ -123,3 +125,17 @@ def test_nifti_is_read_slice_by_slice(tmp_path: Path) -> None:
     found = read_image(with_frame(tmp_path / "a.nii.gz", 2)).pixels
     # The first axis runs to the patient's right, which radiologists have on the left; the second one to the front.
     assert np.allclose(found, volume[::-1, ::-1, 1].T)
+
+
+def test_decoders_warn_nobody_on_the_terminal(tmp_path: Path) -> None:
+    """In a process of its own: pytest has warnings and logs in its own hands."""
+    pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")
+    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0\x01\0\x15\x01\x03\0\x01\0\0\0\xff\xff\0\0\0\0\0\0")
+    code = (
+        "import sys; from toolkit.images import ImageError, read_image\n"
+        "try:\n    read_image(sys.argv[1])\nexcept ImageError as error:\n    print(error)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith(f"{tmp_path / 'a.tif'}: ")
+    assert done.stderr == ""

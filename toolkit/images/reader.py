@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from dataclasses import dataclass
@@ -106,9 +107,18 @@ def kind_of(path: Path) -> str:
     return "DICOM" if dicom.begins(head) else "picture"
 
 
-def _read(path: Path, frame: int, window: tuple[float, float] | None, max_pixels: int) -> Picture:
-    # Decoders warn of every oddity that they cope with; in a folder of thousands that hides what matters.
+def _hush() -> None:
+    """Decoders warn of every oddity that they cope with; in a folder of thousands that hides what matters."""
     warnings.filterwarnings("ignore", module=r"pydicom|toolkit\.images|PIL|tifffile")
+
+
+_hush()
+for _name in ("pydicom", "PIL", "tifffile"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())  # else Python prints their messages to stderr
+
+
+def _read(path: Path, frame: int, window: tuple[float, float] | None, max_pixels: int) -> Picture:
+    _hush()  # again: whoever catches warnings elsewhere puts the old filters back
     kind = kind_of(path)
     if kind == "DICOM":
         values, scale = dicom.read_dicom(path, window, max_pixels, frame)

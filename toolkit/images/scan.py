@@ -17,40 +17,12 @@ from toolkit.images.errors import printable
 from toolkit.images.reader import HEAD
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
-NO_IMAGES = (
-    *(
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".xml",
-        ".md",
-        ".html",
-        ".log",
-        ".ini",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".py",
-        ".ipynb",
-    ),
-    *(
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".xls",
-        ".xlsx",
-        ".ods",
-        ".odt",
-        ".pptx",
-        ".db",
-        ".sqlite",
-        ".lnk",
-        ".exe",
-        ".npz",
-        ".npy",
-    ),
-    *(".zip", ".gz", ".tar", ".7z", ".rar", ".pt", ".pth", ".onnx", ".pkl", ".h5", ".mp4", ".avi", ".wav"),
+NO_IMAGES = tuple(
+    (
+        ".txt .csv .tsv .json .xml .md .html .css .js .log .ini .yaml .yml .toml .py .pyc .pyi .ipynb .c .h .sh .bat "
+        ".pdf .doc .docx .xls .xlsx .ods .odt .ppt .pptx .db .sqlite .lnk .exe .dll .so .icc .ttf "
+        ".zip .gz .bz2 .xz .tar .7z .rar .npz .npy .pt .pth .onnx .pkl .h5 .mp3 .mp4 .avi .wav"
+    ).split()
 )
 RAW = (".nef", ".dng", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".pef", ".svs", ".ndpi", ".scn")  # begin as TIFF does
 NO_IMAGE_NAMES = ("dicomdir", "thumbs.db", "desktop.ini")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from toolkit.errors import reason_of
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
 SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
@@ -86,9 +87,10 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
             raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as a file of its own")
         try:
             pixels = page.asarray()
-        except ValueError as error:  # tifffile names the compression and its codec package
-            cure = "pip install imagecodecs" if "imagecodecs" in str(error) else "save it without compression"
-            raise ImageError(f"{str(error).splitlines()[0]}: {cure}") from None
+        except Exception as error:  # of many classes; all that lack a codec name its package
+            if "imagecodecs" in str(error):
+                raise ImageError(f"{reason_of(error)}: pip install imagecodecs") from None
+            raise
         orientation = int(page.tags.valueof(ORIENTATION) or 1)
         photometric, is_planar = page.photometric, page.planarconfig == 2 and page.samplesperpixel > 1
     if is_planar:

@@ -25,7 +25,7 @@ from toolkit import backbones
 from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS
-from toolkit.runs import RunFolder, environment, read_json, write_json
+from toolkit.runs import RUN_FILES, RunFolder, environment, read_json, write_json
 
 TASK = "classification"
 
@@ -159,7 +159,7 @@ def fit(args: Namespace, setup: training.Setup, plan: Plan) -> tuple[dict[str, l
 
 def give_back(run: RunFolder) -> None:
     """Take away what marks a folder as a run's, and the folder if nothing is in it."""
-    for name in ("config.json", "history.csv"):
+    for name in RUN_FILES:
         run.file(name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: the user keeps something there
         run.path.rmdir()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from labs.image_classifier.utils import datafolder, loaders, pictures, scores, t
 from tests.labs.image_classifier.conftest import QUICK
 from toolkit import backbones
 from toolkit.errors import UserError
-from toolkit.runs import load_checkpoint
+from toolkit.runs import best_epoch_of, load_checkpoint
+from toolkit.training import TrainingSession
 
 pytestmark = pytest.mark.provided
 
@@ -250,3 +252,12 @@ def test_a_checkpoint_knows_its_images(finished: Path, copied: Path) -> None:
     content = load_checkpoint(finished / "best.pt")
     expected = sorted(record.content for record in datafolder.read(copied).of("train"))
     assert content["training_images"].split() == expected
+
+
+def test_of_epochs_with_equal_accuracy_the_one_with_the_lower_loss_is_kept() -> None:
+    history = {"val_loss": [2.5, 0.4, 0.3, 0.4], "val_acc": [0.7, 0.7, 0.6, 0.7]}  # first: one class for all images
+    assert best_epoch_of(history, "val_acc") == 2
+    assert best_epoch_of({"val_acc": [0.5, 0.7, 0.7]}, "val_acc") == 2
+    assert best_epoch_of({"val_loss": [], "val_acc": []}, "val_acc") == 0
+    session = SimpleNamespace(history=history, monitor="val_acc")
+    assert TrainingSession.best_epoch.fget(session) == 2
