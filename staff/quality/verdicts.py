@@ -15,6 +15,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 HIDDEN = Path(__file__).parent / "hidden_on_purpose.toml"
+FIRST = Path(__file__).parent / "first_measured.toml"
 TITLES = {"public": "public tests", "mains": "mains", "grader": "grader"}
 
 
@@ -105,6 +106,7 @@ def shortfalls(opinions: Opinions) -> list[str]:
 def report(opinions: Opinions) -> str:
     """Markdown: counts by set, then every disagreement by name."""
     lines = ["## Three judges", "", *_table(opinions, right=True), "", *_table(opinions, right=False)]
+    lines += first_measured()
     right = [variant for variant in opinions.variants if variant.is_right]
     lines += _cases(
         "Right solutions that a judge objects to",
@@ -160,6 +162,30 @@ def _table(opinions: Opinions, right: bool) -> list[str]:
         nobody = sum(not any(opinions.objects(v, judge) for judge in asked) for v in rows)
         lines.append(f"| {name} | {'yes' if seen else 'no'} | {len(rows)} | {' | '.join(cells)} | {nobody} |")
     return lines if chosen else []
+
+
+def first_measured() -> list[str]:
+    """The rates of each set before the checks knew it, which alone say how often the judges err."""
+    rows = tomllib.loads(FIRST.read_text(encoding="utf-8")).get("measured", [])
+    if not rows:
+        return []
+    lines = [
+        "",
+        "Before the checks knew them, right solutions objected to and mistakes caught:",
+        "",
+        f"| set | commit | right solutions, mistakes | {' | '.join(TITLES.values())} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        totals = (row["right"], row["mistakes"])
+        cells = [
+            "; ".join(interval(count, total) for count, total in zip(row[judge], totals, strict=True) if total)
+            if judge in row
+            else "not asked"
+            for judge in TITLES
+        ]
+        lines.append(f"| {row['set']} | {row['commit']} | {totals[0]}, {totals[1]} | {' | '.join(cells)} |")
+    return lines
 
 
 def _named(variant: Variant) -> str:

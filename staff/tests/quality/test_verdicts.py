@@ -79,3 +79,14 @@ def test_a_mistake_that_keeps_one_of_its_todos_is_not_caught():
     two = variant("two", "1.4", "1.6")
     assert not Opinions([two], [graded(two, "1.4")], []).objects(two, "grader")
     assert Opinions([two], [graded(two, "1.4", "1.6")], []).objects(two, "grader")
+
+
+def test_rates_from_before_the_checks_knew_a_set_stay(monkeypatch, tmp_path):
+    path = tmp_path / "first.toml"
+    monkeypatch.setattr(verdicts, "FIRST", path)
+    path.write_text("")
+    assert verdicts.first_measured() == []
+    path.write_text('[[measured]]\nset = "new"\ncommit = "abc"\nright = 0\nmistakes = 4\ngrader = [0, 3]\n')
+    assert verdicts.first_measured()[-1] == "| new | abc | 0, 4 | not asked | not asked | 3 of 4 (30.1% to 95.4%) |"
+    path.write_text('[[measured]]\nset = "both"\ncommit = "abc"\nright = 2\nmistakes = 4\ngrader = [1, 3]\n')
+    assert "1 of 2 (9.5% to 90.5%); 3 of 4 (30.1% to 95.4%)" in verdicts.first_measured()[-1]
