@@ -14,7 +14,7 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from toolkit.cli import OneLineParser, run_script
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
+from toolkit.study import markdown, mean_sd_n
 from toolkit.sweeps.jobs import Status
 from toolkit.sweeps.table import Row, main_effects
 
@@ -176,12 +177,6 @@ def design_names(runs: list[Run]) -> dict[tuple[str, str, str], str]:
     return names
 
 
-def figure(values: Sequence[float]) -> str:
-    """'0.9120 ± 0.0040 (n=3)': mean and sample standard deviation; without a spread for one seed."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread} (n={len(values)})" if values else "-"
-
-
 def rounded(values: Iterable[float], digits: int) -> str:
     """The median; '-' if there is none."""
     known = [value for value in values if not math.isnan(value)]
@@ -190,12 +185,6 @@ def rounded(values: Iterable[float], digits: int) -> str:
 
 def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def overview_table(runs: list[Run]) -> str:
@@ -207,9 +196,9 @@ def overview_table(runs: list[Run]) -> str:
     rows = []
     for name in names:
         found = [best[task].get(name) for task in TASKS]
-        cells = [[figure(one.values), count(one.parameters)] if one else ["-", "-"] for one in found]
+        cells = [[mean_sd_n(one.values), count(one.parameters)] if one else ["-", "-"] for one in found]
         rows.append([name, *(cell for pair in cells for cell in pair)])
-    return table(heads, rows)
+    return markdown(heads, rows)
 
 
 def architecture_table(runs: list[Run]) -> str:
@@ -222,10 +211,10 @@ def architecture_table(runs: list[Run]) -> str:
         settings = ", ".join(f"{flag}={one.runs[0].settings.get(flag)}" for flag in shown)
         row = [name, count(one.parameters), rounded((run.step_ms for run in one.runs), 2)]
         row += [rounded((run.results["seconds"] / run.epochs for run in one.runs), 1)]
-        row += [rounded((run.results["best_epoch"] for run in one.runs), 0), figure(one.values), figure(tested)]
+        row += [rounded((run.results["best_epoch"] for run in one.runs), 0), mean_sd_n(one.values), mean_sd_n(tested)]
         rows.append([*row, f"{settings} (best of {one.tried})" if one.tried > 1 else settings or "-"])
     heads = ["architecture", "parameters", "ms per step", "s per epoch", "best epoch"]
-    return table([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
+    return markdown([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
 
 
 def differing_settings(runs: list[Run]) -> list[str]:
@@ -245,9 +234,9 @@ def choices_table(runs: list[Run]) -> str:
         best = max(effect.levels, key=lambda level: level.mean)
         worst = min(effect.levels, key=lambda level: level.mean)
         share = "-" if math.isnan(effect.share) else f"{100 * effect.share:.0f}%"
-        ends = [f"{level.label}: {figure(level.values)}" for level in (best, worst)]
+        ends = [f"{level.label}: {mean_sd_n(level.values)}" for level in (best, worst)]
         lines.append([f"`{effect.flag}`", share, *ends])
-    return table(["choice", "share of the differences", "best", "worst"], lines)
+    return markdown(["choice", "share of the differences", "best", "worst"], lines)
 
 
 def source_line(runs: list[Run]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.plots import new_figure, save_figure
+from toolkit.study import mean_and_sd
 
 # One colour and marker per architecture in every picture (Okabe and Ito's colours, told apart by the colour-blind).
 STYLES = {"linear": ("#e69f00", "s"), "mlp": ("#0072b2", "o"), "cnn": ("#009e73", "^"), "unet": ("#d55e00", "D")}
@@ -66,7 +67,7 @@ def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
         for name, one in best[task].items():
             if one.parameters:
                 color, marker = look_of[name]
-                spread = statistics.stdev(one.values) if len(one.values) > 1 else None
+                _mean, spread = mean_and_sd(one.values)
                 label, look = f"{name} (n={len(one.values)})", {"linestyle": "none", "capsize": 4, "markersize": 7}
                 axes.errorbar(one.parameters, one.mean, spread, color=color, marker=marker, label=label, **look)
         label = next(iter(best[task].values())).runs[0].task.label

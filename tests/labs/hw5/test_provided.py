@@ -185,10 +185,10 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "labs.hw5_pneumonia.hw5_dl", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(420)
 def test_a_quick_run_without_network_leaves_everything(tmp_path):
     folder = tmp_path / "outputs"
     arguments = ["--quick", "--train_images", "256", "--models", "cnn", "pretrained", "--output_dir", str(folder)]
