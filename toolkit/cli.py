@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -14,13 +15,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from toolkit.errors import UserError
 from toolkit.runs import read_json
 
+T = TypeVar("T")
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 COMMENT_KEYS = ("name", "description", "measured", "tuned")  # for people; everything else in a configuration is a flag
 # A resumed run keeps its settings; these may differ, because they do not change what is learned.
@@ -220,6 +222,11 @@ def _resumed(parser: OneLineParser, argv: list[str], run_dir: str, task: str | N
         )
     after.output_dir = run_dir
     return after
+
+
+def from_flags(kind: type[T], flags: Mapping[str, Any]) -> T:
+    """A settings dataclass from the flags that have the names of its fields; `flags` may hold others, too."""
+    return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

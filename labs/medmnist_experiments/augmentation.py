@@ -20,7 +20,7 @@ from labs.medmnist_experiments.command_line import shared_parser
 from labs.medmnist_experiments.common import Experiment, Network
 from labs.medmnist_experiments.networks import ConvNet, place
 from toolkit.augment import normalize
-from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.runs import RunFolder
 from toolkit.study import Row
 from toolkit.transforms import ImageAugmentation
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train every row with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
     experiment = begin(vars(args), args.metric)
-    recipe = Recipe(args.learning_rate, args.weight_decay, args.dropout, args.ema_decay)
+    recipe = from_flags(Recipe, vars(args))
     networks = {name: network(experiment, recipe, name) for name in rows_to_train(args.rows)}
     runs = common.train_all(experiment, networks)
     if CHOSEN in args.rows:
@@ -99,7 +99,7 @@ def finished_networks(words: list[str], row: str = "all") -> tuple[Experiment, l
     """The networks of a command line and one row, one per seed, from their folder or trained into it."""
     args = build_parser().parse_args(words)
     experiment = begin(vars(args), args.metric)
-    one = network(experiment, Recipe(args.learning_rate, args.weight_decay, args.dropout, args.ema_decay), row)
+    one = network(experiment, from_flags(Recipe, vars(args)), row)
     common.train_all(experiment, {row: one})
     return experiment, [common.trained(experiment, row, seed, one.build()) for seed in experiment.seeds]
 

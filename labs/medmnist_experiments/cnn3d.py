@@ -6,7 +6,6 @@ python -m labs.medmnist_experiments.cnn3d --flag nodulemnist3d --seeds 3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from labs.medmnist_experiments import common, pictures
 from labs.medmnist_experiments.command_line import shared_parser
 from labs.medmnist_experiments.common import Experiment
 from labs.medmnist_experiments.networks import ConvNet, place
-from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.medmnist_data import Split
 from toolkit.runs import RunFolder
 from toolkit.study import Row
@@ -65,11 +64,6 @@ class Recipe:
     views: int
     class_weights: str
 
-    @classmethod
-    def of(cls, flags: Mapping[str, Any]) -> Recipe:
-        """Those of a parsed command line."""
-        return cls(**{name: flags[name] for name in cls.__dataclass_fields__})
-
     @property
     def augmentation(self) -> VolumeAugmentation | None:
         """The augmentation of --augment; None for none."""
@@ -79,7 +73,7 @@ class Recipe:
 def main(argv: list[str] | None = None) -> None:
     """Train every seed, then read the test split once and compare with the published figures."""
     flags = vars(build_parser().parse_args(argv))
-    experiment, recipe = common.begin("cnn3d", flags, dimensions=3), Recipe.of(flags)
+    experiment, recipe = common.begin("cnn3d", flags, dimensions=3), from_flags(Recipe, flags)
     train, name = experiment.source.read("train"), experiment.source.name
     pictures.volume_samples(train, experiment.task.class_names, recipe.augmentation, name, experiment.folder)
     runs = train_all(experiment, recipe)
@@ -107,7 +101,7 @@ def train_all(experiment: Experiment, recipe: Recipe) -> list[dict[str, Any]]:
 def finished_networks(words: list[str]) -> tuple[Experiment, list[nn.Module]]:
     """The networks of a command line, one per seed, from their folder or trained into it."""
     flags = vars(build_parser().parse_args(words))
-    experiment, recipe = common.begin("cnn3d", flags, dimensions=3), Recipe.of(flags)
+    experiment, recipe = common.begin("cnn3d", flags, dimensions=3), from_flags(Recipe, flags)
     train_all(experiment, recipe)
     return experiment, [trained(experiment, recipe, seed) for seed in experiment.seeds]
 

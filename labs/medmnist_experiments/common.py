@@ -28,6 +28,7 @@ from labs.medmnist_experiments.published import SOURCE, published_rows
 from labs.medmnist_experiments.tasks import Samples, Task
 from toolkit import metrics
 from toolkit.batches import make_loader
+from toolkit.cli import from_flags
 from toolkit.devices import describe, pick_device, resolve_precision
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split, locate
@@ -126,7 +127,7 @@ def begin(
     epochs_for: number of epochs where --epochs is not given.
     Raises UserError for what does not fit.
     """
-    settings = Settings(**{one.name: flags[one.name] for one in dataclasses.fields(Settings)})
+    settings = from_flags(Settings, flags)
     check_dimensions(name, settings.flag, dimensions)
     device = pick_device(settings.device)
     precision = resolve_precision(settings.precision, device)

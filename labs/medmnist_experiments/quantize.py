@@ -25,7 +25,7 @@ from labs.medmnist_experiments.networks import ConvNet, place
 from labs.medmnist_experiments.tasks import CLASSES, Task
 from labs.medmnist_experiments.variants import Variant
 from toolkit.augment import Augmentation, normalize
-from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source
 from toolkit.runs import RunFolder, writable_folder
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     int8_onnx.require(*int8_onnx.PACKAGES, "torchao", "PIL")
     args.rounds = min(args.rounds, 5) if args.quick else args.rounds
-    recipe = Recipe(**{name: getattr(args, name) for name in Recipe.__dataclass_fields__})
+    recipe = from_flags(Recipe, vars(args))
     experiment = common.begin("quantize", vars(args), free=FREE, task_of=single_label_task)
     floats = experiment.study.train("float32", lambda seed, run: train(experiment, recipe, seed, run))
     students = experiment.study.train(recipe.aware, lambda seed, run: train_student(experiment, recipe, seed, run))

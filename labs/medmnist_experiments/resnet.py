@@ -22,7 +22,7 @@ from labs.medmnist_experiments import common, networks, residual
 from labs.medmnist_experiments.command_line import shared_parser
 from labs.medmnist_experiments.common import Experiment, Network
 from toolkit.augment import Augmentation, normalize
-from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import RunFolder
 from toolkit.study import Row
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in models:
         residual.build(name, 2)  # a wrong name is reported before anything is trained
     experiment = common.begin("resnet", vars(args), dimensions=2, free=("models",))
-    recipe = Recipe(args.width, args.stem, args.learning_rate)
+    recipe = from_flags(Recipe, vars(args))
     rows_to_train = {name: network(experiment, recipe, name) for name in models}
     runs = common.train_all(experiment, rows_to_train)
     draw_curves(runs, experiment.folder / "curves.png")

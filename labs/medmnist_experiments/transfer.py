@@ -20,7 +20,7 @@ from labs.medmnist_experiments.common import Experiment, Network
 from labs.medmnist_experiments.networks import place
 from toolkit import backbones
 from toolkit.augment import normalize
-from toolkit.cli import OneLineParser, in_range, not_empty, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, not_empty, run_script
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import RunFolder
 from toolkit.study import Row
@@ -71,7 +71,7 @@ class Recipe:
 def main(argv: list[str] | None = None) -> None:
     """Train every strategy with every seed, then read the test split once."""
     args = build_parser().parse_args(argv)
-    recipe = Recipe(**{name: getattr(args, name) for name in Recipe.__dataclass_fields__})
+    recipe = from_flags(Recipe, vars(args))
     experiment = common.begin("transfer", vars(args), dimensions=2, free=("strategies",))
     backbones.build(args.backbone)  # a wrong name is reported before anything else
     asked = list(dict.fromkeys(args.strategies))

@@ -18,6 +18,7 @@ from labs.image_classifier.utils import loaders, scores
 from labs.pathmnist_resnet18.src import augmentations, losses, memory
 from toolkit import backbones, experiment, metrics, plots
 from toolkit.batches import make_loader
+from toolkit.cli import from_flags
 from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
@@ -64,11 +65,6 @@ class Recipe:
     label_smoothing: float
     class_weights: bool
 
-    @classmethod
-    def of(cls, flags: Mapping[str, Any]) -> Recipe:
-        """Those of a command line."""
-        return cls(**{name: flags[name] for name in cls.__dataclass_fields__})
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -80,7 +76,7 @@ class Machine:
 
 def run(flags: Mapping[str, Any]) -> None:
     """One training with validation metrics and, if asked for, the test metrics. flags: all of job.py."""
-    recipe, device = Recipe.of(flags), pick_device(flags["device"])
+    recipe, device = from_flags(Recipe, flags), pick_device(flags["device"])
     machine = Machine(device, resolve_precision(flags["precision"], device))
     seed_everything(recipe.seed)
     source = find_source(flags)

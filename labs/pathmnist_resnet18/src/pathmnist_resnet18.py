@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.cli import OneLineParser, add_data_flags, in_range, not_empty, run_script
+from toolkit.cli import OneLineParser, add_data_flags, from_flags, in_range, not_empty, run_script
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "fullsize":
         from labs.pathmnist_resnet18.src import fullsize
 
-        settings = {name: getattr(args, name) for name in fullsize.Settings.__dataclass_fields__}
-        fullsize.run(fullsize.Settings(**settings), args.folder, args.results_path)
+        fullsize.run(from_flags(fullsize.Settings, vars(args)), args.folder, args.results_path)
         return
     folder, pages = default_folders(args.output_dir, args.pages_dir, args.quick)
     names = [name for name in STEPS if name != "all"] if args.command == "all" else [args.command]

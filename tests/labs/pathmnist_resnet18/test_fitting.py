@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from labs.pathmnist_resnet18.src import fitting, fullsize, job, memory
+from toolkit.cli import from_flags
 from toolkit.errors import UserError
 from toolkit.medmnist_data import locate
 
@@ -19,7 +20,7 @@ TINY += ["--max_steps_per_epoch", "2"]
 
 
 def recipe(*words: str) -> fitting.Recipe:
-    return fitting.Recipe.of(vars(job.build_parser().parse_args(list(words))))
+    return from_flags(fitting.Recipe, vars(job.build_parser().parse_args(list(words))))
 
 
 def model_of(*words: str):
