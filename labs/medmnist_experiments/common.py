@@ -238,8 +238,7 @@ def restore(model: nn.Module, run: RunFolder) -> nn.Module:
     """Give `model` the weights that a finished run keeps.
 
     These are those of the epoch with the best validation accuracy or of the last epoch, whichever has the lower
-    validation loss: on a hundred validation images many epochs have the same accuracy, and the first of them need not
-    be a good one.
+    validation loss: on a hundred validation images the best accuracy may be luck.
     """
     best, last = load_checkpoint(run.file("best.pt")), load_checkpoint(run.file("last.pt"))
     losses = last["history"]["val_loss"]
