@@ -18,9 +18,8 @@ from toolkit.cli import OneLineParser, run_script
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs, table
 from toolkit.sweeps.command import Settings, dry_run, run_sweep, write_reports
-from toolkit.sweeps.devices import find_devices
 from toolkit.sweeps.grid import get_experiment_list
-from toolkit.sweeps.local import LocalEngine
+from toolkit.sweeps.local import LocalEngine, find_devices
 from toolkit.sweeps.script import check_points, find_script, probe
 from toolkit.sweeps.search import Search
 from toolkit.sweeps.slurm import SlurmSettings

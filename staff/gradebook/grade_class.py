@@ -25,10 +25,9 @@ from staff.grader.hidden import HiddenData
 from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
-from toolkit.sweeps.devices import Device, usable_cores
+from toolkit.sweeps.command import make_view
 from toolkit.sweeps.jobs import Job
-from toolkit.sweeps.live import make_view
-from toolkit.sweeps.local import LocalEngine
+from toolkit.sweeps.local import Device, LocalEngine, usable_cores
 from toolkit.sweeps.sweep import Rules, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]

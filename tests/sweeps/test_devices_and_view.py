@@ -10,7 +10,7 @@ import pytest
 
 from tests.sweeps import tools
 from toolkit.errors import UserError
-from toolkit.sweeps.devices import THREAD_VARIABLES, Device, find_devices, job_environment, usable_cores
+from toolkit.sweeps.local import THREAD_VARIABLES, Device, find_devices, job_environment, usable_cores
 
 pytestmark = pytest.mark.provided
 

@@ -13,7 +13,7 @@ import pytest
 from tests.sweeps import tools
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs
-from toolkit.sweeps.devices import THREAD_VARIABLES, Device, describe_devices, find_devices, job_environment
+from toolkit.sweeps.local import THREAD_VARIABLES, Device, describe_devices, find_devices, job_environment
 
 pytestmark = [pytest.mark.provided, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 

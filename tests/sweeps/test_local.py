@@ -119,7 +119,7 @@ def test_each_gpu_gets_its_number_of_jobs_and_is_never_overbooked(tmp_path):
 
 
 def test_jobs_on_the_processor_share_its_cores_and_see_no_gpu(tmp_path):
-    from toolkit.sweeps.devices import usable_cores
+    from toolkit.sweeps.local import usable_cores
 
     grid = {"key": [1, 2]}
     tools.sweep(tmp_path, grid, "--gpus", "none", "--num_workers", "2", env=tools.clean_environment())
