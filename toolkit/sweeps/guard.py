@@ -155,8 +155,13 @@ class Guard:
                     run.memory_mb = round(used.ru_maxrss / (1024 if ON_LINUX else 2**20), 1)
 
     def family(self, run: JobRun) -> list[psutil.Process]:
-        """What a run has started: all below its process, and our adopted children that bear its mark."""
+        """What a run has started: all below its process, and our adopted children that bear its mark.
+
+        Where we adopt nobody, a child that was orphaned just now is found by its mark among all processes (50 ms).
+        """
         found = below(run.process.pid) if run.process.returncode is None else []
+        if not self.adopts and run.stop is not None:
+            found += [one for one in psutil.process_iter() if mark_of(one.pid) == run.task.folder]
         for pid in children_of_ours() if self.adopts else ():
             if pid not in self.main_processes and (self.is_alone or mark_of(pid) == run.task.folder):
                 with contextlib.suppress(psutil.Error):

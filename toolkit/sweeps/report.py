@@ -6,7 +6,6 @@ curves with uPlot (toolkit/vendor/uplot, MIT licence).
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -31,7 +30,10 @@ def write_report(
 ) -> None:
     """Write the page for `rows`, grouped by seed in `groups`; `metric` is a name in their results, or None."""
     index = table.read_index(log_dir)
+    scripts = sorted({row.status.script for row in rows if row.status.script}) or [index.get("script", "sweep")]
     data = {
+        "title": f"Sweep of {', '.join(scripts)}",
+        "subtitle": f"{len(rows)} jobs in {os.path.basename(os.path.abspath(log_dir))}, {time.ctime()}",
         "metric": metric,
         "low": metric is not None and table.is_better_when_low(metric, direction),
         "flags": [flag for flag in table.varying(rows) if flag != "seed"],
@@ -45,13 +47,9 @@ def write_report(
         "jobs": job_entries(log_dir, rows, groups, metric),
         "effects": effect_entries(rows, groups, metric),
     }
-    scripts = sorted({str(row.status.script) for row in rows if row.status.script}) or [index.get("script", "sweep")]
     # "<" in a name could end the script element that holds the data.
-    text = json.dumps(finite(data), ensure_ascii=False, allow_nan=False, default=str).replace("<", "\\u003c")
-    where = f"{len(rows)} jobs in {os.path.basename(os.path.abspath(log_dir))}, {time.ctime()}"
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=str).replace("<", "\\u003c")
     parts = {
-        "TITLE": html.escape(f"Sweep of {', '.join(scripts)}"),
-        "SUBTITLE": html.escape(where),
         "LICENCE": read_text(os.path.join(UPLOT, "LICENSE")),
         "LIBRARY_STYLE": read_text(os.path.join(UPLOT, "uPlot.min.css")),
         "LIBRARY": read_text(os.path.join(UPLOT, "uPlot.iife.min.js")),
@@ -72,12 +70,8 @@ def read_text(path: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON does not have (NaN, infinity)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+    """`value`, but None for a number that JSON does not have (NaN, infinity)."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sources(rows: list[Row]) -> dict[str, str]:
@@ -124,19 +118,19 @@ def best_command(log_dir: str, groups: list[Group]) -> str:
 
 def group_entries(rows: list[Row], groups: list[Group]) -> list[dict[str, Any]]:
     """One entry per configuration: its value over the seeds, and what it costs."""
-    flags = [flag for flag in table.varying(rows) if flag != "seed"]
+    flags, origins = [flag for flag in table.varying(rows) if flag != "seed"], table.differing_origins(groups)
     entries = []
     for group in groups:
         done = [row.status for row in group.rows if row.status.state == "done"]
-        origin = [f"{name}={show(group.origin[name])}" for name in table.differing_origins(groups)]
+        origin = [f"{name}={show(group.origin[name])}" for name in origins]
         words = [f"{flag}={show(group.config.get(flag))}" for flag in flags]
         entries.append(
             {
                 "label": ", ".join(origin + words) or "the one configuration",
-                "config": {flag: group.config.get(flag) for flag in flags},
+                "config": {flag: finite(group.config.get(flag)) for flag in flags},
                 "origin": group.origin,
-                "mean": group.mean,
-                "sd": group.sd,
+                "mean": finite(group.mean),
+                "sd": finite(group.sd),
                 "n": len(group.values),
                 "missing": ", ".join(map(str, group.missing)),
                 "seconds": mean(one.seconds for one in done),
@@ -162,8 +156,8 @@ def job_entries(log_dir: str, rows: list[Row], groups: list[Group], metric: str 
         entry = {
             "name": row.name,
             "group": place[row.name],
-            "config": {flag: row.config.get(flag) for flag in flags},
-            "metrics": {name: number(row, name) for name in names},
+            "config": {flag: finite(row.config.get(flag)) for flag in flags},
+            "metrics": {name: finite(number(row, name)) for name in names},
             "state": status.state,
             "seconds": status.seconds,
             "memory": status.memory_mb,
@@ -174,7 +168,8 @@ def job_entries(log_dir: str, rows: list[Row], groups: list[Group], metric: str 
         }
         if row.name in drawn and status.attempt:
             history = jobs.read_history(folder)
-            entry["history"] = {n: v for n, v in history.items() if n == "epoch" or n not in NOT_CURVES}
+            shown = {n: v for n, v in history.items() if n == "epoch" or n not in NOT_CURVES}
+            entry["history"] = {name: list(map(finite, values)) for name, values in shown.items()}
         if status.state in ("failed", "stopped") and logs < MOST_LOGS:
             logs += 1
             entry["log"] = jobs.read_tail(folder, LOG_TAIL)
@@ -187,7 +182,7 @@ def effect_entries(rows: list[Row], groups: list[Group], metric: str | None) -> 
     found = [
         {
             "flag": effect.flag,
-            "share": effect.share,
+            "share": finite(effect.share),
             "levels": [{"label": one.label, "mean": one.mean, "n": len(one.values)} for one in effect.levels],
         }
         for effect in table.main_effects(rows, metric)

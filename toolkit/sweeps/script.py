@@ -90,6 +90,8 @@ class Script:
             if names.setdefault(flag.number, name) != name:
                 raise UserError(f"{names[flag.number]} and {name} are two names of one flag; use one of them")
             argv += write_flag(name, flag, config[name])
+            if argv and "\0" in argv[-1]:
+                raise UserError(f"{name} is {config[name]!r}; a command line cannot hold the character NUL")
         return argv
 
     def _flag(self, name: str) -> Flag:
@@ -157,8 +159,6 @@ def find_script(name: str) -> Script:
 
 def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
     """One flag with its value as command line tokens."""
-    if "\0" in json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"):
-        raise UserError(f"{name} is {value!r}; a command line cannot hold the character NUL")
     if flag.kind == "booleanoptional" and isinstance(value, bool):
         return [flag.option if value else "--no-" + flag.option.removeprefix("--")]
     if flag.nargs == 0:

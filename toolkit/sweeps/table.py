@@ -220,7 +220,12 @@ def differing_origins(groups: list[Group]) -> list[str]:
 def varying(rows: list[Row]) -> list[str]:
     """The flags that do not have one and the same value in all rows, in the order of the grid."""
     names = list(dict.fromkeys(name for row in rows for name in row.config))
-    return [name for name in names if len({repr(row.config.get(name)) for row in rows}) > 1]
+    first = {name: rows[0].config.get(name) for name in names}
+
+    def differs(name: str, value: Any) -> bool:
+        return value != first[name] or type(value) is not type(first[name])
+
+    return [name for name in names if any(differs(name, row.config.get(name)) for row in rows)]
 
 
 def write_csv(path: str, rows: list[Row]) -> None:
