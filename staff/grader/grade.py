@@ -145,7 +145,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)
     if assignment.history:
-        other_work.judge(results, arguments.submission, submission.files, assignment.history)
+        other_work.judge(results, submission, assignment.history)
     return results
 
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 import io
 import re
 import tokenize
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from staff.grader import submission as submissions
 from staff.grader.client import clean
-from toolkit.errors import UserError
+from staff.grader.submission import Submission
 
 SIDES = (150, 6000)  # pixels of a figure that can be read and that a page can show
 MIN_SPREAD = 3.0  # standard deviation of the grey values; an empty plot with axes has about 10
 ANSWER = re.compile(r"#\s*ANSWER (\d+\.\d+):\s*(.*)")
-MAX_COMMITS = 2000
 
 
 def fault_of_figure(content: bytes) -> str:
@@ -72,39 +70,34 @@ class Commit:
     lines: int = 0
 
 
-def read_history(path: str | Path, graded: Sequence[str]) -> list[Commit] | None:
-    """Commits without merges, oldest first; None if the submission is no git repository."""
-    path = Path(path)
-    git_folder = path / ".git" if (path / ".git").is_dir() else path
-    if not (git_folder / "HEAD").is_file() or not (git_folder / "objects").is_dir():
-        return None
-    arguments = ["--no-merges", f"--max-count={MAX_COMMITS}", "--reverse", "--no-renames", "--no-ext-diff"]
-    pretty = "--format=%x01%at%x02%s"
-    output = submissions.read_git(git_folder, "log", *arguments, "--no-textconv", pretty, "--numstat", "HEAD", "--")
+def read_history(log: bytes, graded: Sequence[str]) -> list[Commit]:
+    """Commits without merges, oldest first, of what git printed (`submission.LOG`)."""
     commits = []
-    for record in output.decode("utf-8", "replace").split("\x01")[1:]:
+    for record in log.decode("utf-8", "replace").split("\x01")[1:]:
         head, *rows = record.split("\n")
         time, _, subject = head.partition("\x02")
-        commit = Commit(int(time) if time.lstrip("-").isdigit() else 0, clean(subject, 200))
+        seconds = int(time) if re.fullmatch(r"\d{1,12}", time, re.ASCII) else 0
+        commit = Commit(seconds, clean(subject, 200))
         for added, removed, name in (row.split("\t", 2) for row in rows if row.count("\t") >= 2):
             commit.files.append(clean(name, 200))
             if any(name == file or name.endswith("/" + file) for file in graded):
-                commit.lines += sum(int(number) for number in (added, removed) if number.isdigit())
+                commit.lines += sum(int(n) for n in (added, removed) if re.fullmatch(r"\d{1,9}", n, re.ASCII))
         commits.append(commit)
     return commits
 
 
-def judge_history(commits: list[Commit] | None, rules: dict[str, Any]) -> list[dict[str, Any]]:
+def judge_history(commits: list[Commit] | None, rules: dict[str, Any], why_none: str = "") -> list[dict[str, Any]]:
     """The two verdicts on the history: [{'title', 'deduction', 'reason'}], deductions as points from 0 up.
 
     A meaningful commit changes at least `min_lines` lines of graded files. A clear subject has two words or more, ten
-    letters or more, and is not one of the words that say nothing ("update", "fix", "final", "asdf").
+    letters or more, and is not one of the words that say nothing ("update", "fix", "final", "asdf"). Where there is
+    no history to judge (`commits` is None), nothing is deducted: a person decides.
     """
     points = rules["deduction"]
     titles = ("several meaningful commits", "clear commit messages")
     if commits is None:
-        reason = "no git repository was handed in, so there is no history to judge"
-        return [{"title": title, "deduction": points, "reason": reason} for title in titles]
+        reason = f"not available: {why_none}; costs nothing by itself, a person looks at it"
+        return [{"title": title, "deduction": 0, "reason": reason} for title in titles]
     # The first commit brings the starter, which is not the student's work.
     own = [commit for commit in commits[1:] if commit.files]
     meaningful = [commit for commit in own if commit.lines >= rules["min_lines"]]
@@ -134,20 +127,29 @@ EMPTY_WORDS = frozenset(
 )
 
 
+SYLLABLES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # Chinese, Japanese, Korean
+
+
 def is_clear(subject: str) -> bool:
-    """Whether a message says what was done: two words or more that carry meaning, ten letters or more."""
-    words = re.findall(r"[^\W\d_]{2,}", subject.lower())
+    """Whether a message says what was done: two words or more that carry meaning, ten letters or more.
+
+    Scripts without spaces, whose signs carry more than a letter: six signs or more. Marks that belong to letters (the
+    vowels of Hindi or Thai) are part of their words.
+    """
+    if len(SYLLABLES.findall(subject)) >= 6:
+        return True
+    text = "".join(c if unicodedata.category(c)[0] in "LM" else " " for c in subject.lower())
+    words = [word for word in text.split() if len(word) >= 2]
     return sum(map(len, words)) >= 10 and sum(word not in EMPTY_WORDS for word in words) >= 2
 
 
-def judge(results: dict[str, Any], path: str, files: dict[str, bytes], rules: dict[str, Any]) -> None:
+def judge(results: dict[str, Any], submission: Submission, rules: dict[str, Any]) -> None:
     """Add the history's verdict (as an entry with points below 0) and the answers for the human grader to `results`."""
+    files = submission.files
     graded = [name for name in files if name.endswith(".py")]
-    try:
-        commits = read_history(path, graded)
-    except UserError:
-        commits = None
-    verdicts = judge_history(commits, rules)
+    commits = None if submission.log is None else read_history(submission.log, graded)
+    results["for_a_person"] = [f"history not available: {submission.no_log}"] if commits is None else []
+    verdicts = judge_history(commits, rules, submission.no_log)
     deduction = sum(verdict["deduction"] for verdict in verdicts)
     checks = [
         {

@@ -182,7 +182,7 @@ def choose_layer(require: str | None = None) -> tuple[str, list[str]]:
 _BWRAP_NAMESPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 
 
-def _bwrap_command(place: Place, limits: Limits, as_root: bool) -> list[str]:
+def bwrap_command(place: Place, limits: Limits, as_root: bool) -> list[str]:
     """Nothing but the interpreter, system libraries and the submission's folder is in the worker's file system."""
     command = ["bwrap", *_BWRAP_NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     if as_root:
@@ -225,7 +225,7 @@ class Confined:
         start = f"import sys; sys.path.extend({package_folders()!r}); {START}"
         command = [self._interpreter(), "-I", "-u", "-c", start, *map(str, self.ends), str(place.code), str(place.tree)]
         if layer == "bwrap":
-            command = _bwrap_command(place, limits, as_root) + command
+            command = bwrap_command(place, limits, as_root) + command
         elif self.uid:
             os.chown(place.scratch, self.uid, self.uid)
         self.process = self._spawn(command)

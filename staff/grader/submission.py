@@ -1,35 +1,49 @@
-"""Reading a submission: a folder, a zip archive or a git repository, none of which is trusted.
+"""Reading a submission: a folder, an archive, a git repository or single files, none of which is trusted.
 
-Only files that the assignment names are read; everything else is listed and left alone. Links are never followed,
-nothing is extracted by its own name, sizes are bounded while reading, and git runs
-nothing that a repository configures and reads nothing outside it.
+Only files that the assignment names are read; everything else is listed and left alone. One rule says what counts: the
+files that were handed in. A folder is graded by its files, whether or not they are committed, and its `.git` is only
+its history; a bare repository is graded by its last commit. What was read under another name, is too large or differs
+from the last commit is said in `notes`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import stat
-import subprocess
-import zipfile
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from staff.grader import packing, repository
+from staff.grader.packing import Entry, Read, printable
 from toolkit.errors import UserError
 
-MAX_ENTRIES = 50_000
 MAX_LISTED = 200
-SKIPPED_FOLDERS = {".git", "__pycache__", ".venv", "venv", "node_modules", "__MACOSX"}
+LOG = ("--no-merges", "--max-count=2000", "--reverse", "--no-renames", "--format=%x01%at%x02%s", "--numstat")
+# What sites put around a name: Moodle, Canvas (name, numbers), and copies of a download.
+SITE_PREFIX = re.compile(r"^(?:.*_assignsubmission_file_|[^_/]+_(?:LATE_)?\d+_\d+_)")
+COPY_SUFFIX = re.compile(r"(?:-\d{1,2}| ?\(\d{1,2}\))(?=\.[A-Za-z0-9]+$)")
 
 
 @dataclass
 class Submission:
-    """What was handed in: `files` by the assignment's names, `ignored` names, `notes` on how it was read."""
+    """What was handed in.
+
+    files: content by the assignment's names.
+    ignored: names of what was left alone.
+    notes: how it was read, for the student.
+    commit: number of the last commit, "" without a repository.
+    log: history as git printed it, None if there is none to judge, and then `no_log` says why.
+    """
 
     files: dict[str, bytes]
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    commit: str = ""
+    log: bytes | None = None
+    no_log: str = "no git repository was handed in"
 
     def digest(self) -> str:
         """SHA-256 over names and contents; equal for equal submissions whatever their packing."""
@@ -39,60 +53,85 @@ class Submission:
             total.update(content)
         return total.hexdigest()
 
+    def history_digest(self) -> str:
+        """SHA-256 of what the history's verdict depends on."""
+        return hashlib.sha256(self.no_log.encode() if self.log is None else self.log).hexdigest()
 
-def read_submission(path: str | os.PathLike, allowed: dict[str, int]) -> Submission:
+
+def read_submission(path: str | os.PathLike, allowed: Mapping[str, int]) -> Submission:
     """Read a submission. `allowed`: file name -> largest size in bytes.
 
-    UserError: nothing there, not a folder, zip or repository, an archive that is damaged, encrypted or ambiguous, a
-    file larger than allowed, or more entries than anybody hands in.
+    UserError: nothing there, none of the assignment's files, an archive that is damaged, encrypted or ambiguous, or
+    more entries than anybody hands in. A single file that is too large is left out, with a note.
     """
     path = Path(path)
     if path.is_dir():
-        git_folder = path / ".git" if (path / ".git").is_dir() else path
-        if (git_folder / "HEAD").is_file() and (git_folder / "objects").is_dir():
-            return _from_git(git_folder, allowed)
-        return _select(_folder_entries(path), allowed, "the folder")
-    if path.is_file() and zipfile.is_zipfile(path):
-        return _from_zip(path, allowed)
+        git_folder = repository.find(path)
+        return _from_git(path, git_folder, allowed) if git_folder else _from_folder(path, allowed)
+    if packing.is_archive(path):
+        return packing.archive_entries(path, lambda entries: _select(entries, allowed, "the archive"))
     if not path.exists():
-        raise UserError(f"submission {str(path)!r} does not exist")
-    raise UserError(f"submission {str(path)!r} is neither a folder nor a zip archive nor a git repository")
+        raise UserError(f"submission {printable(str(path))!r} does not exist")
+    if path.is_file() and not path.is_symlink():
+        return _select([(path.name, packing.read_regular(path))], allowed, "the file")
+    raise UserError(f"submission {printable(str(path))!r} is neither a folder nor an archive nor a git repository")
 
 
-Entry = tuple[str, Callable[[int], bytes] | None]  # name with slashes; reads at most so many bytes; None: not a file
+def _from_folder(path: Path, allowed: Mapping[str, int]) -> Submission:
+    try:
+        return _select(packing.folder_entries(path), allowed, "the folder")
+    except _NothingFoundError:
+        names = [
+            name for name, read in packing.folder_entries(path) if read and name.lower().endswith(packing.ARCHIVES)
+        ]
+        if len(names) != 1:
+            raise
+        inner = path / names[0]
+        found = packing.archive_entries(inner, lambda entries: _select(entries, allowed, "the archive"))
+        found.notes.append(f"the files were found in {printable(names[0])!r}")
+        return found
 
 
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name)[:200]
+class _NothingFoundError(UserError):
+    """None of the assignment's files."""
 
 
-def _select(entries: Iterable[Entry], allowed: dict[str, int], what: str) -> Submission:
+def _select(entries: Iterable[Entry], allowed: Mapping[str, int], what: str) -> Submission:
     """Find the folder that holds the assignment's files (the top, or one below) and read those that are allowed."""
-    table: dict[str, Callable[[int], bytes] | None] = {}
+    table: dict[str, Read | None] = {}
     for name, read in entries:
         if name in table:
-            raise UserError(f"{what} holds {_printable(name)!r} twice; it is not clear which one is meant")
+            raise UserError(f"{what} holds {printable(name)!r} twice; it is not clear which one is meant")
         table[name] = read
-        if len(table) > MAX_ENTRIES:
-            raise UserError(f"{what} holds more than {MAX_ENTRIES} files; hand in only the assignment's files")
-    base = _base_folder([name for name, read in table.items() if read], allowed, what)
+        if len(table) > packing.MAX_ENTRIES:
+            raise UserError(f"{what} holds more than {packing.MAX_ENTRIES} files; hand in only the assignment's files")
+    regular = [name for name, read in table.items() if read]
+    base, notes = _base_folder(regular, allowed, what), []
+    if base:
+        notes.append(f"the files were found in {printable(base)!r}")
+    chosen = {file: base + file for file in allowed if base is not None and table.get(base + file)}
+    others = _other_names([name for name in regular if name not in chosen.values()], base or "", allowed, what)
+    for file, name in others.items():
+        if file not in chosen:
+            chosen[file] = name
+            notes.append(f"{printable(name)!r} was read as {file}")
+    if not chosen:
+        raise _NothingFoundError(f"{what} holds none of the assignment's files ({', '.join(allowed)})")
     files = {}
-    for name, limit in allowed.items():
-        read = table.get(base + name)
-        if read is None:
-            continue
-        content = read(limit + 1)
-        if len(content) > limit:
-            raise UserError(f"{name} is larger than {limit:,} bytes")
-        files[name] = content
-    ignored = sorted(_printable(name) for name in table if name not in {base + file for file in files})
-    notes = [f"the files were found in {_printable(base)!r}"] if base else []
+    for file, limit in allowed.items():
+        if file in chosen:
+            content = table[chosen[file]](limit + 1)
+            if len(content) > limit:
+                notes.append(f"{file} is larger than {limit:,} bytes and was left out; the rest was graded")
+            else:
+                files[file] = content
+    ignored = sorted(printable(name) for name in table if name not in chosen.values())
     if len(ignored) > MAX_LISTED:
         notes.append(f"{len(ignored) - MAX_LISTED} more files were ignored")
     return Submission(files, ignored[:MAX_LISTED], notes)
 
 
-def _base_folder(names: list[str], allowed: dict[str, int], what: str) -> str:
+def _base_folder(names: list[str], allowed: Iterable[str], what: str) -> str | None:
     """'' or 'folder/': where most of the assignment's files lie together; the top wins a tie, then the shallowest."""
     counts: dict[str, int] = {}
     for name in names:
@@ -100,118 +139,90 @@ def _base_folder(names: list[str], allowed: dict[str, int], what: str) -> str:
             if name == file or name.endswith("/" + file):
                 base = name[: len(name) - len(file)]
                 counts[base] = counts.get(base, 0) + 1
-    if not counts:
-        raise UserError(f"{what} holds none of the assignment's files ({', '.join(allowed)})")
+    return _best(counts, what) if counts else None
+
+
+def _best(counts: dict[str, int], what: str) -> str:
     best = max(counts.values())
     candidates = sorted((base.count("/"), base) for base, count in counts.items() if count == best)
     if len(candidates) > 1 and candidates[0][0] == candidates[1][0]:
-        raise UserError(f"{what} holds the assignment's files in {candidates[0][1]!r} and in {candidates[1][1]!r}")
+        folders = [printable(base) for _, base in candidates[:2]]
+        raise UserError(f"{what} holds the assignment's files in {folders[0]!r} and in {folders[1]!r}")
     return candidates[0][1]
 
 
-def _read_regular(path: str) -> Callable[[int], bytes]:
-    def read(limit: int) -> bytes:
-        # O_NOFOLLOW and O_NONBLOCK: what was a file a moment ago may be a link or a pipe now.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UserError(f"{os.path.basename(path)} is not a regular file")
-            return file.read(limit)
-
-    return read
+def plain_name(name: str) -> str:
+    """A file's name without folders, capitals and what a course's site puts around it."""
+    return COPY_SUFFIX.sub("", SITE_PREFIX.sub("", name.rpartition("/")[2])).lower()
 
 
-def _folder_entries(root: Path) -> Iterable[Entry]:
-    for parent, folders, files in os.walk(root, followlinks=False):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
-        for name in sorted(files):
-            full = os.path.join(parent, name)
-            relative = os.path.relpath(full, root).replace(os.sep, "/")
-            yield relative, _read_regular(full) if stat.S_ISREG(os.lstat(full).st_mode) else None
+def _other_names(names: list[str], base: str, allowed: Iterable[str], what: str) -> dict[str, str]:
+    """File of the assignment -> name below `base` that most likely means it. Two for one file: neither."""
+    wanted = {file.rpartition("/")[2].lower(): file for file in allowed}
+    found: dict[str, dict[str, list[str]]] = {}  # folder -> file -> names
+    for name in names:
+        file = wanted.get(plain_name(name))
+        if file and name.startswith(base):
+            found.setdefault(name.rpartition("/")[0], {}).setdefault(file, []).append(name)
+    if not found:
+        return {}
+    folder = _best({f"{parent}/" if parent else "": len(files) for parent, files in found.items()}, what)
+    return {file: same[0] for file, same in found[folder.rstrip("/")].items() if len(same) == 1}
 
 
-def _from_zip(path: Path, allowed: dict[str, int]) -> Submission:
+def _from_git(path: Path, git_folder: Path, allowed: Mapping[str, int]) -> Submission:
+    submission = None
+    if git_folder != path:
+        with contextlib.suppress(_NothingFoundError):  # a clone without its files: the last commit has them
+            submission = _from_folder(path, allowed)
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _select(_zip_entries(archive), allowed, "the archive")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, UserError):
+        with repository.opened(git_folder) as opened:
+            commit = opened.commit()
+            blobs = opened.files(commit)
+            if submission is None:
+                entries = [(b.name, _reader(opened, b) if b.regular else None) for b in blobs]
+                submission = _select(entries, allowed, "the repository")
+                submission.notes.append(f"git commit {commit}; files that are not committed are not graded")
+            else:
+                submission.notes += _differences(submission, commit, blobs)
+            submission.commit = commit
+            _add_log(submission, opened)
+    except (UserError, OSError) as error:
+        if submission is None:
             raise
-        raise UserError(f"the archive cannot be read: {_printable(str(error))}") from None
-    except Exception as error:  # zlib.error, lzma.LZMAError, struct.error: a damaged archive, whoever noticed
-        raise UserError(f"the archive is damaged: {_printable(str(error))}") from None
-
-
-def _zip_entries(archive: zipfile.ZipFile) -> Iterable[Entry]:
-    if len(archive.infolist()) > MAX_ENTRIES:
-        raise UserError(f"the archive holds more than {MAX_ENTRIES} files")
-    for info in archive.infolist():
-        if info.is_dir():
-            continue
-        parts = PurePosixPath(info.filename).parts
-        odd = "\\" in info.filename or ".." in parts or info.filename.startswith("/")
-        mode = info.external_attr >> 16
-        is_file = not stat.S_IFMT(mode) or stat.S_ISREG(mode)
-        if any(part in SKIPPED_FOLDERS for part in parts):
-            continue
-        yield info.filename, _read_member(archive, info) if is_file and not odd else None
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[int], bytes]:
-    def read(limit: int) -> bytes:
-        if info.flag_bits & 1:
-            raise UserError(f"{_printable(info.filename)} is encrypted")
-        with archive.open(info) as member:  # decompresses as it reads, so a bomb stops at the limit
-            return member.read(limit)
-
-    return read
-
-
-def _git(git_folder: Path, *arguments: str, limit: int | None = None) -> bytes:
-    """Output of a git command that reads objects only; hooks, filters, monitors and fetching are off."""
-    settings = ["core.fsmonitor=false", "core.hooksPath=/dev/null", "protocol.allow=never", "safe.directory=*"]
-    command = ["git", *(part for s in settings for part in ("-c", s)), f"--git-dir={git_folder}", *arguments]
-    environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
-    environment |= {"GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        output = process.stdout.read(limit if limit is not None else 64 << 20)
-        process.stdout.close()
-        if process.wait(timeout=60) != 0 and (limit is None or len(output) < limit):
-            raise UserError("the git repository cannot be read (is there a commit?)")
-    return output
-
-
-def read_git(git_folder: Path, *arguments: str) -> bytes:
-    """Output of a git command that reads objects of a submission's repository. UserError if that is odd."""
-    _check_git_folder(git_folder)
-    return _git(git_folder, *arguments)
-
-
-def _check_git_folder(git_folder: Path) -> None:
-    """Refuse repositories that borrow objects from elsewhere: HEAD could name a commit of ours, with the solution."""
-    borrowed = [git_folder / "objects/info/alternates", git_folder / "objects/info/http-alternates"]
-    if any(os.path.lexists(path) for path in [*borrowed, git_folder / "commondir"]) or git_folder.is_symlink():
-        raise UserError("the git repository borrows objects from another one; hand in a full clone")
-    for parent, folders, files in os.walk(git_folder, followlinks=False):
-        for name in [*folders, *files]:
-            if os.path.islink(os.path.join(parent, name)):
-                raise UserError("the git repository holds symbolic links; hand in a plain clone")
-
-
-def _from_git(git_folder: Path, allowed: dict[str, int]) -> Submission:
-    _check_git_folder(git_folder)
-    commit = _git(git_folder, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-    submission = _select(_git_entries(git_folder, commit), allowed, "the repository")
-    submission.notes.append(f"git commit {commit[:40]}; files that are not committed are not graded")
+        submission.no_log = printable(str(error))
+        submission.notes.append(f"the history could not be read: {submission.no_log}")
     return submission
 
 
-def _git_entries(git_folder: Path, commit: str) -> Iterable[Entry]:
-    for record in _git(git_folder, "ls-tree", "-r", "-z", commit).split(b"\0"):
-        if not record:
-            continue
-        description, _, name = record.partition(b"\t")
-        mode, kind, blob = description.decode().split()
-        regular = kind == "blob" and mode in ("100644", "100755")
-        read = (lambda limit, blob=blob: _git(git_folder, "cat-file", "blob", blob, limit=limit)) if regular else None
-        yield name.decode("utf-8", "replace"), read
+def _reader(opened: repository.Repository, blob: repository.Blob) -> Read:
+    return lambda limit: opened.content(blob, limit)
+
+
+def _differences(submission: Submission, commit: str, blobs: list[repository.Blob]) -> list[str]:
+    """Which files are not as in the last commit; the files count, see the top."""
+    numbers = {blob.number for blob in blobs}
+    different = [file for file, content in submission.files.items() if not _blob_numbers(content) & numbers]
+    if not different:
+        return []
+    return [
+        f"graded as handed in, which differs from git commit {commit[:12]} in {', '.join(different)}; "
+        "what lies in the folder counts, committed or not"
+    ]
+
+
+def _blob_numbers(content: bytes) -> set[str]:
+    """Git's numbers of a file, with its own line ends and with those that git stores on Windows."""
+    forms = {content, content.replace(b"\r\n", b"\n")}
+    return {hashlib.sha1(b"blob %d\0" % len(form) + form, usedforsecurity=False).hexdigest() for form in forms}
+
+
+def _add_log(submission: Submission, opened: repository.Repository) -> None:
+    if opened.shallow:
+        submission.no_log = "the repository is a shallow clone, which has no history"
+        return
+    log = opened.log(*LOG)
+    if len(log) >= repository.MAX_OUTPUT:
+        submission.no_log = "the history is too long to be read"
+    else:
+        submission.log = log

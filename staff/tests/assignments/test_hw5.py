@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -17,6 +18,7 @@ from PIL import Image
 
 from staff.grader import assignment as assignments
 from staff.grader import other_work
+from staff.grader.submission import read_submission
 from staff.release.starter import recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,14 +72,36 @@ def test_answers_are_found_wherever_comments_stand():
 
 
 @pytest.mark.parametrize(
-    "subject", ["Stop early on the validation loss", "Grad-CAM: weights and maps", "1.3 augmentation with rotation"]
+    "subject",
+    [
+        "Stop early on the validation loss",
+        "Grad-CAM: weights and maps",
+        "1.3 augmentation with rotation",
+        "根据验证损失提前停止训练",
+        "検証損失で早期終了する",
+        "सत्यापन हानि पर जल्दी रुकें",
+        "Dừng sớm theo mất mát kiểm định",
+        "Остановка по потерям на проверке",
+    ],
 )
 def test_clear_messages(subject):
     assert other_work.is_clear(subject)
 
 
 @pytest.mark.parametrize(
-    "subject", ["", "update", "final final version", "fix", "asdf asdf", "wip", "more work on hw5", "a b c d e f"]
+    "subject",
+    [
+        "",
+        "update",
+        "final final version",
+        "fix",
+        "asdf asdf",
+        "wip",
+        "more work on hw5",
+        "a b c d e f",
+        "更新",
+        "修改作业",
+    ],
 )
 def test_messages_that_say_nothing(subject):
     assert not other_work.is_clear(subject)
@@ -121,14 +145,25 @@ CLEAR = ["Load the three splits", "Train with early stopping", "Grad-CAM by hand
 )
 def test_history_is_judged(tmp_path, subjects, name, deductions):
     folder = repository(tmp_path / "work", subjects, name)
-    verdicts = other_work.judge_history(other_work.read_history(folder, [CODE]), RULES)
+    log = read_submission(folder, {CODE: 10_000}).log
+    verdicts = other_work.judge_history(other_work.read_history(log, [CODE]), RULES)
     assert [verdict["deduction"] for verdict in verdicts] == deductions
     assert all(verdict["reason"] for verdict in verdicts)
 
 
-def test_no_repository_has_no_history(tmp_path):
-    assert other_work.read_history(tmp_path, [CODE]) is None
-    assert [verdict["deduction"] for verdict in other_work.judge_history(None, RULES)] == [5, 5]
+@pytest.mark.parametrize("kind", ["folder", "shallow"])
+def test_a_history_that_is_not_available_costs_nothing_and_is_marked(tmp_path, kind):
+    folder = repository(tmp_path / "work", ["update"])
+    copy = tmp_path / "copy"
+    if kind == "shallow":
+        subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{folder}", copy], check=True)
+    else:
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".git"))
+    submission = read_submission(copy, {CODE: 10_000})
+    results = {"todos": [], "score": 70.0}
+    other_work.judge(results, submission, RULES)
+    assert (results["todos"][0]["points"], results["score"]) == (0, 70.0)
+    assert re.search("shallow" if kind == "shallow" else "no git repository", results["for_a_person"][0])
 
 
 def test_the_handout_has_the_dates_and_points_of_the_settings():
@@ -300,4 +335,4 @@ def test_each_mistake_costs_points(tmp_path):
         assert any(check["status"] == "failed" for check in mechanisms), f"the mistake in {todo} was not found"
         if todo in FULL_LOSS:
             assert found[todo]["points"] == 0, f"{todo} earns {found[todo]['points']} with its mistake"
-    assert found["git"]["points"] == -10
+    assert found["git"]["points"] == 0  # a folder without a history: for a person

@@ -69,7 +69,7 @@ def test_other_packings_give_the_same(tmp_path, packing):
         git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
         for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "solution"]):
             subprocess.run([*git, *words], check=True)
-        (folder / "classification_train.py").write_text("not committed, not graded")
+        submission = folder / ".git"  # bare, as it is pushed: the last commit
     graded = grade(submission, tmp_path / "out", "--todo", "1.3", "2.4")
     assert graded.run.returncode == 0, graded.run.stderr
     assert {todo: points for todo, points in graded.points().items() if points} == {"1.3": 2.0, "2.4": 2.0}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tarfile
 import zipfile
 
 import pytest
 
+from staff.grader import repository
 from staff.grader.submission import read_submission
+from staff.tests.conftest import require_layer
 from toolkit.errors import UserError
 
 ALLOWED = {"models.py": 1000, "train.py": 1000, "best.pt": 5000}
@@ -49,14 +53,15 @@ def test_folder_zip_and_repository_are_the_same_submission(tmp_path):
     repository = make_repository(tmp_path / "repository")
     bare = tmp_path / "bare.git"
     subprocess.run(["git", "clone", "-q", "--bare", str(repository), str(bare)], check=True, capture_output=True)
-    (repository / "models.py").write_bytes(b"not committed\n")
     read = [read_submission(path, ALLOWED) for path in (folder, archive, nested, repository, bare)]
     assert [submission.files for submission in read] == [FILES] * 5
     assert len({submission.digest() for submission in read}) == 1
     assert read[0].ignored == ["conftest.py", "sub/numpy.py"]
     assert read[1].ignored == ["pytest.ini"]
     assert "project2-main/" in read[2].notes[0]
-    assert "git commit" in read[3].notes[0]
+    assert read[3].notes == []
+    assert "git commit" in read[4].notes[0]
+    assert len(read[3].commit) == len(read[4].commit) == 40
 
 
 def test_links_are_never_followed(tmp_path):
@@ -68,7 +73,7 @@ def test_links_are_never_followed(tmp_path):
     os.mkfifo(folder / "best.pt")
     submission = read_submission(folder, ALLOWED)
     assert submission.files == {"train.py": b"B = 2\n"}
-    assert submission.ignored == ["best.pt", "models.py"]
+    assert submission.ignored == ["best.pt", "models.py", "sub"]
 
     link = zipfile.ZipInfo("models.py")
     link.external_attr = 0o120777 << 16
@@ -84,7 +89,7 @@ def test_links_are_never_followed(tmp_path):
     assert read_submission(repository, ALLOWED).files == {"train.py": b"B = 2\n"}
 
 
-@pytest.mark.parametrize("name", ["../models.py", "/models.py", "a/../../models.py", "..\\models.py"])
+@pytest.mark.parametrize("name", ["../models.py", "/models.py", "a/../../models.py", "..\\models.py", "C:\\models.py"])
 def test_paths_that_leave_the_archive_are_ignored(tmp_path, name):
     archive = make_zip(tmp_path / "a.zip", [(name, b"evil"), ("train.py", b"B = 2\n")])
     assert read_submission(archive, ALLOWED).files == {"train.py": b"B = 2\n"}
@@ -92,10 +97,10 @@ def test_paths_that_leave_the_archive_are_ignored(tmp_path, name):
 
 def test_bombs_stop_at_the_limit_and_damage_is_one_line(tmp_path):
     bomb = make_zip(tmp_path / "bomb.zip", [("models.py", b"\0" * 50_000_000), ("train.py", b"")])
-    with pytest.raises(UserError, match="larger than 1,000 bytes"):
-        read_submission(bomb, ALLOWED)
-    with pytest.raises(UserError, match="larger than"):
-        read_submission(make_folder(tmp_path / "big", {"models.py": b"#" * 1001}), ALLOWED)
+    for large in (bomb, make_folder(tmp_path / "big", {"models.py": b"#" * 1001, "train.py": b""})):
+        submission = read_submission(large, ALLOWED)
+        assert submission.files == {"train.py": b""}
+        assert "models.py is larger than 1,000 bytes and was left out" in submission.notes[0]
     archive = make_zip(tmp_path / "a.zip", FILES.items())
     damaged = bytearray(archive.read_bytes())
     damaged[40] ^= 0xFF
@@ -120,22 +125,143 @@ def test_ambiguous_or_empty_submissions_are_refused(tmp_path):
     assert read_submission(old, ALLOWED).files == FILES
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
-    for name, words in (("empty", "none of"), ("text.txt", "neither"), ("missing", "does not exist")):
+    for name, words in (("empty", "none of"), ("text.txt", "none of"), ("missing", "does not exist")):
         with pytest.raises(UserError, match=words):
             read_submission(tmp_path / name, ALLOWED)
 
 
-def test_a_repository_may_not_run_commands_or_borrow_objects(tmp_path):
+def test_what_is_handed_in_counts_and_differences_are_said(tmp_path):
+    """A clone is graded by its files, committed or not; one without its files by its last commit."""
     repository = make_repository(tmp_path / "repository")
-    marker = tmp_path / "ran"
-    script = tmp_path / "script"
+    (repository / "models.py").write_bytes(b"solved\n")
+    (repository / "train.py").write_bytes(FILES["train.py"].replace(b"\n", b"\r\n"))  # as git checks out on Windows
+    submission = read_submission(repository, ALLOWED)
+    assert submission.files["models.py"] == b"solved\n"
+    assert f"differs from git commit {submission.commit[:12]} in models.py;" in submission.notes[0]
+    (repository / "models.py").unlink()
+    (repository / "train.py").unlink()
+    assert read_submission(repository, ALLOWED).files == FILES
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (("Ada Lovelace_1234_assignsubmission_file_models.py", "train.py"), "was read as models.py"),
+        (("lovelaceada_12345_67890_models-1.py", "lovelaceada_LATE_12345_67891_train.py"), "was read as train.py"),
+        (("models (1).py", "train.py"), "'models (1).py' was read as models.py"),
+        (("Models.py", "TRAIN.PY"), "'Models.py' was read as models.py"),
+        (("p2\\models.py", "p2\\train.py"), "found in 'p2/'"),
+        (("deep/er/models.py", "deep/er/train.py", "__MACOSX/models.py", ".venv/train.py"), "found in 'deep/er/'"),
+    ],
+)
+def test_what_sites_and_systems_do_to_names(tmp_path, names, note):
+    contents = [*FILES.values(), b"junk", b"junk"]
+    archive = make_zip(tmp_path / "a.zip", zip(names, contents[: len(names)], strict=True))
+    submission = read_submission(archive, ALLOWED)
+    assert submission.files == FILES
+    assert any(note in line for line in submission.notes)
+
+
+def test_other_packings(tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(folder, "project2")
+    assert read_submission(tmp_path / "a.tar.gz", ALLOWED).files == FILES
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    make_zip(wrapped / "solution.zip", FILES.items())
+    submission = read_submission(wrapped, ALLOWED)
+    assert submission.files == FILES
+    assert "found in 'solution.zip'" in submission.notes[0]
+    assert read_submission(folder / "models.py", ALLOWED).files == {"models.py": FILES["models.py"]}
+
+
+def test_two_names_for_one_file_are_not_guessed(tmp_path):
+    folder = make_folder(tmp_path / "two", {"train.py": b"", "models (1).py": b"1", "models (2).py": b"2"})
+    assert read_submission(folder, ALLOWED).files == {"train.py": b""}
+
+
+def test_odd_folders_end_in_time(tmp_path):
+    """Nested thousands deep, names that are no UTF-8, a pipe in .git: the files are read all the same."""
+    repository = make_repository(tmp_path / "repository")
+    os.mkfifo(repository / ".git/refs/heads/pipe")
+    os.mkfifo(repository / ".git/pipe")
+    (repository / os.fsdecode(b"\xff\xfe.py")).write_bytes(b"")
+    here = os.open(repository, os.O_RDONLY)
+    for _ in range(4000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        submission = read_submission(repository, ALLOWED)
+        assert submission.files == FILES
+        assert submission.log is not None
+        assert all(name.isprintable() for name in submission.ignored)
+    finally:
+        subprocess.run(["rm", "-rf", repository], check=True)
+
+
+GIT_PROGRAMS = (
+    *("core.fsmonitor", "core.sshCommand", "core.pager", "pager.log", "diff.external", "filter.x.smudge"),
+    *("gpg.program", "gpg.ssh.program", "core.editor", "core.askPass", "uploadpack.packObjectsHook", "alias.log"),
+)
+
+
+def sign_head(repository):
+    """Replace HEAD by the same commit with a worthless signature."""
+    commit = subprocess.run(["git", "cat-file", "commit", "HEAD"], cwd=repository, check=True, capture_output=True)
+    head, _, body = commit.stdout.partition(b"\n\n")
+    signed = head + b"\ngpgsig -----BEGIN PGP SIGNATURE-----\n x\n -----END PGP SIGNATURE-----\n\n" + body
+    words = ["git", "hash-object", "-t", "commit", "-w", "--stdin"]
+    made = subprocess.run(words, cwd=repository, input=signed, check=True, capture_output=True).stdout.decode().strip()
+    git(repository, "update-ref", "HEAD", made)
+
+
+def test_a_repository_may_not_run_commands(tmp_path):
+    repository = make_repository(tmp_path / "repository")
+    sign_head(repository)
+    tmp_path.chmod(0o755)
+    marker, script = tmp_path / "ran", tmp_path / "script"
     script.write_text(f"#!/bin/sh\ntouch {marker}\n")
     script.chmod(0o755)
-    for setting in ("core.fsmonitor", "core.sshCommand", "core.pager", "diff.external", "filter.x.smudge"):
-        git(repository, "config", setting, str(script))
-    assert read_submission(repository, ALLOWED).files == FILES
+    git(repository, "config", "log.showSignature", "true")
+    for setting in GIT_PROGRAMS:
+        git(repository, "config", setting, str(script) if setting != "alias.log" else f"!{script}")
+    (repository / ".git/hooks").mkdir(exist_ok=True)
+    for hook in ("post-checkout", "reference-transaction", "post-index-change"):
+        shutil.copy(script, repository / ".git/hooks" / hook)
+    (repository / ".gitattributes").write_text("*.py filter=x diff=x\n")
+    submission = read_submission(repository, ALLOWED)
+    assert submission.files == FILES
+    assert b"hand in" in submission.log
     assert not marker.exists()
-    # A commit of somebody else's repository (ours, with the solution) must not count as handed in.
+    subprocess.run(["git", "log"], cwd=repository, check=False, capture_output=True)
+    assert marker.exists(), "the trap does not work, so this test shows nothing"
+
+
+@pytest.mark.parametrize("layer", ["bwrap", "user", "limits"])
+def test_git_runs_in_the_sandbox(tmp_path, monkeypatch, layer):
+    """Whatever a config names, git can start nothing and see nothing else: here with a config of the student's."""
+    submission = make_repository(tmp_path / "repository")
+    sign_head(submission)
+    marker, script = tmp_path / "ran", tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    script.chmod(0o755)
+    hostile = f"{repository.CONFIG}[log]\n\tshowSignature = true\n[gpg]\n\tprogram = {script}\n"
+    monkeypatch.setattr(repository, "CONFIG", hostile)
+    with repository.opened(submission / ".git") as opened:
+        opened.layer = require_layer(layer)[0]
+        assert b"hand in" in opened.git("log", "--format=%s")
+        with pytest.raises(UserError, match="cannot be read"):
+            opened.git("hash-object", "--no-filters", str(submission / "models.py"))
+    assert not marker.exists()
+
+
+def test_a_repository_may_not_borrow_objects(tmp_path):
+    """A commit of somebody else's repository (ours, with the solution) must not count as handed in."""
+    repository = make_repository(tmp_path / "repository")
     thief = tmp_path / "thief"
     thief.mkdir()
     git(thief, "init", "-q")
