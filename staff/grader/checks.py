@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 
 from staff.grader.assignment import Assignment, Check, Todo
-from staff.grader.client import CheckFailed, Incident, StudentError, StudentProcess
+from staff.grader.client import CheckFailed, Incident, StudentError, StudentProcess, clean
 from staff.grader.hidden import HiddenData
 from staff.grader.sandbox import Place, SandboxError
 
 NOT_STARTED = "NotImplementedError"
+NONSENSE = "your process gave a nonsensical answer, or one of a size or kind that nobody had asked for"
+# What no answer can cause: these are faults of the check itself, whatever came before.
+OWN_FAULTS = (NameError, ImportError, SyntaxError, AssertionError)
 
 
 @dataclass
@@ -55,12 +58,15 @@ class GradingPlugin:
         self.measured: list[dict] = []
         self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
         self.started = 0.0
+        self.answered = 0  # requests answered before the check at hand
+        self.nonsense: list[str] = []  # for the staff: what happened in a check after an answer
 
     @pytest.fixture
     def student(self) -> StudentProcess:
         """The student's process, with no objects left from earlier checks."""
         if self.process.worker is not None:
             self.process.ask("forget", {})
+        self.answered = self.process.request_number
         return self.process
 
     @pytest.fixture
@@ -114,6 +120,7 @@ class GradingPlugin:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what cannot tell anything: its TODO is not started or crashed, or an earlier TODO is missing."""
         self.started, self.measured = time.monotonic(), []
+        self.answered = self.process.request_number
         todo, check = self.assignment.find(test_name(item))
         if todo.id in self.halted:
             pytest.skip(self.halted[todo.id])
@@ -145,6 +152,12 @@ class GradingPlugin:
         return report
 
     def _outcome(self, todo: Todo, check: Check, error: BaseException | None) -> Outcome:
+        outcome = self._raw_outcome(todo, check, error)
+        outcome.message = clean(outcome.message, 4000)
+        outcome.frames = [clean(frame, 300) for frame in outcome.frames]
+        return outcome
+
+    def _raw_outcome(self, todo: Todo, check: Check, error: BaseException | None) -> Outcome:
         if error is None:
             return Outcome(todo, check, "passed")
         if isinstance(error, pytest.skip.Exception):
@@ -161,6 +174,10 @@ class GradingPlugin:
             return Outcome(todo, check, "failed", str(error))
         if isinstance(error, SandboxError):
             raise error
+        answered = self.process.request_number > self.answered
+        if answered and isinstance(error, Exception) and not isinstance(error, OWN_FAULTS):
+            self.nonsense.append(f"{check.test}: {clean(f'{type(error).__name__}: {error}', 300)}")
+            return Outcome(todo, check, "failed", NONSENSE)
         return Outcome(todo, check, "grader_error", f"{type(error).__name__}: {error}")
 
 

@@ -41,7 +41,7 @@ def _words(node: ast.AST) -> Iterator[str]:
             counted[f"call {called}"] += 1
             yield from (f"{called} {key.arg}={ast.unparse(key.value)}" for key in part.keywords if key.arg)
         elif isinstance(part, ast.Constant) and type(part.value) in (int, float):
-            counted[f"number {part.value:g}"] += 1
+            counted[f"number {_short(part.value)}"] += 1
         elif isinstance(part, ast.BinOp | ast.UnaryOp | ast.AugAssign):
             counted[f"operator {type(part.op).__name__}"] += 1
         elif isinstance(part, ast.Compare):
@@ -56,6 +56,10 @@ def _words(node: ast.AST) -> Iterator[str]:
         yield from (f"{word} x{number}" for number in range(1, min(count, MOST_COUNTED) + 1))
     order = [called for _, _, called in sorted(calls) if called in ORDERED]
     yield from (f"order {a} {b}" for a, b in pairwise(order))
+
+
+def _short(value: int | float) -> str:
+    return f"{value:g}" if abs(value) < 1e300 else "huge"
 
 
 def _ignored(node: ast.AST) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from staff.grader import code_features
 
 PATTERNS = Path(__file__).resolve().parents[1] / "assignments" / "{assignment}" / "patterns.json"
+LARGEST = 1e12  # a value in a message may be anything, "1e999" included
 SHOWN = 2  # hints for a TODO
 FARTHEST = 0.75  # from here on a pattern says nothing
 OTHER_TODO = 0.02  # what a pattern of another TODO is farther away: at equal fit, the hint for the same task is better
@@ -108,7 +109,8 @@ def _words(message: str) -> set[str]:
 
 
 def _values(message: str) -> list[float]:
-    return [float(text) for text in re.findall(r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", message)]
+    found = re.findall(r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", message)
+    return [max(-LARGEST, min(LARGEST, float(text))) for text in found]
 
 
 def _values_distance(one: list[float], other: list[float]) -> float:
@@ -163,11 +165,13 @@ def code_distance(one: set[str], other: set[str], rarity: dict[str, float]) -> f
     return 1 - sum(rarity.get(word, 0.0) for word in one & other) / union if union else 0.5
 
 
-def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> None:
+def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> list[str]:
     """Put `diagnosis` into each graded TODO that failed checks: a list of at most two hints, likelier first.
 
-    files: the submission's, name -> content.
+    files: the submission's, name -> content. Returned: what went wrong on the way, for the staff; it costs hints and
+    never the result.
     """
+    problems = []
     bank = load(assignment)
     texts = {name: content.decode(errors="replace") for name, content in files.items() if name.endswith(".py")}
     for todo in todos:
@@ -176,8 +180,12 @@ def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> 
         failed = any(status == "failed" for status, _ in checks.values())
         todo["diagnosis"] = []
         if failed and started:
-            ranked = rank(todo["id"], checks, bank.code_of(todo["id"], texts), bank.patterns)
-            todo["diagnosis"] = [hint for _, hint in ranked[:SHOWN]]
+            try:
+                ranked = rank(todo["id"], checks, bank.code_of(todo["id"], texts), bank.patterns)
+                todo["diagnosis"] = [hint for _, hint in ranked[:SHOWN]]
+            except Exception as error:  # whatever a student's code and messages made it raise
+                problems.append(f"no diagnosis of TODO {todo['id']}: {type(error).__name__}")
+    return problems
 
 
 def leave_one_out(patterns: tuple[Pattern, ...]) -> tuple[list[Pattern], list[Pattern]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import pytest
 from staff.grader import assignment as assignments
 from staff.grader import checks, diagnosis, other_work, processes, sandbox
 from staff.grader.checks import GradingPlugin
-from staff.grader.client import Budget, StudentProcess
+from staff.grader.client import Budget, StudentProcess, clean
 from staff.grader.hidden import HiddenData
 from staff.grader.reports import gradescope, junit, page
 from staff.grader.submission import read_submission
@@ -140,7 +141,7 @@ def grade(arguments: argparse.Namespace) -> dict:
         finally:
             process.end()  # nothing of the student's runs any more when results are written
     results = collect(assignment, submission, plugin, seed)
-    diagnosis.diagnose(results["todos"], assignment.name, submission.files)
+    results["staff_only"]["problems"] += diagnosis.diagnose(results["todos"], assignment.name, submission.files)
     results["data"]["notes"] = notes
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)
@@ -168,7 +169,13 @@ def collect(assignment, submission, plugin, seed: int) -> dict:
             "name": hidden.source.name if hidden else "data drawn for this submission",
             "kind": hidden.kind if hidden else "drawn",
         },
-        "staff_only": {"seed": seed, "restarts": process.restarts, "printed": process.printed, "grader_errors": errors},
+        "staff_only": {
+            "seed": seed,
+            "restarts": process.restarts,
+            "printed": process.printed,
+            "grader_errors": errors,
+            "problems": plugin.nonsense,
+        },
     }
 
 
@@ -182,16 +189,23 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_outputs(results: dict, arguments: argparse.Namespace) -> None:
-    """Write every output that was asked for, each whole or not at all."""
+def write_outputs(results: dict, arguments: argparse.Namespace) -> list[str]:
+    """Write every output that was asked for, each whole or not at all; the reports that failed, and why."""
 
     write_json(arguments.out, results)
-    if arguments.gradescope:
-        write_json(arguments.gradescope, gradescope.render(results))
-    if arguments.junit:
-        write_bytes(arguments.junit, junit.render(results))
-    if arguments.html:
-        write_bytes(arguments.html, page.render(results).encode())
+    reports = {
+        arguments.gradescope: lambda: json.dumps(gradescope.render(results), allow_nan=False).encode(),
+        arguments.junit: lambda: junit.render(results),
+        arguments.html: lambda: page.render(results).encode("utf-8", "replace"),
+    }
+    failed = []
+    for path, render in reports.items():
+        if path:
+            try:
+                write_bytes(path, render())
+            except Exception as error:  # the result is there; a report that cannot be made does not take it away
+                failed.append(f"{path.name} could not be written: {type(error).__name__}: {clean(str(error), 200)}")
+    return failed
 
 
 def report_failure(arguments: argparse.Namespace, message: str) -> None:
@@ -209,7 +223,7 @@ def summary(results: dict, quiet: bool) -> str:
         lines.append(f"{todo['id']:>4}  {todo['title']:<38} {todo['points']:5.2f} / {todo['max']:<4g} {todo['status']}")
         for check in todo["checks"]:
             if check["status"] in ("failed", "grader_error"):
-                lines.append(f"        {check['title']}: {check['message'].splitlines()[0][:150]}")
+                lines.append(f"        {check['title']}: {(check['message'].splitlines() or [''])[0][:150]}")
     extra = f" + {results['extra']:g} of {results['max_extra']:g} extra" if results["max_extra"] else ""
     layer = ", ".join(results["sandbox"]["in_force"])
     lines.append(f"score {results['score']:g} of {results['max_score']:g}{extra} ({results['seconds']:.0f} s; {layer})")
@@ -223,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_outputs(arguments)
         results = grade(arguments)
-        write_outputs(results, arguments)
+        failed = write_outputs(results, arguments)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         report_failure(arguments, str(error) if isinstance(error, UserError) else FAILED)
@@ -235,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: nothing was graded: {error}", file=sys.stderr)
         return GRADER_FAILED
     print(summary(results, arguments.quiet))
-    for line in results["staff_only"]["grader_errors"]:
+    errors = [*results["staff_only"]["grader_errors"], *failed]
+    for line in errors:
         print(f"error in the grader: {line}", file=sys.stderr)
-    return GRADER_FAILED if results["staff_only"]["grader_errors"] else 0
+    return GRADER_FAILED if errors else 0

@@ -45,6 +45,7 @@ START = (
     "start(*map(int, sys.argv[1:3]), sys.argv[4])"
 )
 MEGABYTE = 1 << 20
+MAX_DEPTH = 64  # of folders that a submission makes in its scratch folder
 
 
 class SandboxError(Exception):
@@ -110,11 +111,10 @@ def temporary_place():
         _remove_tree(root)
 
 
-def _remove_tree(root: Path) -> None:
-    for folder, _, _ in os.walk(root):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, 0o700)
-    shutil.rmtree(root, ignore_errors=True)
+def _remove_tree(path: Path) -> None:
+    """Remove a folder or a file, however deep and whatever its permissions: Python's own stops at long paths."""
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", str(path)], stderr=subprocess.DEVNULL, check=False)
 
 
 def package_folders() -> list[str]:
@@ -299,7 +299,7 @@ class Confined:
             if sum(family.values()) > self.limits.memory_mb * MEGABYTE:
                 self.why_ended = f"it used more than {self.limits.memory_mb} MB of memory"
             elif self.layer != "bwrap" and _disk_bytes(self.place.scratch) > self.limits.disk_mb * MEGABYTE:
-                self.why_ended = f"it wrote more than {self.limits.disk_mb} MB to its folder"
+                self.why_ended = f"it wrote more than {self.limits.disk_mb} MB or {MAX_DEPTH} folders into each other"
             if self.why_ended:
                 processes.kill_now(self.process)
                 return
@@ -313,15 +313,22 @@ class Confined:
             thread.join(timeout=5)
         self.process.stdout.close()
         for item in self.place.scratch.iterdir():
-            _remove_tree(item) if item.is_dir() and not item.is_symlink() else item.unlink(missing_ok=True)
+            _remove_tree(item)
         if left:
             raise SandboxError(f"processes {left} of the submission could not be ended")
 
 
 def _disk_bytes(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    """Bytes beneath a folder; more than any limit where it is nested too deeply to be measured."""
+    total, waiting = 0, [(str(folder), 0)]
+    while waiting:
+        path, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            return 1 << 62
+        with contextlib.suppress(OSError), os.scandir(path) as items:
+            for item in items:
+                with contextlib.suppress(OSError):
+                    total += item.stat(follow_symlinks=False).st_blocks * 512
+                    if item.is_dir(follow_symlinks=False):
+                        waiting.append((item.path, depth + 1))
     return total

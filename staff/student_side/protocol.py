@@ -22,6 +22,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 96 << 20  # the largest real frame: 3,200 float32 images of 3x28x28 with their masks, 40 MB
 MAX_ARRAYS = 512
 MAX_DIMENSIONS = 6
+MAX_DIGITS, MAX_DEPTH = 20, 12  # of a number, of lists and objects in a header
 DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "int64", "uint8", "bool")}
 
 
@@ -57,7 +58,10 @@ def encode(frame: Frame) -> bytes:
             raise ProtocolError(f"array {name!r} has dtype {array.dtype}; allowed: {', '.join(DTYPES)}")
         entries.append({"name": name, "dtype": array.dtype.name, "shape": list(array.shape)})
         chunks.append(np.ascontiguousarray(array).tobytes())
-    header = json.dumps({**frame.header, "arrays": entries}, allow_nan=False).encode()
+    try:
+        header = json.dumps({**frame.header, "arrays": entries}, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"the header is not plain JSON ({type(error).__name__})") from None
     payload = b"".join(chunks)
     if len(header) > MAX_HEADER_BYTES:
         raise ProtocolError(f"a header of {len(header)} bytes is larger than allowed")
@@ -68,15 +72,59 @@ def _reject_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError("a number has too many digits")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
 def decode_header(data: bytes) -> dict:
-    """The header as a dict. ProtocolError for anything but one JSON object (deep nesting and huge numbers included)."""
+    """The header as a dict.
+
+    ProtocolError for anything but one JSON object of finite numbers, whole characters, keys that occur once, and
+    little nesting: whoever uses a value later need not think of the others.
+    """
+    hooks = {"parse_constant": _reject_constant, "parse_float": _number, "parse_int": _whole_number}
     try:
-        header = json.loads(data.decode("utf-8"), parse_constant=_reject_constant)
+        header = json.loads(data.decode("utf-8"), object_pairs_hook=_object, **hooks)
+        _check_values(header)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the header is not JSON ({type(error).__name__})") from None
+        raise ProtocolError(f"the header is not plain JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):
         raise ProtocolError("the header is not a JSON object")
     return header
+
+
+def _check_values(value: object) -> None:
+    """ValueError for half characters (lone surrogates) and for deep nesting."""
+    level = [value]
+    for _depth in range(MAX_DEPTH):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                item.encode("utf-8")  # UnicodeEncodeError is a ValueError
+            elif isinstance(item, dict):
+                below += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                below += item
+        if not below:
+            return
+        level = below
+    raise ValueError("too deeply nested")
 
 
 def _array_plan(entries: object, payload_bytes: int) -> list[tuple[str, np.dtype, tuple[int, ...], int]]:

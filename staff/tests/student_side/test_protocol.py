@@ -54,6 +54,13 @@ def test_arrays_come_back_exactly(pipe, dtype, shape):
 
 ARRAY = {"name": "x", "dtype": "uint8", "shape": [2]}
 MALFORMED = {
+    "infinite": raw(b'{"id": 1e999, "arrays": []}'),
+    "too many digits": raw(b'{"id": 1' + b"0" * 400 + b', "arrays": []}'),
+    "half a character": raw(b'{"id": 1, "name": "\\ud800", "arrays": []}'),
+    "half a character as a key": raw(b'{"id": 1, "\\udfff": 1, "arrays": []}'),
+    "half a character in an array's name": raw({"id": 1, "arrays": [{**ARRAY, "name": "\ud800"}]}, b"ab"),
+    "a key twice": raw(b'{"id": 1, "id": 2, "arrays": []}'),
+    "nested deeply": raw(b'{"id": 1, "x": ' + b"[" * 100 + b"]" * 100 + b', "arrays": []}'),
     "not json": raw(b"\x80\x04K\x01."),  # a pickle
     "not an object": raw([1, 2]),
     "not utf-8": raw(b"\xff\xfe{}"),
@@ -113,5 +120,5 @@ def test_what_may_not_cross_is_refused_when_it_is_sent():
     for array in (np.array(["a"]), np.array([object()]), np.zeros(2, np.float16), np.zeros(2, np.complex64)):
         with pytest.raises(ProtocolError, match="dtype"):
             protocol.encode(Frame({}, {"x": array}))
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ProtocolError, match="JSON"):
         protocol.encode(Frame({"x": float("nan")}))
