@@ -1,10 +1,10 @@
-"""Images per second of the image classifier lab beside the usual way, in one run and on the same files.
+"""Images per second of the image classifier lab and of the usual way, in one run and on the same files.
 
     python -m bench.folder              # 2,000 files of 256 x 256, ResNet-18 at 64 pixels for prediction
     python -m bench.folder --quick      # 200 files, one pass
 
 Epochs: torchvision's ImageFolder + DataLoader with Resize, RandomCrop, ToTensor, Normalize against our loader with the
-same steps (resized once, when it is decoded; the crop is drawn anew each time). Prediction: a loop that opens,
+same steps (resized once, when it is decoded; the crop is drawn again each time). Prediction: a loop that opens,
 transforms and predicts one file after the other, against labs.image_classifier.predict's function.
 """
 

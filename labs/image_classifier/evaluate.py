@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labs.image_classifier.utils import datafolder
+from labs.image_classifier.utils import datafolder, scores
 from labs.image_classifier.utils.datafolder import DataFolder, Record
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError, check_choice
@@ -121,8 +121,6 @@ def check_not_trained_on(model: Trained, records: Sequence[Record], split: str) 
 
 def measure(found: Predicted, data: DataFolder, positive: str | None, repeats: int, seed: int) -> dict[str, Any]:
     """All metrics of metrics.json; intervals if `repeats` is above 0."""
-    from labs.image_classifier.utils import scores  # imports scikit-learn
-
     findings = [positive] if positive is not None else data.classes
 
     def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
@@ -148,8 +146,6 @@ def measure(found: Predicted, data: DataFolder, positive: str | None, repeats: i
 
 def write_tables(folder: Path, per_class: dict[str, dict[str, Any]], found: Predicted, model: Trained) -> None:
     """per_class.csv, predictions.csv (every image) and mistakes.csv (the worst first)."""
-    from labs.image_classifier.utils import scores  # imports scikit-learn
-
     columns = list(next(iter(per_class.values())))
     write_csv(folder / "per_class.csv", ["class", *columns], [[name, *row.values()] for name, row in per_class.items()])
     paths = [printable(record.path) for record in found.records]
@@ -177,7 +173,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 def draw(folder: Path, metrics: dict[str, Any], found: Predicted, model: Trained) -> None:
     """confusion.png, roc_pr.png, calibration.png and mistakes.png."""
-    from labs.image_classifier.utils import pictures, scores  # import matplotlib and scikit-learn
+    from labs.image_classifier.utils import pictures  # imports matplotlib
 
     probabilities, labels = found.probabilities, found.labels
     title = f"{model.model_name}, {metrics['split']} of {metrics['data']}"

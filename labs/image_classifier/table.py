@@ -9,7 +9,6 @@ Resumable: what is finished is not trained again. Writes table.md and table.csv 
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +105,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.quick:
         args.seeds = 1
         folder = folder.with_name(folder.name + "-quick")
+    how = (args.weights_root, args.seeds, args.device, args.quick)
     if args.tissue:
         data = prepare_tissue(Path(args.tissue), folder / "tissue")
-        fill(data, tissue_variants(1 if args.quick else args.tissue_epochs), args)
+        fill(data, tissue_variants(1 if args.quick else args.tissue_epochs), *how)
         return
     for name, epochs in list(OFFICIAL.items())[: 1 if args.quick else None]:
         data = folder / name / "data"
         if not (data / "dataset.json").exists():
             prepare.main([name, "--out", str(data), "--data_root", args.data_root, "--overwrite"])
-        fill(data, official_variants(1 if args.quick else epochs), args)
+        fill(data, official_variants(1 if args.quick else epochs), *how)
 
 
 def prepare_tissue(source: Path, folder: Path) -> Path:
@@ -138,23 +138,25 @@ def prepare_tissue(source: Path, folder: Path) -> Path:
     return data
 
 
-def fill(data: Path, variants: Sequence[Variant], args: Namespace) -> None:
+def fill(
+    data: Path, variants: Sequence[Variant], weights_root: str | None, seeds: int, device: str, quick: bool
+) -> None:
     """Train every variant with every seed and read the test set once per training; the table follows each row."""
     folder = data.parent
-    known = [(variant, weights_of(variant, args.weights_root)) for variant in variants]
+    known = [(variant, weights_of(variant, weights_root)) for variant in variants]
     ready = [(variant, weights) for variant, weights in known if weights]
     left_out = [variant.title for variant, weights in known if not weights]
-    steps = 2 if args.quick else 0
+    steps = 2 if quick else 0
     settings = {"data": str(data), "max_steps_per_epoch": steps}
-    study = Study(folder, settings=settings, seeds=range(args.seeds))
+    study = Study(folder, settings=settings, seeds=range(seeds))
     found: dict[str, list[dict[str, Any]]] = {}
     for variant, weights in ready:
 
         def train_one(seed: int, run: RunFolder, variant: Variant = variant, weights: str = weights) -> dict[str, Any]:
-            return train_variant(variant, weights, seed, data, run, steps, args.device)
+            return train_variant(variant, weights, seed, data, run, steps, device)
 
         found[variant.title] = study.train(variant.name, train_one)
-        write(folder, found, left_out, args.quick)
+        write(folder, found, left_out, quick)
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"files: table.md, table.csv in {folder}")
 

@@ -6,13 +6,11 @@ python -m labs.image_classifier.train --data data/breast --model densenet121 --f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from labs.image_classifier.models import NAMES
+from labs.image_classifier.utils import datafolder
+from labs.image_classifier.utils.options import Settings
 from toolkit.cli import OneLineParser, add_machine_and_output_flags, in_range, parse, run_script
-
-if TYPE_CHECKING:
-    from argparse import Namespace
+from toolkit.errors import UserError
 
 
 def build_parser() -> OneLineParser:
@@ -84,34 +82,29 @@ def add_augmentation_flags(parser: OneLineParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, read the data, decode, train once or for each fold, report."""
-    args = parse(build_parser(), argv)
+    settings = Settings(**vars(parse(build_parser(), argv)))
+    check(settings)
+    data = datafolder.read(settings.data)  # a mistake in the data is told before torch is imported, which takes seconds
 
-    from labs.image_classifier.utils import datafolder
+    from labs.image_classifier.utils import fitting  # imports torch
 
-    check(args)
-    data = datafolder.read(args.data)  # a mistake in the data is told before torch is imported, which takes seconds
-
-    from labs.image_classifier.utils import fitting
-
-    setup = fitting.prepare(args, data)
-    images = fitting.decode(args, data, data.of("train", "val"))
-    if args.folds:
-        fitting.cross_validate(args, setup, data, images)
+    setup = fitting.prepare(settings, data)
+    images = fitting.decode(settings, data, data.of("train", "val"))
+    if settings.folds:
+        fitting.cross_validate(settings, setup, data, images)
         return
-    fitting.train_once(args, setup, data, images)
+    fitting.train_once(settings, setup, data, images)
 
 
-def check(args: Namespace) -> None:
+def check(settings: Settings) -> None:
     """Combinations that argparse cannot refuse."""
-    from toolkit.errors import UserError
-
-    if not args.data:
+    if not settings.data:
         raise UserError("--data is missing: name a folder that labs.image_classifier.prepare has made")
-    if args.folds == 1:
+    if settings.folds == 1:
         raise UserError("folds is 1; allowed: 0 (the splits of the data folder), or 2 and more")
-    if args.folds and args.evaluate_test:
+    if settings.folds and settings.evaluate_test:
         raise UserError(
-            "--folds and --evaluate_test exclude each other: a fold is no final model; train one, test that"
+            "--folds and --evaluate_test exclude each other: a fold is not a final model; train one, test that"
         )
 
 

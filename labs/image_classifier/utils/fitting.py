@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics as summary
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from labs import training
 from labs.image_classifier.models.networks import ImageClassifier, build_with_weights
 from labs.image_classifier.utils import cache, loaders, pictures, scores, splitting, trained
 from labs.image_classifier.utils.datafolder import DataFolder, Record, one_hot
+from labs.image_classifier.utils.options import Settings
 from labs.image_classifier.utils.reading import Preprocessing
 from toolkit import backbones
 from toolkit.devices import pick_device, resolve_precision, seed_everything
@@ -56,20 +56,20 @@ class Plan:
     rows: tuple[np.ndarray, np.ndarray]
 
 
-def prepare(args: Namespace, data: DataFolder) -> training.Setup:
+def prepare(settings: Settings, data: DataFolder) -> training.Setup:
     """Device, precision and seed. The run folder is made, and an older run replaced, when the training begins."""
-    data = replace(data, size=args.image_size)
-    if not (args.folds and args.resume):
-        if args.resume and (last := Path(args.resume) / "best.pt").is_file():
+    data = replace(data, size=settings.image_size)
+    if not (settings.folds and settings.resume):
+        if settings.resume and (last := Path(settings.resume) / "best.pt").is_file():
             trained.check_same_images(last, *(contents(data.of(split)) for split in ("train", "val")))
-        return training.prepare(args, TASK, lambda: data, begin=False)  # type: ignore[arg-type,return-value]
-    run = RunFolder.open(args.resume)
+        return training.prepare(settings, TASK, lambda: data, begin=False)  # type: ignore[arg-type,return-value]
+    run = RunFolder.open(settings.resume)
     trained_on = run.config.get("dataset_name", data.name)
     if trained_on != data.name:
         raise UserError(f"--resume {run.path}: it was trained on {trained_on}, but --data is {data.name}")
-    device = pick_device(args.device)
-    seed_everything(args.seed)
-    return training.Setup(run, device, resolve_precision(args.precision, device), data)
+    device = pick_device(settings.device)
+    seed_everything(settings.seed)
+    return training.Setup(run, device, resolve_precision(settings.precision, device), data)
 
 
 def contents(records: Iterable[Record]) -> list[str]:
@@ -77,66 +77,70 @@ def contents(records: Iterable[Record]) -> list[str]:
     return [record.content for record in records]
 
 
-def decode(args: Namespace, data: DataFolder, records: Sequence[Record]) -> Decoded:
+def decode(settings: Settings, data: DataFolder, records: Sequence[Record]) -> Decoded:
     """Read and resize the images of `records`, or find them in the cache."""
     facts = data.facts
     preprocessing = Preprocessing(
-        args.image_size,
+        settings.image_size,
         facts["channels"],
         **{key: tuple(facts[key]) if facts.get(key) else None for key in ("value_range", "window")},
-        fit=args.fit,
+        fit=settings.fit,
         max_pixels=facts.get("max_pixels", MAX_PIXELS),
         frame=facts.get("frame", ""),
         scales=tuple(facts.get("scales", ())),
     )
-    pixels = cache.decoded([record.path for record in records], preprocessing, data.path, args.cache)
+    pixels = cache.decoded([record.path for record in records], preprocessing, data.path, settings.cache)
     return Decoded(records, pixels, data.labels(records), preprocessing)
 
 
-def train_once(args: Namespace, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
+def train_once(settings: Settings, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
     """One training on the splits of the data folder; results.json has validation and, if asked for, test metrics."""
-    plan = build(args, data, images, (images.rows("train"), images.rows("val")), setup.device)
-    if args.evaluate_test:  # a file that is gone must not be noticed after the training
+    plan = build(settings, data, images, (images.rows("train"), images.rows("val")), setup.device)
+    if settings.evaluate_test:  # a file that is gone must not be noticed after the training
         cache.check_present([record.path for record in data.of("test")])
-    history, _seconds = fit(args, setup, plan)
-    title = f"{args.model_name}, validation, {data.name}"
+    history, _seconds = fit(settings, setup, plan)
+    title = f"{settings.model_name}, validation, {data.name}"
     facts = measure(plan, setup, data, images, title)
-    if args.evaluate_test:
-        test = decode(args, data, data.of("test"))
+    if settings.evaluate_test:
+        test = decode(settings, data, data.of("test"))
         probabilities = trained.probabilities(plan.model, test.pixels, test.rows("test"), setup.device)
         facts["test_metrics"] = scores.headline(probabilities, test.labels)
         print("test: " + show(facts["test_metrics"]))
-    training.report(args, setup, TASK, history, facts)
+    training.report(settings, setup, TASK, history, facts)
 
 
 def build(
-    args: Namespace, data: DataFolder, images: Decoded, rows: tuple[np.ndarray, np.ndarray], device: torch.device
+    settings: Settings, data: DataFolder, images: Decoded, rows: tuple[np.ndarray, np.ndarray], device: torch.device
 ) -> Plan:
     """Loaders for training and validation rows, and the network with the weights to start from. Touches no run."""
     train_rows, val_rows = rows
     pixels, labels, preprocessing = images.pixels, images.labels, images.preprocessing
     size, channels = preprocessing.image_size, preprocessing.channels
-    settings = loaders.AugmentationSettings(args.augment, args.flip, args.rotation, args.intensity, args.stain)
-    augmentation = loaders.augmentation(settings, size)
+    parts = (settings.augment, settings.flip, settings.rotation, settings.intensity, settings.stain)
+    augmentation = loaders.augmentation(loaders.AugmentationSettings(*parts), size)
     train_set = loaders.LabelledImages(
-        pixels, labels, train_rows, augmentation=augmentation, seed=args.seed, device=device
+        pixels, labels, train_rows, augmentation=augmentation, seed=settings.seed, device=device
     )
     val_set = loaders.LabelledImages(pixels, labels, val_rows, device=device)
-    train_loader = loaders.training_loader(train_set, args.batch_size, args.seed, args.oversample)
+    train_loader = loaders.training_loader(train_set, settings.batch_size, settings.seed, settings.oversample)
 
-    model = build_with_weights(args.model_name, args.weights, channels, len(data.classes), size, data.multi_label)
+    model = build_with_weights(
+        settings.model_name, settings.weights, channels, len(data.classes), size, data.multi_label
+    )
     model.set_normalization(*loaders.statistics(pixels, train_rows))
-    if args.weights != "none" and backbones.is_folded(model):
+    if settings.weights != "none" and backbones.is_folded(model):
         few = torch.arange(min(256, len(train_set)))
         plain = loaders.LabelledImages(pixels, labels, train_rows)
         backbones.unfold_batchnorm(model, plain.__getitems__(few).stacked[0])
     seen = [contents(images.records[row] for row in part) for part in rows]
-    described = trained.description(args.model_name, data.classes, data.multi_label, preprocessing, data.name, *seen)
-    criterion = balanced_criterion(args.class_weights, train_set, len(data.classes), device)
+    described = trained.description(
+        settings.model_name, data.classes, data.multi_label, preprocessing, data.name, *seen
+    )
+    criterion = balanced_criterion(settings.class_weights, train_set, len(data.classes), device)
     return Plan(model, train_loader, loaders.evaluation_loader(val_set), criterion, described, rows)
 
 
-def fit(args: Namespace, setup: training.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
+def fit(settings: Settings, setup: training.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
     """Train, and leave the model with the weights of the best epoch → history, seconds.
 
     A run that fails before its first epoch is finished gives its folder back, so that the next start can have it.
@@ -146,7 +150,7 @@ def fit(args: Namespace, setup: training.Setup, plan: Plan) -> tuple[dict[str, l
             train_model,
             plan.model,
             (plan.train_loader, plan.val_loader),
-            args,
+            settings,
             setup,
             best_extra=plan.described,
             **plan.criterion,
@@ -199,49 +203,51 @@ def show(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in known)
 
 
-def cross_validate(args: Namespace, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
+def cross_validate(settings: Settings, setup: training.Setup, data: DataFolder, images: Decoded) -> None:
     """Train --folds times on training + validation images; test images take no part. Finished folds are not repeated.
 
     Every unit (patient, copies) is in one fold.
     """
-    folds = range(1, args.folds + 1)
+    folds = range(1, settings.folds + 1)
     fold_of = splitting.assign(
         data.units(images.records),
         one_hot(images.records, data.classes),
-        {str(fold): 1 / args.folds for fold in folds},
-        args.seed,
+        {str(fold): 1 / settings.folds for fold in folds},
+        settings.seed,
     )
-    if len(set(fold_of)) < args.folds:
-        raise UserError(f"folds is {args.folds}, but there are only {len(set(fold_of))} independent groups of images")
+    if len(set(fold_of)) < settings.folds:
+        raise UserError(
+            f"folds is {settings.folds}, but there are only {len(set(fold_of))} independent groups of images"
+        )
     parts = [(np.flatnonzero(fold_of != str(fold)), np.flatnonzero(fold_of == str(fold))) for fold in folds]
     for fold, (outside, _inside) in zip(folds, parts, strict=True):
         check_fold(data, images, outside, fold)
-        if args.batch_size > len(outside):
-            raise UserError(f"batch_size is {args.batch_size}, but fold {fold} trains on {len(outside)} images")
-        check_fold_resumes(args, contents(images.records[row] for row in outside), fold)
-    first = build(args, data, images, parts[0], setup.device)  # weights that do not fit are noticed here
+        if settings.batch_size > len(outside):
+            raise UserError(f"batch_size is {settings.batch_size}, but fold {fold} trains on {len(outside)} images")
+        check_fold_resumes(settings, contents(images.records[row] for row in outside), fold)
+    first = build(settings, data, images, parts[0], setup.device)  # weights that do not fit are noticed here
     del first
     setup.begin()
     rows = []
     try:
         for fold, part in zip(folds, parts, strict=True):
-            rows.append(run_fold(args, setup, data, images, part, fold))
-            print(f"fold {fold} of {args.folds}: {show(rows[-1]['val_metrics'])}")
+            rows.append(run_fold(settings, setup, data, images, part, fold))
+            print(f"fold {fold} of {settings.folds}: {show(rows[-1]['val_metrics'])}")
     except BaseException:
         if not any(setup.run.path.glob("fold-*/last.pt")):
             give_back(setup.run)
         raise
-    report_folds(args, setup, data, rows)
+    report_folds(settings, setup, data, rows)
 
 
-def check_fold_resumes(args: Namespace, training_images: Sequence[str], fold: int) -> None:
+def check_fold_resumes(settings: Settings, training_images: Sequence[str], fold: int) -> None:
     """A resumed fold goes on with the images that it was started with."""
-    path = Path(args.resume or "") / f"fold-{fold}" / "best.pt"
-    if args.resume and path.is_file():
+    path = Path(settings.resume or "") / f"fold-{fold}" / "best.pt"
+    if settings.resume and path.is_file():
         trained.check_same_images(path, training_images)
 
 
-def report_folds(args: Namespace, setup: training.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
+def report_folds(settings: Settings, setup: training.Setup, data: DataFolder, rows: list[dict[str, Any]]) -> None:
     """results.json (also to --results_path) and a table on the terminal: mean ± sample sd over the folds."""
     mean, spread = {}, {}
     for name in rows[0]["val_metrics"]:
@@ -251,26 +257,26 @@ def report_folds(args: Namespace, setup: training.Setup, data: DataFolder, rows:
     results = {
         "task": TASK,
         "dataset": data.name,
-        "model_name": args.model_name,
-        "seed": args.seed,
-        "folds": args.folds,
+        "model_name": settings.model_name,
+        "seed": settings.seed,
+        "folds": settings.folds,
         "best_val_acc": mean["accuracy"],
         "mean": mean,
         "sd": spread,
         "each_fold": [row["val_metrics"] for row in rows],
         "seconds": round(sum(row["seconds"] for row in rows), 2),
         "environment": environment(),
-        "config": vars(args),
+        "config": vars(settings),
     }
-    for path in filter(None, (setup.run.file("results.json"), args.results_path)):
+    for path in filter(None, (setup.run.file("results.json"), settings.results_path)):
         write_json(path, results)
     for name in (name for name in scores.HEADLINE if name in mean):
-        print(f"{name.replace('_', ' '):>24}: {mean[name]:.4f} ± {spread[name]:.4f} (n = {args.folds} folds)")
-    print(f"files: results.json, fold-1 .. fold-{args.folds} in {setup.run.path}")
+        print(f"{name.replace('_', ' '):>24}: {mean[name]:.4f} ± {spread[name]:.4f} (n = {settings.folds} folds)")
+    print(f"files: results.json, fold-1 .. fold-{settings.folds} in {setup.run.path}")
 
 
 def run_fold(
-    args: Namespace,
+    settings: Settings,
     setup: training.Setup,
     data: DataFolder,
     images: Decoded,
@@ -281,15 +287,15 @@ def run_fold(
     path = setup.run.path / f"fold-{fold}"
     run = RunFolder(path)
     # With --overwrite the folds of an earlier cross-validation are still there; they do not belong to this one.
-    if args.resume and run.file("results.json").exists():
+    if settings.resume and run.file("results.json").exists():
         return read_json(run.file("results.json"))
-    if not args.resume or not run.file("last.pt").exists():
-        run = RunFolder.create(path, {**vars(args), "fold": fold}, overwrite=True)
-    seed_everything(args.seed)
+    if not settings.resume or not run.file("last.pt").exists():
+        run = RunFolder.create(path, {**vars(settings), "fold": fold}, overwrite=True)
+    seed_everything(settings.seed)
     inner = replace(setup, run=run)
-    plan = build(args, data, images, rows, setup.device)
-    history, seconds = fit(args, inner, plan)
-    facts = measure(plan, inner, data, images, f"{args.model_name}, fold {fold}, {data.name}")
+    plan = build(settings, data, images, rows, setup.device)
+    history, seconds = fit(settings, inner, plan)
+    facts = measure(plan, inner, data, images, f"{settings.model_name}, fold {fold}, {data.name}")
     results = {**facts, "fold": fold, "seconds": round(seconds, 2), "history": history}
     write_json(run.file("results.json"), results)
     return results

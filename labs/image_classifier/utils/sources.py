@@ -134,11 +134,13 @@ def with_frames(records: list[Record], frame: str) -> list[Record]:
 
 def frames_of(path: Path, frame: str) -> list[Path]:
     """The paths of the frames to read of one file; the path itself if it has one frame, or cannot be read."""
+    if not frame or "#frame=" in path.name:
+        return [path]
     try:
         count = count_frames(path)
     except ImageError:
         return [path]
-    if not frame or count == 1 or "#frame=" in path.name:
+    if count == 1:
         return [path]
     return [with_frame(path, number) for number in (range(1, count + 1) if frame == "all" else [int(frame)])]
 

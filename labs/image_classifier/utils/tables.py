@@ -97,6 +97,7 @@ class Finder:
         if path.exists():
             return with_frame(path, frame)
         found = self._by_stem.get(path.name, [])
+        found = [file for file in found if file.parent == path.parent] or found
         if len(found) > 1:
             names = ", ".join(printable(file.relative_to(self.root)) for file in found[:SHOWN])
             raise UserError(

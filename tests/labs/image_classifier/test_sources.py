@@ -176,6 +176,8 @@ def test_paths_of_windows_and_ids_without_an_ending(tmp_path: Path) -> None:
     (tmp_path / "left" / "ISIC_1.5.png").write_bytes((tmp_path / "left" / "p00_0.png").read_bytes())
     finder = tables.Finder(tmp_path)
     assert finder.find("left\\p00_1.png") == tmp_path / "left" / "p00_1.png"
+    assert finder.find("right/p00_0") == tmp_path / "right" / "p00_0.png", "not the one of the same name in left"
+    assert finder.find("right\\p00_0") == tmp_path / "right" / "p00_0.png"
     assert finder.find("ISIC_1.5") == tmp_path / "left" / "ISIC_1.5.png"
     assert finder.find("left/p00_1.png#frame=1") == tmp_path / "left" / "p00_1.png#frame=1"
     assert not finder.find("nowhere").exists()
