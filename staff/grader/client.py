@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from staff.grader import processes
 from staff.grader.sandbox import Confined, Limits, Place
 from staff.student_side.protocol import Channel, Frame, PeerClosed, PeerTimeout, ProtocolError
 
@@ -44,6 +45,17 @@ def clean(text: object, limit: int = 1500) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs(4))[:limit]
 
 
+# What a request may not leave changed (staff/student_side/state.py); the worker puts it back.
+LEFT_BEHIND = {
+    "gradients": "switches gradients off and leaves them off; torch.no_grad() as a decorator or in a with statement "
+    "ends by itself, torch.set_grad_enabled(False) does not",
+    "dtype": "changes PyTorch's default dtype for everything that runs afterwards (torch.set_default_dtype)",
+    "autocast": "switches autocast on and leaves it on; use it in a with statement",
+}
+FIT_CPU_S = 40.0  # seconds of processor time of one training by our own updates
+PATIENCE = 5.0  # at most this many times its seconds a request may take when other programs keep the processors busy
+
+
 @dataclass
 class Reply:
     """A checked answer: JSON `result` (not trusted) and the arrays that were asked for."""
@@ -54,7 +66,10 @@ class Reply:
 
 @dataclass
 class Budget:
-    """Seconds for one request and for the whole submission; how often a worker that died is replaced."""
+    """Seconds for one request and for the whole submission; how often a worker that died is replaced.
+
+    Seconds that a worker waits for a processor, because other programs have them, do not count.
+    """
 
     request_s: float = 60.0
     submission_s: float = 240.0
@@ -128,7 +143,7 @@ class StudentProcess:
             if channel.pending():
                 self._give_up("your process sent an answer that nobody had asked for")
             channel.send(Frame({"id": self.request_number, "op": op, "args": args}, dict(arrays or {})), deadline)
-            reply = channel.receive(deadline)
+            reply = channel.receive(self._deadline_of_answer(seconds, deadline))
         except PeerClosed:
             self._give_up("your code ended the process it ran in")
         except PeerTimeout:
@@ -139,18 +154,27 @@ class StudentProcess:
             self._give_up("your process answered another question than it was asked")
         return reply
 
+    def _deadline_of_answer(self, seconds: float, deadline: float) -> float:
+        """Wait until an answer begins or its time is over; the deadline, later by what was lost on a busy machine.
+
+        Time in which the student's process was ready to run and got no processor is not its own, so it does not count.
+        """
+        pid, channel = self.worker.process.pid, self.worker.channel
+        before, lost = processes.waiting_times(pid), 0.0
+        while not channel.stirs(max(0.0, deadline + lost - time.monotonic())):
+            more = processes.waited_since(before, pid) - lost
+            if more < 0.01 * seconds or lost + more > (PATIENCE - 1) * seconds:
+                break
+            lost += more
+        self.budget.started += lost
+        return deadline + lost
+
     def ask(self, op: str, args: dict, arrays=None, expect: Expected | None = None, timeout_s=None) -> Reply:
         """A request whose arrays must have the dtypes and shapes given. StudentError if the student's code raised."""
         module = args.get("module")
         if module:
             self.require(module)
-        reply = self.request(op, args, arrays, timeout_s)
-        if not reply.header["ok"]:
-            raise _student_error(reply.header.get("error"))
-        result = reply.header.get("result")
-        for name, (dtype, shape) in (expect or {}).items():
-            _check_array(name, reply.arrays.get(name), dtype, shape)
-        return Reply(result if isinstance(result, dict) else {}, reply.arrays)
+        return checked(self.request(op, args, arrays, timeout_s), expect)
 
     def require(self, module: str) -> None:
         """Import a module of the submission once per process; one that ended its process is not tried again."""
@@ -172,11 +196,30 @@ class StudentProcess:
             raise self.failed_imports[module]
 
 
+def checked(reply: Frame, expect: Expected | None) -> Reply:
+    """The contents of an answer with the arrays that were asked for; CheckFailed if it has an error or others."""
+    if not reply.header["ok"]:
+        raise _student_error(reply.header.get("error"))
+    _check_left_behind(reply)
+    result = reply.header.get("result")
+    for name, (dtype, shape) in (expect or {}).items():
+        _check_array(name, reply.arrays.get(name), dtype, shape)
+    return Reply(result if isinstance(result, dict) else {}, reply.arrays)
+
+
 def _student_error(error: object) -> StudentError:
     error = error if isinstance(error, dict) else {}
     frames = error.get("frames")
     frames = [clean(line, 250) for line in frames[:8]] if isinstance(frames, list) else []
     return StudentError(clean(error.get("type"), 80) or "error", clean(error.get("message")), frames)
+
+
+def _check_left_behind(reply: Frame) -> None:
+    """The check that changed a setting for good fails, and not those after it."""
+    left = reply.header.get("left_behind")
+    for name in left if isinstance(left, list) else []:
+        if isinstance(name, str) and name in LEFT_BEHIND:
+            raise CheckFailed(f"your code {LEFT_BEHIND[name]}")
 
 
 def _check_array(name: str, array: np.ndarray | None, dtype: str, shape: Shape) -> None:
@@ -214,12 +257,17 @@ class Model:
     number: int
     trainable: int = 0
 
-    def __call__(self, images: np.ndarray, channels: int | None = None, training: bool = False) -> np.ndarray:
-        """Outputs: logits (B, channels), or for `images` of a mask model probabilities (B, 1, H, W)."""
+    def __call__(
+        self, images: np.ndarray, channels: int | None = None, training: bool = False, seed: int = 0, passes: int = 1
+    ) -> np.ndarray:
+        """Outputs: logits (B, channels), or for `images` of a mask model probabilities (B, 1, H, W).
+
+        seed: of what is random in the model. passes: how often the images go through it; the last time counts.
+        """
         shape = (len(images), channels) if channels else (len(images), None, *images.shape[2:])
         reply = self.student.ask(
             "forward",
-            {"object": self.number, "training": training},
+            {"object": self.number, "training": training, "seed": seed, "passes": passes},
             {"images": images},
             {"output": ("float32", shape)},
         )
@@ -230,10 +278,14 @@ class Model:
         reply = self.student.ask("state", {"object": self.number})
         return reply.result, reply.arrays
 
-    def fit(self, images, targets, order, loss: str, learning_rate: float, seed: int, timeout_s: float = 45) -> None:
-        """Train by our own updates in the student's process; tells nothing, ask for predictions afterwards."""
-        args = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed}
-        self.student.ask("fit", args, {"images": images, "targets": targets, "order": order}, timeout_s=timeout_s)
+    def fit(self, images, targets, order, loss: str, learning_rate: float, seed: int) -> None:
+        """Train by our own updates in the student's process; tells nothing, ask for predictions afterwards.
+
+        A network that is too wide for all steps gets as many as FIT_CPU_S allow.
+        """
+        args = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed, "cpu_s": FIT_CPU_S}
+        arrays = {"images": images, "targets": targets, "order": order}
+        self.student.ask("fit", args, arrays, timeout_s=2 * FIT_CPU_S)
 
     def dead_parameters(self, images: np.ndarray, weights: np.ndarray) -> list[str]:
         """Names of parameters that get no gradient, as the student's process reports them."""

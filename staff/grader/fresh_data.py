@@ -13,6 +13,17 @@ def noise(rng: Generator, count: int, channels: int = 3) -> np.ndarray:
     return rng.uniform(-1, 1, (count, channels, SIDE, SIDE)).astype(np.float32)
 
 
+def tinted(rng: Generator, count: int) -> np.ndarray:
+    """Noise with a colour of its own for each image: what a loop does to places (flips, turns, shifts) leaves it."""
+    return 0.5 * noise(rng, count) + rng.uniform(-0.8, 0.8, (count, 3, 1, 1)).astype(np.float32)
+
+
+def partly(rng: Generator, share: float, right: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Targets that are `right` for this share of the images, chosen at random, and `other` for the rest."""
+    chosen = rng.random(len(right)) < share
+    return np.where(chosen.reshape(-1, *[1] * (right.ndim - 1)), right, other).astype(other.dtype)
+
+
 def labels(rng: Generator, count: int, classes: int = 9) -> np.ndarray:
     """Labels int64 (count,), uniform."""
     return rng.integers(0, classes, count)
@@ -88,13 +99,14 @@ def _mix(strengths: np.ndarray, patterns: np.ndarray, rng: Generator, scale: flo
 
 
 class AnywhereTask:
-    """The class is which of four 5x5 stamps lies four times somewhere in the noise: easy with shared weights.
+    """The class is which of four 5x5 stamps lies twelve times somewhere in the noise: easy with shared weights.
 
-    The stamps have the same pixels in four orders, so that their colours alone tell nothing. Smooth patterns of 24
-    kinds lie beneath, so that the nearest training images tell nothing either.
+    The stamps have the same pixels in four orders, so that their colours alone tell nothing. Every place is as likely
+    as any other (the image is closed at its edges): the mean image of each class is the same, and no linear map can
+    tell them apart. Smooth patterns of 24 kinds lie beneath: the nearest training images tell nothing either.
     """
 
-    SIZE, COPIES = 5, 4
+    SIZE, COPIES = 5, 12
 
     def __init__(self, rng: Generator, classes: int = 4) -> None:
         self.rng = rng
@@ -107,10 +119,12 @@ class AnywhereTask:
         """Fresh images (count, 3, 28, 28) and labels (count,)."""
         images = 0.25 * self.rng.standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
         wanted = self.rng.integers(0, len(self.stamps), count)
+        within = np.arange(self.SIZE)
         for image, label in zip(images, wanted, strict=True):
-            for y, x in self.rng.integers(0, SIDE - self.SIZE, (self.COPIES, 2)):
-                image[:, y : y + self.SIZE, x : x + self.SIZE] = self.stamps[label]
-        return images + _mix(self.rng.standard_normal((count, 24)), self.distracting, self.rng), wanted
+            for y, x in self.rng.integers(0, SIDE, (self.COPIES, 2)):
+                image[:, (y + within[:, None]) % SIDE, (x + within) % SIDE] = self.stamps[label]
+        beneath = _mix(self.rng.standard_normal((count, 24)), self.distracting, self.rng)
+        return images + np.float32(0.7) * beneath, wanted
 
 
 class FieldTask:

@@ -36,6 +36,12 @@ def build(layers: list, state: Arrays) -> torch.nn.Module:
     return model
 
 
+def outputs(layers: list, state: Arrays, images: np.ndarray) -> np.ndarray:
+    """What the described model answers in evaluation mode."""
+    with torch.no_grad():
+        return build(layers, state).eval()(torch.from_numpy(images)).numpy()
+
+
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """1 for each image whose largest logit is that of its label, else 0."""
     return (logits.argmax(dim=1) == labels).double().tolist()
@@ -47,6 +53,12 @@ def iou(probabilities: torch.Tensor | np.ndarray, masks: torch.Tensor | np.ndarr
     true = np.asarray(masks).reshape(len(masks), -1) > 0.5
     union = (predicted | true).sum(axis=1)
     return np.where(union == 0, 1.0, (predicted & true).sum(axis=1) / np.maximum(union, 1)).tolist()
+
+
+def pooled_iou(probabilities: torch.Tensor, masks: torch.Tensor) -> list[float]:
+    """The wrong IoU: that of all pixels of the batch together, once for each image."""
+    predicted, true = probabilities > 0.5, masks > 0.5
+    return [float((predicted & true).sum() / (predicted | true).sum().clamp_min(1))] * len(masks)
 
 
 @dataclass
@@ -78,27 +90,51 @@ def run_epoch(
     criterion: tuple,
     optimizer: tuple[str, dict] | None = None,
     max_steps: int | None = None,
+    epochs: int = 1,
+    fault: str = "",
 ) -> Epoch:
-    """One epoch over the arrays in their order: training with an optimizer (name, settings), else validation."""
+    """Epochs over the arrays in their order: training with an optimizer (name, settings), else validation.
+
+    The figures are those of the last epoch. fault: a mistake made on purpose, see staff/grader/mistakes.py.
+    """
     model = build(layers, state)
-    model.train(optimizer is not None)
+    model.train((optimizer is not None) == (fault != "wrong mode"))
     steps = build_optimizer(optimizer[0], model, optimizer[1]) if optimizer else None
     loss_of, metric = build_criterion(*criterion), accuracy if targets.ndim == 1 else iou
-    losses, metrics = [], []
-    batches = zip(torch.from_numpy(images).split(batch_size), torch.from_numpy(targets).split(batch_size), strict=True)
-    for step, (inputs, wanted) in enumerate(batches):
-        if max_steps is not None and step >= max_steps:
-            break
-        with torch.set_grad_enabled(steps is not None):
-            output = model(inputs)
-            loss = loss_of(output, wanted)
-        if steps:
-            steps.zero_grad()
-            loss.backward()
-            steps.step()
-        losses.append(loss.item())
-        metrics.append(metric(output.detach(), wanted))
+    metric = pooled_iou if fault == "IoU over the batch" else metric
+    pieces = (torch.from_numpy(array).split(batch_size) for array in (images, targets))
+    batches = list(zip(*pieces, strict=True))
+    for _epoch in range(epochs):
+        losses, metrics = [], []
+        for inputs, wanted in batches[: _steps(len(batches), max_steps, fault)]:
+            with torch.set_grad_enabled(steps is not None):
+                output = model(inputs)
+                loss = loss_of(output, wanted)
+            if steps and fault == "new optimizer":
+                steps = build_optimizer(optimizer[0], model, optimizer[1])
+            if steps:
+                _update(steps, loss, fault)
+            losses.append(loss.item())
+            metrics.append(metric(output.detach(), wanted))
+        if steps and fault == "new optimizer per epoch":
+            steps = build_optimizer(optimizer[0], model, optimizer[1])
     return Epoch(losses, metrics, {name: value.numpy().copy() for name, value in model.state_dict().items()})
+
+
+def _steps(batches: int, max_steps: int | None, fault: str) -> int:
+    if fault == "first batch only":
+        return 1
+    if max_steps is None or fault == "max_steps ignored":
+        return batches
+    return max_steps + {"one step more": 1, "one step less": -1}.get(fault, 0)
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, fault: str) -> None:
+    if fault != "no zero_grad":
+        optimizer.zero_grad()
+    loss.backward()
+    for _ in range({"no step": 0, "two steps": 2}.get(fault, 1)):
+        optimizer.step()
 
 
 def dice_losses(pred: np.ndarray, target: np.ndarray, smooth: float) -> dict[str, float]:

@@ -50,6 +50,22 @@ def descendants(root: int, table: dict[int, tuple[int, str, int]] | None = None)
     return {pid: resident for pid, resident in found.items() if table[pid][1] != "Z"}
 
 
+def waiting_times(root: int) -> dict[str, float]:
+    """Thread -> seconds that it was ready to run and had no processor, for all of `root` and below; {} if not known."""
+    found: dict[str, float] = {}
+    for pid in (root, *descendants(root)):
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
+                    found[thread] = int(file.read().split()[1]) / 1e9
+    return found
+
+
+def waited_since(before: dict[str, float], root: int) -> float:
+    """The longest that a thread has waited for a processor since `before` (of waiting_times)."""
+    return max((now - before.get(thread, 0.0) for thread, now in waiting_times(root).items()), default=0.0)
+
+
 def strays(spared: set[int]) -> list[int]:
     """Living processes below this one that neither are in `spared` nor hang below it.
 

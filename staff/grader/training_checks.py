@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from staff.grader import oracle
-from staff.grader.client import CheckFailed, Model, StudentProcess, expect, expect_close, plain_model, student_model
+from staff.grader import mistakes, oracle
+from staff.grader.client import CheckFailed, Model, StudentProcess, expect, plain_model, student_model
 
 TINY_RATE = 1e-12  # leaves the weights as they are, so that every figure of the history is known
 
@@ -32,6 +30,7 @@ class Part:
     criterion: tuple  # of `loss`; any if the choice is the student's
     epochs: dict[str, str]  # names of the functions for "train" and "val"
     score: Callable[[np.ndarray, np.ndarray], list[float]]
+    answer: Callable[[np.ndarray], np.ndarray]  # the targets that a model's outputs are right for
 
     @property
     def keys(self) -> list[str]:
@@ -51,19 +50,22 @@ class Problem:
     criterion: tuple
     optimizer: tuple[str, dict] = ("sgd", {"lr": 0.1})
     max_steps: int | None = None
+    epochs: int = 1
+
+    def settings(self, train: bool) -> dict:
+        """Arguments of oracle.run_epoch."""
+        fixed = ("layers", "state", "images", "targets", "batch_size", "criterion")
+        found = {name: getattr(self, name) for name in fixed}
+        found |= {"optimizer": self.optimizer if train else None, "max_steps": self.max_steps if train else None}
+        return found | {"epochs": self.epochs if train else 1}
 
     def expected(self, train: bool) -> oracle.Epoch:
         """Our own result."""
-        return oracle.run_epoch(
-            self.layers,
-            self.state,
-            self.images,
-            self.targets,
-            batch_size=self.batch_size,
-            criterion=self.criterion,
-            optimizer=self.optimizer if train else None,
-            max_steps=self.max_steps if train else None,
-        )
+        return oracle.run_epoch(**self.settings(train))
+
+    def loss_of(self, state: dict[str, np.ndarray]) -> float:
+        """Average loss of a model with these weights, in evaluation mode."""
+        return oracle.run_epoch(**self.settings(False) | {"state": state}).averages()["loss"][0]
 
     def ask(self, student: StudentProcess, module: str, function: str, train: bool, start_in_train_mode: bool):
         """(the two averages, what was reported besides, model) of the student's epoch function."""
@@ -80,88 +82,192 @@ class Problem:
         }
         if train:
             args |= {"optimizer": self.optimizer[0], "optimizer_settings": self.optimizer[1]}
-            args |= {"max_steps": self.max_steps, "stale_gradient": 0}
+            args |= {"max_steps": self.max_steps, "stale_gradient": 0, "epochs": self.epochs}
         arrays = {"images": self.images, "targets": self.targets}
         operation = "train_epoch" if train else "validate_epoch"
         reply = student.ask(operation, args, arrays, {"averages": ("float64", (2,))})
         return reply.arrays["averages"], reply.result, model
 
+    def expect_weights(self, model: Model, what: str, atol: float = 2e-5) -> None:
+        """The student's epoch left the weights that ours leaves; else the cause, if it is a usual one."""
+        wanted, state = self.expected(True).state, model.state()[1]
+        worst, name = _largest_difference(state, wanted, what)
+        if worst > atol:
+            cause = mistakes.cause_of_weights(self.settings(True), state, atol)
+            raise CheckFailed(
+                f"{cause or 'the weights are not those of forward, backward and step for each batch'}\n"
+                f"{what}: {name} is off by {worst:.2g}"
+            )
 
-def expect_state(model: Model, wanted: dict[str, np.ndarray], what: str, atol: float = 2e-5) -> None:
-    """All weights and statistics of a plain model must be those computed here."""
-    _, state = model.state()
+    def expect_averages(self, averages: np.ndarray, train: bool, what: str, tolerance: float = 2e-5) -> None:
+        """Loss and metric are averages over samples or over batches; else the cause, if it is a usual one.
+
+        tolerance: of the metric; the loss has 2e-5.
+        """
+        wanted, names = self.expected(train).averages(), ("loss", "accuracy" if self.targets.ndim == 1 else "IoU")
+        for index, (key, allowed) in enumerate((("loss", 2e-5), ("metric", tolerance))):
+            got = float(averages[index])
+            if any(abs(got - value) <= allowed for value in wanted[key]):
+                continue
+            right = " or ".join(dict.fromkeys(f"{value:.5f}" for value in wanted[key]))
+            cause = mistakes.cause_of_average(index, averages, self.settings(train))
+            numbers = f"the average {names[index]} {what} is {got:.5f}, expected {right}"
+            raise CheckFailed(f"{cause}\n{numbers}" if cause else numbers)
+
+
+def _largest_difference(state: dict[str, np.ndarray], wanted: dict[str, np.ndarray], what: str) -> tuple[float, str]:
     expect(set(state) == set(wanted), f"{what}: the model's parameters are not those it had before")
     for name, array in wanted.items():
-        got = state[name]
-        expect(got.shape == array.shape, f"{what}: {name} changed its shape")
-        worst = float(np.abs(got.astype(np.float64) - array).max()) if array.size else 0.0
-        expect(worst <= atol, f"{what}: {name} is off by {worst:.2g} (allowed {atol:.0e})")
+        expect(state[name].shape == array.shape, f"{what}: {name} changed its shape")
+    worst = {n: float(np.abs(state[n].astype(np.float64) - array).max()) for n, array in wanted.items() if array.size}
+    name = max(worst, key=worst.__getitem__)
+    return worst[name], name
 
 
-def _train(student: StudentProcess, part: Part, model: Model, train, val, batch_size: int, timeout_s=None, **keywords):
+def expect_state(model: Model, wanted: dict[str, np.ndarray], what: str, atol: float = 2e-5) -> None:
+    """All weights and statistics of a plain model must be those given."""
+    worst, name = _largest_difference(model.state()[1], wanted, what)
+    expect(worst <= atol, f"{what}: {name} is off by {worst:.2g} (allowed {atol:.0e})")
+
+
+def _train(
+    student: StudentProcess, part: Part, model: Model, train, val, batch_size: int, timeout_s=None, passes=0, **keywords
+):
+    """Ask for the student's whole training; passes: the targets have one more axis, see ArrayDataset of the worker."""
     arrays = {"train_images": train[0], "train_targets": train[1], "val_images": val[0], "val_targets": val[1]}
     args = {"object": model.number, "module": part.module, "function": part.function, "batch_size": batch_size}
-    args |= {"as_dict": train[1].ndim > 1, "keywords": keywords, "seed": 0}
+    args |= {"as_dict": train[1].ndim > 2, "keywords": keywords, "seed": 0, "passes": passes}
+    args |= {"keys": part.keys}
     return student.ask("train_model", args, arrays, timeout_s=timeout_s)
 
 
 def check_history(student: StudentProcess, rng: np.random.Generator, part: Part) -> None:
-    """Three epochs that cannot change the weights: every figure is known, and the four differ from each other."""
+    """Three epochs that cannot change the weights, over data that changes: every figure is known, and all differ.
+
+    Each pass has its own targets, and the best figures come in the middle. So a history that keeps the best value, or
+    one epoch's for all, is found out. Only the last epoch is no better than the one before: no reason to stop early.
+    Turning or mirroring the batches changes nothing.
+    """
     state = oracle.new_state(part.layers, int(rng.integers(2**31)))
-    model, ours = plain_model(student, part.layers, state), oracle.build(part.layers, state).eval()
-    train, val = part.draw(rng, 24), part.draw(rng, 16)
+    train, val = (_passes(rng, part, state, count, shares) for count, shares in ((24, TRAIN_SHARES), (16, VAL_SHARES)))
+    model = plain_model(student, part.layers, state)
     settings = {"epochs": 3, "learning_rate": TINY_RATE, "max_steps_per_epoch": 2}
-    reply = _train(student, part, model, train, val, 8, **settings)
+    reply = _train(student, part, model, train, val, 8, passes=3, **settings)
     missing = [key for key in part.keys if key not in reply.arrays]
     expect(not missing, f"the history has no list {', '.join(missing)}")
-    seen = {"train": (train[0][:16], train[1][:16]), "val": val}
-    own = _own_averages(student, part, Problem(part.layers, state, *train, 8, part.criterion, max_steps=2), val)
+    own = _own_averages(student, part, state, train, val)
     for key in part.keys:
-        values = reply.arrays[key]
-        expect(values.shape == (3,), f"history[{key!r}] has {values.size} values after 3 epochs")
+        values, data = reply.arrays[key], train if key.startswith("train") else val
+        expect(values.shape == (3,), f"history[{key!r}] has {values.size} values after 3 epochs; append one per epoch")
         expect(np.isfinite(values).all(), f"history[{key!r}] holds NaN or infinite values")
-        images, targets = seen[key.split("_")[0]]
-        output = _outputs(ours, images)
-        if key.endswith("loss") and part.loss is None:
-            continue
-        wanted = part.loss(output, targets) if key.endswith("loss") else float(np.mean(part.score(output, targets)))
-        for value in values:
-            expect_close(float(value), (wanted, *own[key]), 2e-3, f"history[{key!r}] of a model that does not change")
+        seen = slice(16) if key.startswith("train") else slice(None)  # two steps of 8
+        wanted = [own[key][epoch : epoch + 1] for epoch in range(3)]
+        if not key.endswith("loss") or part.loss is not None:
+            wanted = [
+                [*known, _figure(part, key, state, data[0][seen], data[1][epoch][seen])]
+                for epoch, known in enumerate(wanted)
+            ]
+        for epoch in range(3):
+            _expect_entry(key, values, epoch, wanted[epoch])
 
 
-def _own_averages(student: StudentProcess, part: Part, problem: Problem, val) -> dict[str, tuple[float, ...]]:
-    """Key of the history -> what the student's own epoch function returns for it, or nothing.
+TRAIN_SHARES, VAL_SHARES = (0.4, 0.75, 0.55), (0.5, 0.8, 0.3)  # of targets that the model gets right, by epoch
+
+
+def _passes(rng, part: Part, state, count: int, shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Images, and for each pass through them targets (passes, count, ...) of which the model gets so many right."""
+    images, other = part.draw(rng, count)
+    right = part.answer(oracle.outputs(part.layers, state, images))
+    position = np.arange(count) % 8 / 8 + 1 / 16  # the same share in each batch of 8
+    chosen = [(position < share).reshape(-1, *[1] * (right.ndim - 1)) for share in shares]
+    return images, np.stack([np.where(pick, right, other).astype(other.dtype) for pick in chosen])
+
+
+def _figure(part: Part, key: str, state, images: np.ndarray, targets: np.ndarray) -> float:
+    output = oracle.outputs(part.layers, state, images)
+    return part.loss(output, targets) if key.endswith("loss") else float(np.mean(part.score(output, targets)))
+
+
+def _expect_entry(key: str, values: np.ndarray, epoch: int, wanted: list[float]) -> None:
+    """One value of the history must be one of those wanted, and not that of the epoch before; the cause comes first."""
+    got, cause = float(values[epoch]), ""
+    repeated = epoch > 0 and abs(got - float(values[epoch - 1])) < 1e-9
+    if any(abs(got - value) <= 2e-3 for value in wanted) or (not wanted and not repeated):
+        return
+    if repeated:
+        cause = "the history repeats the value of an earlier epoch; append what this epoch's functions returned\n"
+    elif any(abs(got - 100 * value) <= 0.2 for value in wanted):
+        cause = "the history is in percent; keep fractions between 0 and 1\n"
+    right = " or ".join(dict.fromkeys(f"{value:.4f}" for value in wanted)) or "another value"
+    what = "for a model that does not change and data that does"
+    raise CheckFailed(f"{cause}history[{key!r}][{epoch}] is {got:.4f}, expected {right} ({what})")
+
+
+def _own_averages(student: StudentProcess, part: Part, state, train, val) -> dict[str, list[float]]:
+    """Key of the history -> what the student's own epoch function returns for it in each epoch, or nothing.
 
     A wrong average costs points of the epoch function's TODO. A history that holds what the function returned is right.
     """
-    found: dict[str, tuple[float, ...]] = dict.fromkeys(part.keys, ())
-    held_out = dataclasses.replace(problem, images=val[0], targets=val[1], max_steps=None)
-    for split, epoch in (("train", problem), ("val", held_out)):
-        still = dataclasses.replace(epoch, optimizer=("sgd", {"lr": TINY_RATE}))
-        with contextlib.suppress(CheckFailed):  # its own checks say why
-            averages = still.ask(student, part.module, part.epochs[split], split == "train", split == "train")[0]
-            found[f"{split}_loss"], found[f"{split}_{part.metric}"] = (float(averages[0]),), (float(averages[1]),)
-    return found
-
-
-def _outputs(model, images: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(images)).numpy()
+    found: dict[str, list[float]] = {key: [] for key in part.keys}
+    for split, data, steps in (("train", train, 2), ("val", val, None)):
+        for targets in data[1]:
+            still = Problem(part.layers, state, data[0], targets, 8, part.criterion, ("sgd", {"lr": TINY_RATE}), steps)
+            with contextlib.suppress(CheckFailed):  # its own checks say why
+                averages = still.ask(student, part.module, part.epochs[split], split == "train", split == "train")[0]
+                found[f"{split}_loss"].append(float(averages[0]))
+                found[f"{split}_{part.metric}"].append(float(averages[1]))
+    known_loss = part.loss is not None  # else the criterion is the student's choice, and ours says nothing about it
+    return {key: values if known_loss or not key.endswith("loss") else [] for key, values in found.items()}
 
 
 def check_validation_data_unused(student: StudentProcess, rng: np.random.Generator, part: Part) -> None:
-    """The weights after training must not depend on the validation data, and must depend on the training data."""
+    """The weights after one epoch must not depend on the validation data, and must depend on the training data.
+
+    One epoch, because a loop with early stopping may put back the weights of its best epoch, and a schedule may follow
+    the validation loss: both look at validation data and train on none of it.
+    """
     state = oracle.new_state(part.layers, int(rng.integers(2**31)))
     train, ends = part.draw(rng, 32), []
     for _ in range(2):
         model = plain_model(student, part.layers, state)
-        _train(student, part, model, train, part.draw(rng, 16), 8, epochs=2, learning_rate=0.01, max_steps_per_epoch=4)
+        _train(student, part, model, train, part.draw(rng, 16), 8, epochs=1, learning_rate=0.01, max_steps_per_epoch=4)
         ends.append(model.state()[1])
     expect(set(ends[0]) == set(ends[1]) == set(state), "the model's parameters are not those it had before")
     changed = max(float(np.abs(ends[0][name] - state[name]).max()) for name in state)
     expect(changed > 1e-4, "training leaves the weights as they were")
     apart = max(float(np.abs(ends[0][name] - ends[1][name]).max()) for name in state)
-    expect(apart < 1e-3, "the trained weights depend on the validation data")
+    expect(apart < 1e-3, "the trained weights depend on the validation data: it is trained on")
+
+
+WEIGHT_DECAY = 0.02
+
+
+def check_optimizer(student: StudentProcess, rng: np.random.Generator, part: Part) -> None:
+    """One optimizer for all epochs, one step per batch, the weight decay that was asked for, once. Reported.
+
+    A training without a torch.optim.Optimizer is not judged.
+    """
+    state = oracle.new_state(part.layers, int(rng.integers(2**31)))
+    train, val = part.draw(rng, 32), part.draw(rng, 16)
+    train[0][:, 2] = 0.0  # see UNSEEN_CHANNEL of the worker
+    model = plain_model(student, part.layers, state)
+    settings = {"epochs": 2, "learning_rate": 0.001, "weight_decay": WEIGHT_DECAY, "max_steps_per_epoch": 3}
+    found = _train(student, part, model, train, val, 8, **settings).result.get("optimizers")
+    found = found if isinstance(found, dict) else {}
+    steps, count, decay, penalty = (found.get(name) for name in ("steps", "count", "decay", "penalty"))
+    numbers = all(type(value) in (int, float) for value in (steps, count, decay, penalty))
+    expect(numbers, "your process answered nonsense about its optimizers")
+    if not steps:
+        return
+    expect(
+        count == 1, f"{count} optimizers in 2 epochs: make one before the loop; a new one has forgotten its averages"
+    )
+    expect(steps == 6, f"{steps} optimizer steps in 2 epochs of 3 batches, expected 6")
+    in_loss = penalty > 0.99
+    expect(decay or in_loss, f"weight_decay={WEIGHT_DECAY} has no effect: hand it to the optimizer")
+    expect(not (decay and in_loss), "the weight decay is applied twice: by the optimizer and by a penalty in the loss")
+    right = not decay or abs(decay - WEIGHT_DECAY) < 1e-9
+    expect(right, f"weight_decay={WEIGHT_DECAY} reaches the optimizer as {decay:g}")
 
 
 def after_100_steps(student, rng, part: Part, hidden, gate, kind: str, number: int) -> float:

@@ -18,6 +18,7 @@ LAYERS = {
     "linear": nn.Linear,
     "conv": lambda c_in, c_out, size: nn.Conv2d(c_in, c_out, size, padding=size // 2),
     "relu": nn.ReLU,
+    "pool": lambda: nn.AdaptiveAvgPool2d(1),
     "sigmoid": nn.Sigmoid,
     "dropout": nn.Dropout,
     "batchnorm1d": nn.BatchNorm1d,
@@ -31,28 +32,30 @@ def build_plain(layers: Sequence[Sequence]) -> nn.Sequential:
 
 
 class ScaledCrossEntropy(nn.Module):
-    """Cross-entropy with a scale on the logits: (B, C) logits, (B,) labels -> mean over the batch.
+    """Cross-entropy with a scale on the logits, times `weight`: (B, C) logits, (B,) labels -> mean over the batch.
 
-    It is nobody's default, so a loop that ignores the criterion it was given cannot get the figures right.
+    It is nobody's default, so a loop that ignores the criterion it was given cannot get the figures right. A small
+    weight keeps gradients below the norms that loops clip at.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, weight: float = 1.0) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.weight = scale, weight
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.scale * logits, labels)
+        return self.weight * nn.functional.cross_entropy(self.scale * logits, labels)
 
 
 class PoweredError(nn.Module):
-    """Mean of |probability - mask|**power over all pixels of the batch; asymmetric through `bias` on the mask."""
+    """Mean of |probability - mask|**power over all pixels of the batch, times `weight`; `bias` weighs the mask more."""
 
-    def __init__(self, power: float, bias: float) -> None:
+    def __init__(self, power: float, bias: float, weight: float = 1.0) -> None:
         super().__init__()
-        self.power, self.bias = power, bias
+        self.power, self.bias, self.weight = power, bias, weight
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return ((pred - target).abs().clamp_min(1e-6) ** self.power * (1 + self.bias * target)).mean()
+        error = (pred - target).abs().clamp_min(1e-6) ** self.power
+        return self.weight * (error * (1 + self.bias * target)).mean()
 
 
 CRITERIA = {

@@ -207,6 +207,12 @@ class Channel:
         poll.register(self.read_fd, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
 
+    def stirs(self, seconds: float) -> bool:
+        """Whether an answer begins, or the peer ends, within so many seconds."""
+        poll = select.poll()
+        poll.register(self.read_fd, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
+
     def _read(self, size: int, deadline: float | None) -> bytes:
         data = bytearray()
         while len(data) < size:

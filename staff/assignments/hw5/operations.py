@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from staff.student_side.operations import Answer, Arrays, to_array
+from staff.student_side.answers import Answer, Arrays, to_array
 
 if TYPE_CHECKING:
     from staff.student_side.worker import Worker

@@ -84,11 +84,11 @@ def nearest(task, count: int, fresh: int):
     return torch.tensor(answers)[distances.topk(7, largest=False).indices], right
 
 
-@pytest.mark.parametrize(("task", "count"), [(fresh_data.ProductTask, 2048), (fresh_data.AnywhereTask, 1024)])
-def test_looking_up_neighbours_does_not_pass(task, count):
-    """The thresholds are 0.80 and 0.85: see the attack nearest_neighbours."""
-    found, right = nearest(task(np.random.default_rng(0)), count, 400)
-    assert (torch.mode(found, dim=1).values.numpy() == right).mean() < 0.65
+@pytest.mark.parametrize(("task", "bound"), [(fresh_data.ProductTask, 0.65), (fresh_data.AnywhereTask, 0.45)])
+def test_looking_up_neighbours_does_not_pass(task, bound):
+    """The thresholds are 0.80 and 0.60: see the attack nearest_neighbours."""
+    found, right = nearest(task(np.random.default_rng(0)), 4096, 400)
+    assert (torch.mode(found, dim=1).values.numpy() == right).mean() < bound
 
 
 @pytest.mark.parametrize(("linear", "bound"), [(False, 0.57), (True, 0.77)])

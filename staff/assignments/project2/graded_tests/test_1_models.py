@@ -7,14 +7,16 @@ import pytest
 
 from staff.grader import fresh_data
 from staff.grader.client import expect, student_model
+from staff.grader.models_of import check_evaluation, stirred
 
 MODULE = "classification_models"
+CNN_LEARNS = 0.6
 MODELS = {"linear": "LinearModel", "mlp": "MLPModel", "cnn": "CNNModel"}
 
 
-def check_shapes(student, rng, name):
-    for classes, batch in ((9, 1), (9, 7), (4, 2)):
-        student_model(student, MODULE, name, num_classes=classes)(fresh_data.noise(rng, batch), classes)
+def stirred_model(student, rng, kind: str):
+    """One of the student's models after a few steps."""
+    return stirred(student_model(student, MODULE, MODELS[kind]), rng, "cross_entropy")
 
 
 def departure_from_affine(model, rng) -> float:
@@ -26,78 +28,126 @@ def departure_from_affine(model, rng) -> float:
     return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
 
 
-def learned(student, rng, name, task, classes, batch, recipes, enough) -> float:
-    """Best accuracy on fresh images of a task after our own short trainings of the student's model.
+def learned(student, rng, name, new_task, batch, recipes, enough) -> float:
+    """Best accuracy on fresh images after our own short trainings of the student's model, each on a newly drawn task.
 
     recipes: (steps, learning rate, training images). Models without normalisation or with dropout need the later ones;
-    the first that reaches `enough` ends it.
+    the first that reaches `enough` ends it. The tasks have at most 9 classes.
     """
     best = 0.0
     for steps, learning_rate, count in recipes:
-        model = student_model(student, MODULE, name, num_classes=classes)
+        model, task = student_model(student, MODULE, name), new_task()
         images, labels = task.draw(count)
         order = fresh_data.batches(rng, count, steps, batch)
         model.fit(images, labels, order, "cross_entropy", learning_rate, seed=1)
         images, labels = task.draw(400)
-        logits = model(images, classes)
+        logits = model(images, 9)
         best = max(best, float((logits.argmax(axis=1) == labels).mean()))
         if best >= enough:
-            # Trained logits lie on both sides of zero; what is never negative went through an activation.
-            expect(logits.min() < 0, "no output is ever negative: these are no logits; what follows the last layer?")
-            return best
+            expect_logits(logits)
+            break
     return best
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_shapes(student, rng, kind):
-    check_shapes(student, rng, MODELS[kind])
+def expect_logits(logits: np.ndarray) -> None:
+    """Trained logits lie on both sides of zero and beyond 1; else an activation follows the last layer."""
+    expect(
+        logits.min() < 0, "no output is ever negative: these are no logits; which activation follows the last layer?"
+    )
+    bounded = np.abs(logits).max() <= 1.0
+    expect(
+        not bounded, "all outputs lie between -1 and 1: these are no logits; which activation follows the last layer?"
+    )
 
 
-def test_linear_is_affine(student, rng):
-    model = student_model(student, MODULE, "LinearModel")
-    departure = departure_from_affine(model, rng)
-    expect(departure < 1e-3, f"the model is not linear: it departs from a straight line by {departure:.2g}")
+def pixels_without_influence(model, rng) -> tuple[int, np.ndarray]:
+    """How many of 24 pixel values tried change no logit, and the changes of the logits (8 places, 3 colours, 9)."""
     base = fresh_data.noise(rng, 1)
     places = rng.integers(0, fresh_data.SIDE, (8, 2))
     changed = np.repeat(base, 24, axis=0)  # 8 places, 3 colour channels each
     for number, image in enumerate(changed):
         image[(number % 3, *places[number // 3])] += 1.0
     moved = model(changed, 9) - model(base, 9)
-    without = int((np.abs(moved).max(axis=1) == 0).sum())
-    expect(not without, f"{without} of 24 pixel values tried have no influence")
-    by_place = moved.reshape(8, 3, -1)
-    expect(np.ptp(by_place, axis=1).max() > 1e-6, "the model cannot tell the colour channels apart")
+    return int((np.abs(moved).max(axis=1) == 0).sum()), moved.reshape(8, 3, 9)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_shapes(student, rng, kind):
+    for batch in (1, 7):
+        student_model(student, MODULE, MODELS[kind])(fresh_data.noise(rng, batch), 9)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_num_classes(student, rng, kind):
+    student_model(student, MODULE, MODELS[kind], num_classes=4)(fresh_data.noise(rng, 2), 4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_evaluation(student, rng, kind):
+    check_evaluation(stirred_model(student, rng, kind), rng, 9)
+
+
+def test_linear_is_affine(student, rng):
+    model = stirred_model(student, rng, "linear")
+    departure = departure_from_affine(model, rng)
+    expect(departure < 1e-3, f"the model is not linear: it departs from a straight line by {departure:.2g}")
+    without, moved = pixels_without_influence(model, rng)
+    expect(not without, f"{without} of 24 pixel values tried have no influence on the logits")
+    expect(np.ptp(moved, axis=1).max() > 1e-6, "the model cannot tell the colour channels apart")
+
+
+def test_mlp_sees_every_pixel(student, rng):
+    without, moved = pixels_without_influence(stirred_model(student, rng, "mlp"), rng)
+    expect(not without, f"{without} of 24 pixel values tried have no influence on the logits: flatten the whole image")
+    apart = np.ptp(moved, axis=0).max()
+    expect(apart > 1e-3 * np.abs(moved).max(), "all pixels have the same influence: flatten the image, pool nothing")
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_not_linear(student, rng, kind):
-    departure = departure_from_affine(student_model(student, MODULE, MODELS[kind]), rng)
+    departure = departure_from_affine(stirred_model(student, rng, kind), rng)
     expect(departure > 1e-3, "the model is a linear function of the image")
 
 
 def test_linear_learns(student, rng):
-    reached = learned(student, rng, "LinearModel", fresh_data.LinearTask(rng), 9, 64, [(100, 1e-3, 2048)], 0.75)
-    expect(reached >= 0.75, f"100 steps on a linear problem reach accuracy {reached:.2f}, expected at least 0.75")
+    recipes = [(100, 1e-3, 2048), (200, 1e-3, 4096)]
+    reached = learned(student, rng, "LinearModel", lambda: fresh_data.LinearTask(rng), 64, recipes, 0.75)
+    expect(reached >= 0.75, f"200 steps on a linear problem reach accuracy {reached:.2f}, expected at least 0.75")
 
 
 def test_mlp_learns(student, rng):
-    recipes = [(100, 1e-3, 2048), (300, 3e-4, 4096)]
-    reached = learned(student, rng, "MLPModel", fresh_data.ProductTask(rng), 4, 64, recipes, 0.80)
+    recipes = [(100, 1e-3, 2048), (300, 3e-4, 4096), (300, 1e-3, 4096)]
+    reached = learned(student, rng, "MLPModel", lambda: fresh_data.ProductTask(rng), 64, recipes, 0.80)
     expect(reached >= 0.80, f"300 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least 0.80")
 
 
-def test_cnn_learns(student, rng):
-    recipes = [(80, 2e-3, 1024), (400, 7e-4, 4096)]
-    reached = learned(student, rng, "CNNModel", fresh_data.AnywhereTask(rng), 4, 16, recipes, 0.85)
+def test_cnn_convolves(student, rng):
+    """Pooling alone lets 1 x 1 convolutions see a little of what lies side by side. Reported by the worker."""
+    model = student_model(student, MODULE, "CNNModel")
+    side = student.ask("largest_kernel", {"object": model.number}, {"images": fresh_data.noise(rng, 2)}).result.get(
+        "side"
+    )
+    expect(type(side) is int, "your process answered nonsense about its convolutions")
+    found = f"the largest kernel is {side} x {side}" if side else "it has none"
     expect(
-        reached >= 0.85,
-        f"400 steps on patterns that may lie anywhere reach accuracy {reached:.2f}, expected at least 0.85",
+        1 < side < fresh_data.SIDE, f"the model needs convolutions that look at neighbouring pixels, 3 x 3 say; {found}"
+    )
+
+
+def test_cnn_learns(student, rng):
+    """A bound above what nets without convolutions reach, and far below what a CNN does: chance is 0.25."""
+    recipes = [(80, 2e-3, 1024), (300, 2e-3, 4096), (1000, 1e-3, 4096)]
+    reached = learned(student, rng, "CNNModel", lambda: fresh_data.AnywhereTask(rng), 16, recipes, CNN_LEARNS)
+    expect(
+        reached >= CNN_LEARNS,
+        f"1000 steps on patterns that may lie anywhere reach accuracy {reached:.2f}, expected at least {CNN_LEARNS}: "
+        "are there convolutions larger than 1 x 1?",
     )
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_gradients(student, rng, kind):
-    model = student_model(student, MODULE, MODELS[kind])
+    model = stirred_model(student, rng, kind)
     expect(model.trainable > 0, "the model has no trainable parameter")
     dead = model.dead_parameters(fresh_data.noise(rng, 16), rng.standard_normal((16, 9)).astype(np.float32))
     expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")

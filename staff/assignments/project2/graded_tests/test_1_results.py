@@ -11,6 +11,7 @@ from staff.grader.training_checks import (
     Part,
     check_gate,
     check_history,
+    check_optimizer,
     check_validation_data_unused,
     checkpoint_model,
     score,
@@ -29,12 +30,13 @@ PART = Part(
     names={"mlp": "MLPModel", "cnn": "CNNModel"},
     factory="get_model",
     metric="acc",
-    layers=[["flatten"], ["linear", 2352, 10], ["relu"], ["linear", 10, 9]],
-    draw=lambda rng, count: (fresh_data.noise(rng, count), fresh_data.labels(rng, count)),
+    layers=[["conv", 3, 10, 1], ["relu"], ["pool"], ["flatten"], ["linear", 10, 9]],
+    draw=lambda rng, count: (fresh_data.tinted(rng, count), fresh_data.labels(rng, count)),
     loss=cross_entropy,
     criterion=("scaled_cross_entropy", (1.0,)),
     epochs={"train": "train_epoch", "val": "validate_epoch"},
     score=lambda logits, labels: logits.argmax(axis=1) == labels,
+    answer=lambda logits: logits.argmax(axis=1),
 )
 
 
@@ -44,6 +46,10 @@ def test_history(student, rng):
 
 def test_validation_data_unused(student, rng):
     check_validation_data_unused(student, rng, PART)
+
+
+def test_optimizer(student, rng):
+    check_optimizer(student, rng, PART)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])

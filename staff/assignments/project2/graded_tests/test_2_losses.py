@@ -38,14 +38,20 @@ def test_dice_value(student, rng):
 
 
 def test_dice_ends(student, rng):
-    _, target = probabilities_and_masks(rng)
-    value, _ = ask_loss(student, "DiceLoss", target.copy(), target, smooth=1.0)
-    expect_close(value, 0.0, 1e-4, "DiceLoss of a perfect prediction")
-    empty = np.zeros_like(target)
-    value, _ = ask_loss(student, "DiceLoss", empty, empty, smooth=1.0)
-    expect_close(value, 0.0, 1e-4, "DiceLoss(smooth=1) of an empty prediction for an empty mask")
-    value, _ = ask_loss(student, "DiceLoss", (1 - target).astype(np.float32), target, smooth=1.0)
-    expect(value > 0.99, f"DiceLoss of a prediction that misses the mask entirely is {value:.4f}, expected nearly 1")
+    """Perfect, empty and missed masks, next to a random one, so that no right answer is 0 or 1."""
+    pred, target = probabilities_and_masks(rng, 2)
+    empty = np.zeros_like(target[:1])
+    cases = {
+        "a perfect prediction": (target[:1], target[:1]),
+        "an empty prediction for an empty mask": (empty, empty),
+        "a prediction that misses the mask entirely": (1 - target[:1], target[:1]),
+        "an empty prediction": (empty, target[:1]),
+    }
+    for what, (guess, mask) in cases.items():
+        both = [np.concatenate(pair).astype(np.float32) for pair in ((guess, pred[1:]), (mask, target[1:]))]
+        value, _ = ask_loss(student, "DiceLoss", *both, smooth=1.0)
+        wanted = tuple(oracle.dice_losses(*both, 1.0).values())
+        expect_close(value, wanted, 1e-4, f"DiceLoss(smooth=1) of {what} and a random one")
 
 
 def test_dice_gradient(student, rng):

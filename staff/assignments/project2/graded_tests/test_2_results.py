@@ -9,6 +9,7 @@ from staff.grader.training_checks import (
     Part,
     check_gate,
     check_history,
+    check_optimizer,
     check_validation_data_unused,
     checkpoint_model,
     score,
@@ -21,12 +22,13 @@ PART = Part(
     names={"mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"},
     factory="get_segmentation_model",
     metric="iou",
-    layers=[["conv", 3, 4, 3], ["relu"], ["conv", 4, 1, 3], ["sigmoid"]],
-    draw=lambda rng, count: (fresh_data.noise(rng, count), fresh_data.rectangles(rng, count)),
+    layers=[["conv", 3, 6, 1], ["relu"], ["conv", 6, 1, 1], ["sigmoid"]],
+    draw=lambda rng, count: (fresh_data.tinted(rng, count), fresh_data.rectangles(rng, count)),
     loss=None,  # which loss train_segmentation_model uses is the student's choice
     criterion=("powered_error", (1.5, 1.0)),
     epochs={"train": "train_segmentation_epoch", "val": "validate_segmentation_epoch"},
     score=oracle.iou,
+    answer=lambda probabilities: probabilities > 0.5,
 )
 
 
@@ -36,6 +38,10 @@ def test_history(student, rng):
 
 def test_validation_data_unused(student, rng):
     check_validation_data_unused(student, rng, PART)
+
+
+def test_optimizer(student, rng):
+    check_optimizer(student, rng, PART)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])

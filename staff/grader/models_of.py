@@ -1,0 +1,81 @@
+"""Checks of models that both parts share: what they see, and that evaluation depends on the image alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from staff.grader import fresh_data
+from staff.grader.client import Model, expect
+
+PASSES = 40  # in training mode: at a momentum of 0.01 statistics go a third of the way, at 0.1 all of it
+
+
+def stirred(model: Model, rng: np.random.Generator, loss: str) -> Model:
+    """The model after a few steps on noise: weights that start at zero, or nearly so, say nothing before.
+
+    loss: cross_entropy or mask.
+    """
+    images = fresh_data.noise(rng, 32)
+    targets = fresh_data.labels(rng, 32) if loss == "cross_entropy" else fresh_data.rectangles(rng, 32)
+    model.fit(images, targets, fresh_data.batches(rng, 32, 6, 8), loss, learning_rate=5e-3, seed=0)
+    return model
+
+
+def check_evaluation(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
+    """In evaluation mode an image gets the same answer every time and in any company: no dropout, no batch statistics.
+
+    And BatchNorm's running statistics have to follow what it sees in training, or evaluation does not fit training.
+    """
+    images = fresh_data.noise(rng, 8)
+    once, again = (model(images, channels, seed=seed) for seed in (1, 2))
+    scale = max(float(once.std()), 1e-6)
+    apart = float(np.abs(once - again).max())
+    expect(
+        apart <= 1e-3 * scale,
+        "in evaluation mode the same image gets different outputs: dropout stays on. Use nn.Dropout, or "
+        "F.dropout(x, p, training=self.training)",
+    )
+    others = model(np.concatenate([images[:1], 3 * fresh_data.noise(rng, 7) + 1]), channels)
+    apart = float(np.abs(once[0] - others[0]).max())
+    expect(
+        apart <= 1e-2 * scale + 1e-5,
+        "in evaluation mode the output for an image depends on the other images of its batch: normalisation must use "
+        "its running statistics there, or each image's own",
+    )
+    _check_statistics_follow(model, rng, channels)
+
+
+def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: int | None) -> None:
+    """After many batches in training mode, evaluation mode is close to it; nothing is asked without BatchNorm."""
+    images = 2 * fresh_data.noise(rng, 16) + 1
+    company = 0.5 * fresh_data.noise(rng, 16) - 1
+    company[0] = images[0]
+    train = [model(batch, channels, training=True, seed=1)[0] for batch in (images, company)]
+    if np.abs(train[0] - train[1]).max() < 1e-5:  # nothing in training mode depends on the batch
+        return
+    before = np.abs(model(images, channels) - model(images, channels, training=True, seed=1)).mean()
+    trained = model(images, channels, training=True, seed=1, passes=PASSES)
+    noise = np.abs(trained - model(images, channels, training=True, seed=2)).mean()  # of dropout
+    after = np.abs(model(images, channels) - trained).mean()
+    expect(
+        after <= 0.8 * before + noise,
+        "BatchNorm's running statistics do not follow the training images, so evaluation does not fit training; is its "
+        "momentum 0, or track_running_stats off?",
+    )
+
+
+def seen_from(model: Model, images: np.ndarray, place: tuple[int, int], size: int = 4) -> np.ndarray:
+    """Which output pixels (H, W) of a mask model change when the square of `size` pixels at `place` (y, x) changes."""
+    changed = images.copy()
+    y, x = place
+    changed[:, :, y : y + size, x : x + size] *= -8.0
+    apart = np.abs(model(changed) - model(images)).max(axis=(0, 1))
+    return apart > 1e-6
+
+
+def reach(model: Model, rng: np.random.Generator) -> int:
+    """How many pixels away from a changed square in the middle the mask changes, at most."""
+    start, size = fresh_data.SIDE // 2 - 2, 4
+    changed = np.argwhere(seen_from(model, fresh_data.noise(rng, 4), (start, start), size))
+    expect(len(changed) > 0, "the mask does not change when the middle of the image does")
+    return int(np.maximum(start - changed, changed - (start + size - 1)).max())

@@ -1,0 +1,394 @@
+"""What the checks of Project 2's loops take for right and for wrong, and the cause that they name.
+
+The checks run in this process (see local_student.py), on the reference with a few lines changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+
+import numpy as np
+import pytest
+
+from staff.grader import assignment
+from staff.grader.client import CheckFailed
+from staff.tests.local_student import LocalStudent, reference_with
+
+PROJECT = assignment.load("project2")
+TRAIN, SEG_TRAIN = "classification_train.py", "segmentation_train.py"
+LOOPS = ("1.4", "1.5", "1.6", "2.6", "2.7", "2.8")
+
+
+def failures(folder, edits, todos, seed: int = 0) -> dict[str, str]:
+    """Test name -> message, of the checks of these TODOs that need no long training."""
+    student = LocalStudent(folder, reference_with(*edits))
+    found = {}
+    for todo in PROJECT.todos:
+        for check in todo.checks if todo.id in todos else ():
+            file, _, name = check.test.partition(".py::")
+            function, _, case = name.rstrip("]").partition("[")
+            if (
+                function in ("test_gate", "test_checkpoint")
+                or "learns" in function
+                or function == "test_unet_has_skips"
+            ):
+                continue
+            module = importlib.import_module(f"staff.assignments.project2.graded_tests.{file}")
+            rng = np.random.default_rng([seed, zlib.crc32(check.test.encode())])
+            try:
+                getattr(module, function)(student, rng, *([case] if case else []))
+            except CheckFailed as error:
+                found[name] = str(error)
+    return found
+
+
+def both(old: str, new: str) -> list[tuple[str, str, str]]:
+    """The same edit in both parts."""
+    return [(TRAIN, old, new), (SEG_TRAIN, old, new)]
+
+
+RIGHT = {
+    "zero_grad after the step": both("        optimizer.zero_grad()", "        pass")
+    + both("        optimizer.step()\n", "        optimizer.step()\n        optimizer.zero_grad()\n"),
+    "clipping": both(
+        "loss.backward()\n", "loss.backward()\n        nn.utils.clip_grad_norm_(model.parameters(), 0.5)\n"
+    ),
+    "clipping by value": both(
+        "loss.backward()\n", "loss.backward()\n        nn.utils.clip_grad_value_(model.parameters(), 0.1)\n"
+    ),
+    "averages of batches": [
+        (TRAIN, "total_loss += loss.item() * len(labels)", "total_loss += loss.item()"),
+        (
+            TRAIN,
+            "seen += len(labels)  # not",
+            "seen, batches = seen + len(labels), locals().get('batches', 0) + 1  # not",
+        ),
+        (
+            TRAIN,
+            "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.4",
+            "    return total_loss / batches, correct / seen\n    # END SOLUTION 1.4",
+        ),
+    ],
+    "tensors": [
+        (
+            TRAIN,
+            "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.4",
+            "    return torch.tensor(total_loss / seen, requires_grad=True), torch.tensor(correct / seen)",
+        ),
+        (
+            TRAIN,
+            "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.5",
+            "    import numpy as np\n    return np.float32(total_loss / seen), np.float64(correct / seen)",
+        ),
+    ],
+    "flips of single images and turns": [
+        (
+            TRAIN,
+            "        optimizer.zero_grad()",
+            "        images = torch.stack([i.flip(-1) if torch.rand(()) < 0.5 else i.mT for i in images])\n"
+            "        optimizer.zero_grad()",
+        ),
+        (
+            SEG_TRAIN,
+            "        optimizer.zero_grad()",
+            "        if torch.rand(()) < 0.5:\n            images, masks = images.flip(-1), masks.flip(-1)\n"
+            "        images, masks = images.roll((3, 5), (2, 3)), masks.roll((3, 5), (2, 3))\n"
+            "        optimizer.zero_grad()",
+        ),
+    ],
+    "the best weights come back": [
+        (
+            TRAIN,
+            "        # END SOLUTION 1.6\n    return",
+            "        if val_acc >= max(history['val_acc']):\n"
+            "            best = {n: t.clone() for n, t in model.state_dict().items()}\n"
+            "    model.load_state_dict(best)\n    return",
+        ),
+    ],
+    "an optimizer and a schedule of its own": [
+        (
+            TRAIN,
+            "    for _epoch in session.epochs():",
+            "    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)\n"
+            "    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)\n"
+            "    for _epoch in session.epochs():",
+        ),
+        (TRAIN, "        # Hint: `history`", "        plateau.step(val_loss)\n        # Hint: `history`"),
+    ],
+    "a progress bar": both(
+        "        optimizer.zero_grad()",
+        "        bar = __import__('tqdm').tqdm([0], disable=True)\n"
+        "        bar.set_postfix(loss=1.0)\n        optimizer.zero_grad()",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_loops_keep_all_checks(tmp_path, name):
+    assert failures(tmp_path, RIGHT[name], LOOPS) == {}
+
+
+def test_the_reference_passes_with_other_secrets(tmp_path):
+    for seed in range(1, 4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert failures(folder, [], LOOPS, seed) == {}
+
+
+# Name -> (edits, test that must fail, words of the first line that it shows).
+WRONG = {
+    "no zero_grad": (both("        optimizer.zero_grad()", "        pass"), "test_many_steps", "zero_grad"),
+    "no step": (both("        optimizer.step()", "        pass"), "test_trains", "does not train"),
+    "no backward": (both("        loss.backward()", "        pass"), "test_trains", "does not train"),
+    "no train()": (both("    model.train()", "    pass"), "test_train_mode", "model.train()"),
+    "no eval()": (both("    model.eval()", "    pass"), "test_validation_mode", "model.eval()"),
+    "max_steps ignored": (both("islice(train_loader, max_steps)", "train_loader"), "test_max_steps", "max_steps"),
+    "one step too many": (
+        both("islice(train_loader, max_steps)", "islice(train_loader, max_steps and max_steps + 1)"),
+        "test_max_steps",
+        "one batch more",
+    ),
+    "an optimizer of its own": (
+        both(
+            "    model.train()",
+            "    optimizer = type(optimizer)(model.parameters(), **optimizer.defaults)\n    model.train()",
+        ),
+        "test_many_steps",
+        "new optimizer was made in each epoch",
+    ),
+    "an optimizer for each step": (
+        both("        optimizer.step()", "        type(optimizer)(model.parameters(), **optimizer.defaults).step()"),
+        "test_many_steps",
+        "new optimizer was made for each batch",
+    ),
+    "weight decay by hand too": (
+        both(
+            "        optimizer.step()\n",
+            "        optimizer.step()\n        group = optimizer.param_groups[0]\n"
+            "        for weight in model.parameters():\n"
+            "            weight.data.mul_(1 - group['lr'] * group['weight_decay'])\n",
+        ),
+        "test_many_steps",
+        "weights",
+    ),
+    "return in the loop": (
+        [
+            (
+                TRAIN,
+                "        seen += len(labels)  # not len(train_loader.dataset): max_steps may end the epoch early\n",
+                "        seen += len(labels)\n        return total_loss / seen, correct / seen\n",
+            )
+        ],
+        "test_many_steps",
+        "return statement inside the loop",
+    ),
+    "results swapped": (
+        [
+            (
+                TRAIN,
+                "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.5",
+                "    return correct / seen, total_loss / seen",
+            )
+        ],
+        "test_validation_figures",
+        "wrong order",
+    ),
+    "percent": (
+        [
+            (
+                TRAIN,
+                "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.5",
+                "    return total_loss / seen, 100 * correct / seen",
+            )
+        ],
+        "test_validation_figures",
+        "percent",
+    ),
+    "IoU in percent": (
+        [
+            (
+                SEG_TRAIN,
+                "    return total_loss / seen, total_iou / seen\n    # END SOLUTION 2.7",
+                "    return total_loss / seen, 100 * total_iou / seen",
+            )
+        ],
+        "test_validation_figures",
+        "percent",
+    ),
+    "IoU of nothing": (
+        [
+            (
+                SEG_TRAIN,
+                "    return total_loss / seen, total_iou / seen\n    # END SOLUTION 2.7",
+                "    return total_loss / seen, 0.0",
+            )
+        ],
+        "test_validation_figures",
+        "IoU",
+    ),
+    "IoU of the batch": (
+        [
+            (
+                SEG_TRAIN,
+                "        total_iou += calculate_iou(probabilities, masks) * len(images)\n        seen += len(images)\n"
+                "    return total_loss / seen, total_iou / seen\n    # END SOLUTION 2.7",
+                "        as_one = (t.reshape(1, 1, -1, 28) for t in (probabilities, masks))\n"
+                "        total_iou += calculate_iou(*as_one) * len(images)\n"
+                "        seen += len(images)\n    return total_loss / seen, total_iou / seen",
+            )
+        ],
+        "test_validation_figures",
+        "all pixels of a batch",
+    ),
+    "divided by len(loader)": (
+        [
+            (
+                TRAIN,
+                "    return total_loss / seen, correct / seen\n    # END SOLUTION 1.4",
+                "    return total_loss / len(train_loader), correct / seen",
+            )
+        ],
+        "test_train_averages",
+        "divided by the number of batches",
+    ),
+    "another criterion": (
+        [(TRAIN, "loss = criterion(logits, labels)", "loss = nn.CrossEntropyLoss()(logits, labels)")],
+        "test_one_step",
+        "criterion",
+    ),
+    "gradients off for good": (
+        both("    model.eval()", "    torch.set_grad_enabled(False)\n    model.eval()") + both("@torch.no_grad()", ""),
+        "test_validation_figures",
+        "leaves them off",
+    ),
+    "gradients on": (both("@torch.no_grad()", "@torch.enable_grad()"), "test_validation_without_gradients", "no_grad"),
+    "image turned and not its mask": (
+        [
+            (
+                SEG_TRAIN,
+                "        optimizer.zero_grad()",
+                "        images = images.flip(-1)\n        optimizer.zero_grad()",
+            )
+        ],
+        "test_one_step",
+        "weights",
+    ),
+    "history of the best so far": (
+        [
+            (
+                TRAIN,
+                'history["val_acc"].append(val_acc)',
+                'history["val_acc"].append(max([*history["val_acc"], val_acc]))',
+            ),
+            (
+                SEG_TRAIN,
+                'history["val_loss"].append(val_loss)',
+                'history["val_loss"].append(min([*history["val_loss"], val_loss]))',
+            ),
+        ],
+        "test_history",
+        "earlier epoch",
+    ),
+    "history of running means": (
+        [
+            (
+                TRAIN,
+                'history["val_loss"].append(val_loss)',
+                'history["val_loss"].append((sum(history["val_loss"]) + val_loss) / (1 + len(history["val_loss"])))',
+            )
+        ],
+        "test_history",
+        "val_loss",
+    ),
+    "training and validation swapped": (
+        [(TRAIN, 'history["val_acc"].append(val_acc)', 'history["val_acc"].append(train_acc)')],
+        "test_history",
+        "val_acc",
+    ),
+    "history in percent": (
+        [(SEG_TRAIN, 'history["val_iou"].append(val_iou)', 'history["val_iou"].append(100 * val_iou)')],
+        "test_history",
+        "percent",
+    ),
+    "an optimizer for each epoch": (
+        [
+            (
+                TRAIN,
+                "        train_loss, train_acc = train_epoch(",
+                "        optimizer = torch.optim.Adam(model.parameters(), learning_rate, weight_decay=weight_decay)\n"
+                "        train_loss, train_acc = train_epoch(",
+            )
+        ],
+        "test_optimizer",
+        "make one before the loop",
+    ),
+    "weight decay doubled": (
+        [
+            (
+                TRAIN,
+                "    schedule = (epochs, learning_rate, weight_decay,",
+                "    schedule = (epochs, learning_rate, 2 * weight_decay,",
+            )
+        ],
+        "test_optimizer",
+        "reaches the optimizer as 0.04",
+    ),
+    "weight decay forgotten": (
+        [
+            (
+                TRAIN,
+                "    schedule = (epochs, learning_rate, weight_decay,",
+                "    schedule = (epochs, learning_rate, 0.0,",
+            )
+        ],
+        "test_optimizer",
+        "no effect",
+    ),
+    "weight decay in loss and optimizer": (
+        [
+            (
+                TRAIN,
+                "    history, optimizer, device =",
+                "    cross_entropy = criterion\n"
+                "    criterion = lambda logits, labels: cross_entropy(logits, labels) + weight_decay / 2 * sum(\n"
+                "        p.square().sum() for p in model.parameters())\n    history, optimizer, device =",
+            )
+        ],
+        "test_optimizer",
+        "applied twice",
+    ),
+    "two epochs of training for one": (
+        [
+            (
+                TRAIN,
+                "        val_loss, val_acc = validate_epoch(",
+                "        train_epoch(model, train_loader, optimizer, criterion, device, max_steps_per_epoch)\n"
+                "        val_loss, val_acc = validate_epoch(",
+            )
+        ],
+        "test_optimizer",
+        "optimizer steps",
+    ),
+    "trained on validation data": (
+        [
+            (
+                TRAIN,
+                "        val_loss, val_acc = validate_epoch(",
+                "        train_epoch(model, val_loader, optimizer, criterion, device)\n"
+                "        val_loss, val_acc = validate_epoch(",
+            )
+        ],
+        "test_validation_data_unused",
+        "validation data",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_loops_fail_with_their_cause(tmp_path, name):
+    edits, test, words = WRONG[name]
+    todos = [todo for todo in LOOPS if (TRAIN if todo[0] == "1" else SEG_TRAIN) in {edit[0] for edit in edits}]
+    found = failures(tmp_path, edits, todos)
+    assert test in found, f"passed; failed were {sorted(found)}"
+    assert words in found[test].splitlines()[0]
