@@ -2,7 +2,7 @@
 
     python check_installation.py
 
-Exit code 0: ready (warnings are explained and can be lived with); 1: something must be mended first.
+Exit code 0: ready (warnings are explained and can be lived with); 1: something must be fixed first.
 
 The checks run in a second process: a broken package may end Python itself (an illegal instruction, two OpenMP
 runtimes), and then this one still says which. Python 3.7 and later can read it and say that they are too old.
@@ -49,7 +49,7 @@ def warn(name: str, detail: str, cure: str) -> None:
 
 
 def fail(name: str, detail: str, cure: str) -> None:
-    """Something must be mended."""
+    """Something must be fixed."""
     global failures
     failures += 1
     print(f"FAIL     {name}: {detail}\n         -> {cure}", flush=True)
@@ -140,7 +140,7 @@ def import_cure(name: str, error: BaseException) -> str:
     """What helps against the usual reasons of a failing import."""
     text = str(error)
     if "torchvision::nms" in text or (name == "torchvision" and "undefined symbol" in text):
-        # Such as a CPU build of torch beside a CUDA build of torchvision. medmnist then reports a failed download.
+        # Such as a CPU build of torch next to a CUDA build of torchvision. medmnist then reports a failed download.
         return "torch and torchvision are of different builds; reinstall them as a pair: " + REINSTALL_TORCH
     if os.name == "nt" and isinstance(error, OSError):
         return "install the Microsoft Visual C++ Redistributable (x64), then " + INSTALL
@@ -155,7 +155,7 @@ def check_device() -> None:
 
         from toolkit.devices import describe, pick_device, resolve_precision
     except (Exception, SystemExit) as error:
-        return fail("device", f"torch cannot be used ({first_line(error)})", "mend torch first, see above")
+        return fail("device", f"torch cannot be used ({first_line(error)})", "fix torch first, see above")
     device = pick_device()
     detail = f"{describe(device)}; --precision auto means {resolve_precision('auto', device)}"
     if device.type == "cuda":
@@ -263,12 +263,12 @@ def check_data(data_root: Path, flag: str = "pathmnist") -> None:
         from toolkit.download import unreachable
         from toolkit.medmnist_data import DataError, download_address, inspect, locate
     except (Exception, SystemExit) as error:
-        return fail("data", f"the data tools cannot be imported ({first_line(error)})", "mend the packages above first")
+        return fail("data", f"the data tools cannot be imported ({first_line(error)})", "fix the packages above first")
     try:
         address = download_address(flag)
         sample = locate(flag, dataset="sample")
     except (DataError, ImportError) as error:  # a package is missing, a damaged bundle, a mirror that is no address
-        return fail("data", first_line(error), "mend what this line names")
+        return fail("data", first_line(error), "fix what this line names")
     try:
         source = inspect(flag, data_root=data_root)
         if source is not None:
@@ -313,7 +313,7 @@ def main() -> int:
         return run_checks(args.data_root, args.requirements)
     command = [sys.executable, str(Path(__file__).resolve()), "--in_this_process"]
     command += ["--data_root", str(args.data_root), "--requirements", str(args.requirements)]
-    step, mend = "start", 0
+    step, problems = "start", 0
     with tempfile.TemporaryFile() as noise:  # what libraries print while they are imported
         pipes = {"stdout": subprocess.PIPE, "stderr": noise, "encoding": "utf-8", "errors": "replace"}
         with subprocess.Popen(command, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, **pipes) as process:
@@ -321,20 +321,20 @@ def main() -> int:
                 if line.startswith(STEP):
                     step = line[len(STEP) :].strip()
                 else:
-                    mend += line.startswith("FAIL")
+                    problems += line.startswith("FAIL")
                     print(line, end="", flush=True)
         noise.seek(0)
         last_words = (noise.read().decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
     if process.returncode not in (0, 1):
-        mend += 1
+        problems += 1
         name = step.rpartition(" ")[2] if step.startswith("import ") else "torch"
         fail(
             step,
             f"Python ended with code {process.returncode} ({last_words})",
             f"python -m pip install --force-reinstall {name}",
         )
-    print(f"{mend} to mend, see FAIL above" if mend else "ready; next: python -m tests")
-    return 1 if mend else 0
+    print(f"{problems} problems to fix; see FAIL above" if problems else "ready; next: python -m tests")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def create_pathmnist_dataloaders(
 
     A batch is (images, labels): float32 (B, 3, 28, 28) normalised with mean 0.5 and sd 0.5 to [-1, 1], int64 (B,).
     Only training batches are augmented. An epoch has at least MIN_BATCHES training batches: a small set (the bundled
-    sample has 600 images) is gone over several times, shuffled anew each time.
+    sample has 600 images) is gone over several times, shuffled again each time.
 
     dataset: 'auto' (file in data_root, else download, else the bundled sample), 'full' or 'sample'. mirror: base
     address to download from. augment: see toolkit.augment.NAMES. seed: of shuffling and augmentation. device: where

@@ -109,7 +109,7 @@ def test_a_machine_without_any_package_gets_a_full_report(tmp_path):
     python = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     code, lines = check(tmp_path, requirements="torch>=2.14\nnumpy\nmedmnist\n", python=python)
     assert code == 1
-    assert lines["end"] == ["5 to mend, see FAIL above"]
+    assert lines["end"] == ["5 problems to fix; see FAIL above"]
     for name in ("torch", "numpy", "medmnist"):
         assert lines[name][0].startswith(f"FAIL     {name}: is not installed")
         assert lines[name][0].endswith("-> python -m pip install -r requirements.txt")

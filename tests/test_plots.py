@@ -81,7 +81,7 @@ def test_mistakes_come_first_the_surest_before_the_others():
 
 def test_long_class_names_are_in_full_and_do_not_touch():
     probabilities = np.full((12, 9), 0.01)
-    probabilities[:, 8] = 1.0  # "100%" beside the longest name, in all panels
+    probabilities[:, 8] = 1.0  # "100%" next to the longest name, in all panels
     figure = plots.class_predictions(torch.zeros(12, 3, 28, 28), probabilities, np.full(12, 8), NAMES, "title")
     assert all(NAMES[8] in axes.get_title() for axes in figure.axes)
     assert_readable(figure, [[axes.title for axes in figure.axes]])

@@ -73,7 +73,7 @@ def test_following_adds_each_epoch_once_and_a_second_call_repeats_nothing(tmp_pa
     assert hparams["model_name"] == "cnn"
     tensorboard_logs.Logbook([str(tmp_path / "runs")], str(tmp_path / "tb")).look()
     assert read_back(target)[0] == first
-    make_run(folder, 2)  # started anew
+    make_run(folder, 2)  # started again
     logbook.look()
     assert [step for step, _ in read_back(target)[0]["acc/val"]] == [1, 2]
 

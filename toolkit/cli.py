@@ -218,7 +218,7 @@ def _resumed(parser: OneLineParser, argv: list[str], run_dir: str, task: str | N
     if after.num_epochs != before.num_epochs and after.schedule != "constant":
         raise UserError(
             f"the schedule {after.schedule!r} was laid out for {before.num_epochs} epochs; "
-            f"a run with more starts anew (only --schedule constant can be prolonged)"
+            f"start a new run for more (only --schedule constant can be prolonged)"
         )
     after.output_dir = run_dir
     return after

@@ -133,7 +133,7 @@ def _only_one(path: Path, announce: Callable[[str], None]) -> AbstractContextMan
 
 
 def _fetch_part(url: str, part: Path, md5: str, magic: bytes, limits: Limits) -> None:
-    """Complete `part`. Wrong bytes are fetched anew once if a .part was continued: it may be of another file."""
+    """Complete `part`. Wrong bytes are fetched again once if a .part was continued: it may be of another file."""
     resumed = part.exists() and part.stat().st_size > 0
     for last_try in (not resumed, True):
         _fetch_with_retries(url, part, magic, limits)
@@ -212,7 +212,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, magic:
         raise DownloadError(f"{response.url} does not send a data file; is it the login page of your network?")
     bar = tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=None)
     with bar, open(part, "r+b" if offset else "wb") as file:
-        file.seek(offset)  # 0 also where the server ignores Range and starts anew
+        file.seek(offset)  # 0 also where the server ignores Range and sends the whole file
         window_start, window_bytes = time.monotonic(), 0
         while chunk:
             file.write(chunk)

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": scripts print its line and exit with code 2."""
+"""The one exception that means "the user can fix this": scripts print its line and exit with code 2."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # NumPy is imported where arrays are read, so that `--help` o
 
 SPLITS = ("train", "val", "test")
 CHUNK_BYTES = 1 << 20
-CHECKED_FILE = ".checked.json"  # beside the data: size, mtime and MD5 of the files whose MD5 was computed before
+CHECKED_FILE = ".checked.json"  # next to the data: size, mtime and MD5 of the files whose MD5 was computed before
 
 
 class DataError(UserError):

@@ -1,4 +1,4 @@
-"""Train the CNN and the U-Net for the quick schedule and set the results beside the course's expectations.
+"""Train the CNN and the U-Net for the quick schedule and compare the results with the course's expectations.
 
     python -m toolkit.quickstart
 

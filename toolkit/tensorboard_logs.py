@@ -38,7 +38,7 @@ def import_writer() -> Any:
 def find_runs(paths: Iterable[str]) -> dict[str, Path]:
     """Name -> folder of every run at or below `paths` that has a history by now. UserError for what is no folder.
 
-    A job of the dispatcher is one run, whether its history is still in its run/ or copied beside its results.
+    A job of the dispatcher is one run, whether its history is still in its run/ or copied next to its results.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -107,7 +107,7 @@ class Logbook:
         runs = find_runs(self.paths)
         for name, folder in runs.items():
             epochs, figures = read_epochs(folder), final_figures(folder)
-            is_new = name not in self._written or len(epochs) < self._written[name]  # shorter: it was started anew
+            is_new = name not in self._written or len(epochs) < self._written[name]  # shorter: it was started again
             if is_new or len(epochs) > self._written[name] or (figures and name not in self._finished):
                 self._write(name, folder, epochs, figures, is_new)
         return len(runs)
