@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import io
+import os
 import re
 import shutil
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
+from urllib.parse import quote
 
 from staff.grader.assignment import Assignment
+from staff.grader.reports import page
 from toolkit.runs import write_bytes
 from toolkit.sweeps import jobs
 
@@ -34,12 +39,17 @@ MARKS = {"passed": "✓", "partly": "~", "failed": "✗", "skipped": "–", "not
 
 @dataclass
 class Entry:
-    """One submission of the class. `job`: name of the folder with its results; "" if it cannot be read (`problem`)."""
+    """One submission of the class.
+
+    job: name of the folder with its results; "" if it cannot be read (`problem`).
+    before: the folder with the results that these replace, "" if there are none.
+    """
 
     name: str
     path: Path
     digest: str = ""
     job: str = ""
+    before: str = ""
     problem: str = ""
 
 
@@ -48,7 +58,14 @@ def collect(entries: list[Entry], out: Path) -> list[dict]:
     first_with: dict[str, str] = {}
     rows = []
     for entry in entries:
-        row: dict = {"name": entry.name, "score": None, "extra": None, "problem": entry.problem, "results": None}
+        row: dict = {
+            "name": entry.name,
+            "score": None,
+            "extra": None,
+            "problem": entry.problem,
+            "results": None,
+            "before": None,
+        }
         row["same_as"] = first_with.setdefault(entry.digest, entry.name) if entry.digest else entry.name
         rows.append(row)
         if not entry.job:
@@ -61,44 +78,71 @@ def collect(entries: list[Entry], out: Path) -> list[dict]:
             row["problem"] = "its files changed while it was graded; run the same command again"
         else:
             row |= {"score": results["score"], "extra": results["extra"], "results": results}
+            earlier = jobs.read_json(str(out / "jobs" / entry.before / "results.json")) if entry.before else None
+            row["before"] = earlier["score"] if isinstance(earlier, dict) else None
     return rows
 
 
 def write(entries: list[Entry], assignment: Assignment, out: Path) -> list[dict]:
     """Write everything and return the rows."""
     rows = collect(entries, out)
-    write_bytes(out / "grades.csv", grades_csv(rows, assignment).encode())
+    write_bytes(out / "grades.csv", grades_csv(rows, assignment).encode("utf-8", "backslashreplace"))
     feedback = out / "feedback"
     shutil.rmtree(feedback, ignore_errors=True)  # a page of an older grade is worse than none
     feedback.mkdir()
-    for row, entry in zip(rows, entries, strict=True):
+    for row in rows:
         if row["results"]:
-            shutil.copyfile(out / "jobs" / entry.job / "page.html", feedback / f"{file_name(row['name'])}.html")
-    write_bytes(out / "overview.html", overview(rows, assignment).encode())
+            # Made here and not copied, so that a change of its looks reaches every student without grading again.
+            write_bytes(feedback / f"{file_name(row['name'])}.html", page.render(row["results"]).encode())
+    write_bytes(out / "overview.html", overview(rows, assignment).encode("utf-8", "backslashreplace"))
     return rows
 
 
 def file_name(name: str) -> str:
-    """A student's name as a file name, without what has a meaning in addresses and shells."""
-    return re.sub(r"[^\w.@+ -]", "_", name)
+    """A student's name as a file name: equal only for equal names, also where a file system ignores capitals.
+
+    A plain name stays as it is; any other gets "~" and part of its SHA-256.
+    """
+    if re.fullmatch(r"[a-z0-9_][a-z0-9._-]{0,80}", name):
+        return name
+    plain = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" or c in "._ -" else "_" for c in name)
+    return f"{plain.strip('. ')[:40]}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
+def entry_ids(assignment: Assignment) -> dict[str, str]:
+    """Id -> title of every entry of a student's results: the TODOs and, where it is judged, the history."""
+    return {todo.id: todo.title for todo in assignment.todos} | ({"git": "history"} if assignment.history else {})
 
 
 def grades_csv(rows: list[dict], assignment: Assignment) -> str:
     """The table for the course's records; opened in a spreadsheet, no cell is a formula."""
     text = io.StringIO()
     writer = csv.writer(text)
-    columns = ["name", "score", "max_score", "extra", *(f"TODO {todo.id}" for todo in assignment.todos)]
-    writer.writerow([*columns, "data", "sandbox", "seconds", "same_files_as", "problem"])
+    ids = entry_ids(assignment)
+    columns = [
+        "name",
+        "score",
+        "max_score",
+        "extra",
+        *(f"TODO {number}" if number != "git" else number for number in ids),
+    ]
+    writer.writerow(
+        [*columns, "data", "sandbox", "seconds", "same_files_as", "score_before", "for_a_person", "problem"]
+    )
     for row in rows:
         results = row["results"]
-        points = [todo["points"] for todo in results["todos"]] if results else [""] * len(assignment.todos)
+        earned = {todo["id"]: todo["points"] for todo in results["todos"]} if results else {}
+        points = [earned.get(number, "") for number in ids]
         ends = ["", "", ""]
         if results:
             ends = [results["data"]["kind"], " ".join(results["sandbox"]["in_force"]), results["seconds"]]
         grade = [row["score"], assignment.points, row["extra"]] if results else ["", assignment.points, ""]
         same = row["same_as"] if row["same_as"] != row["name"] else ""
         problem = " ".join(row["problem"].split())[:300]
-        writer.writerow([_plain(cell) for cell in [row["name"], *grade, *points, *ends, same, problem]])
+        person = "; ".join(results.get("for_a_person", [])) if results else ""
+        before = "" if row["before"] is None else row["before"]
+        cells = [row["name"], *grade, *points, *ends, same, before, person, problem]
+        writer.writerow([_plain(cell) for cell in cells])
     return text.getvalue()
 
 
@@ -137,9 +181,14 @@ def _todo_rows(rows: list[dict], assignment: Assignment) -> str:
     """A line a TODO: what share of its points the class earned."""
     graded = [row["results"] for row in rows if row["results"]]
     lines = []
-    for number, todo in enumerate(assignment.todos):
-        share = mean(results["todos"][number]["points"] for results in graded) / todo.points
-        full = sum(results["todos"][number]["status"] == "passed" for results in graded)
+    for todo in assignment.todos:
+        found = [next((t for t in results["todos"] if t["id"] == todo.id), None) for results in graded]
+        found = [entry for entry in found if entry]
+        if not found:
+            continue
+        full = sum(entry["status"] == "passed" for entry in found)
+        # A TODO without points (written answers, which a person reads) is told by how many have it complete.
+        share = mean(e["points"] for e in found) / todo.points if todo.points else full / len(found)
         bar = f'<span class="bar" style="width:{8 * share:.2f}rem"></span> {share:.0%}'
         lines.append(
             f"<tr><td>{html.escape(todo.id)}</td><td>{html.escape(todo.title)}</td><td>{bar}</td>"
@@ -152,13 +201,22 @@ def _todo_rows(rows: list[dict], assignment: Assignment) -> str:
 def _student_row(row: dict, assignment: Assignment) -> str:
     name, results = html.escape(row["name"]), row["results"]
     notes = [row["problem"]] if row["problem"] else []
+    notes += [f"graded again; before: {row['before']:g}"] if row["before"] is not None else []
+    notes += row["results"].get("for_a_person", []) if row["results"] else []
     notes += [f"same files as {row['same_as']}"] if row["same_as"] != row["name"] else []
     note = f'<td class="note">{html.escape("; ".join(notes))}</td>'
     if not results:
-        return f'<tr><td>{name}</td><td class="number">none</td>{"<td></td>" * (2 + len(assignment.todos))}{note}</tr>'
-    link = f'<a href="feedback/{html.escape(file_name(row["name"]))}.html">{name}</a>'
+        empty = "<td></td>" * (2 + len(entry_ids(assignment)))
+        return f'<tr><td>{name}</td><td class="number">none</td>{empty}{note}</tr>'
+    address = html.escape(quote(f"feedback/{file_name(row['name'])}.html"))
+    link = f'<a href="{address}">{name}</a>'
     cells = ""
-    for todo in results["todos"]:
+    by_id = {todo["id"]: todo for todo in results["todos"]}
+    for number in entry_ids(assignment):
+        if number not in by_id:
+            cells += "<td></td>"
+            continue
+        todo = by_id[number]
         kind, title = todo["status"], f"{todo['title']}: {todo['points']:g} of {todo['max']:g}, {todo['status']}"
         cells += f'<td class="todo {kind.replace(" ", "-")}" title="{html.escape(title)}">{MARKS[kind]}</td>'
     numbers = f'<td class="number">{row["score"]:.2f}</td><td class="number">{row["extra"]:g}</td>'
@@ -175,7 +233,8 @@ def overview(rows: list[dict], assignment: Assignment) -> str:
             f"least {min(scores):g}, most {max(scores):g} of {assignment.points:g} points (without extra credit).</p>"
             f"{_histogram(scores, assignment.points)}<h2>By TODO</h2>{_todo_rows(rows, assignment)}"
         )
-    ids = "".join(f'<th title="{html.escape(todo.title)}">{html.escape(todo.id)}</th>' for todo in assignment.todos)
+    titles = entry_ids(assignment).items()
+    ids = "".join(f'<th title="{html.escape(title)}">{html.escape(number)}</th>' for number, title in titles)
     head = (
         f'<tr><th>name</th><th class="number">score</th><th class="number">extra</th>{ids}<th>time</th><th></th></tr>'
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +21,11 @@ from staff.gradebook.class_report import Entry
 from staff.grader import assignment as assignments
 from staff.grader import sandbox
 from staff.grader.hidden import HiddenData
+from staff.grader.packing import ARCHIVES, printable
 from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
+from toolkit.sweeps import jobs
 from toolkit.sweeps.command import make_view
 from toolkit.sweeps.jobs import Job
 from toolkit.sweeps.local import Device, LocalEngine, usable_cores
@@ -34,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "staff/student_side/*.py",
     "staff/grader/**/*",
-    "staff/assignments/course.toml",
     "staff/assignments/*/*.py",
     "staff/assignments/*/assignment.toml",
     "staff/assignments/*/graded_tests/*",
     "toolkit/*.py",
 )
-# They choose hints and change no grade, so that work on them does not grade a class again.
-NO_GRADING = ("staff/grader/code_features.py", "staff/grader/diagnosis.py")
+# They choose hints and looks and change no grade, so that work on them does not grade a class again.
+NO_GRADING = ("staff/grader/code_features.py", "staff/grader/diagnosis.py", "staff/grader/reports/*")
+SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # what cannot be read gets a row that says so
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 JOB_TIMEOUT_S = 1200  # the grader ends a submission long before
 
@@ -69,7 +70,14 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="submissions graded at the same time")
     parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
     parser.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
-    parser.add_argument("--regrade", nargs="+", default=[], metavar="NAME", help="grade these again, with a new seed")
+    parser.add_argument(
+        "--regrade",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="grade these again; old results stay until new are complete",
+    )
+    parser.add_argument("--secrets", choices=("new", "old"), default="new", help="secret data of --regrade")
     return parser
 
 
@@ -81,14 +89,18 @@ def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.resolve() == out.resolve():
             continue
-        is_archive = path.is_file() and path.suffix.lower() == ".zip"
-        (found if path.is_dir() or is_archive else others).append(path)
+        (found if path.is_dir() or path.name.lower().endswith(SUBMISSIONS) else others).append(path)
     if not found:
         raise UserError(f"{folder} holds no submission: put one folder or zip archive a student there")
-    stems = [path.stem if path.is_file() else path.name for path in found]
+    stems = [_stem(path) for path in found]
     # Ada.zip and Ada/: both keep their full names.
     names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, found, strict=True)]
     return list(zip(names, found, strict=True)), [path.name for path in others]
+
+
+def _stem(path: Path) -> str:
+    ending = next((end for end in SUBMISSIONS if path.name.lower().endswith(end)), "")
+    return path.name if path.is_dir() or not ending else path.name[: -len(ending)]
 
 
 def file_digest(path: Path) -> str:
@@ -100,14 +112,15 @@ def file_digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def grader_digest(assignment, data_path: Path, require: str | None) -> str:
+def grader_digest(assignment, data_path: Path | None, require: str | None) -> str:
     """Changes whenever a grade could change: with the grader's files, the provided files, the data, torch."""
 
     patterns = [*SOURCES, *assignment.provided]
-    tools = {ROOT / name for name in NO_GRADING}
+    tools = {path for pattern in NO_GRADING for path in ROOT.glob(pattern)}
     files = sorted({path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()} - tools)
     parts = [f"{path.relative_to(ROOT)} {file_digest(path)}" for path in files if "__pycache__" not in path.parts]
-    parts += [assignment.name, file_digest(data_path), f"torch {version('torch')}", f"layer {require}", sys.version]
+    data = file_digest(data_path) if data_path else "no data"
+    parts += [assignment.name, data, f"torch {version('torch')}", f"layer {require}", sys.version]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -119,11 +132,18 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
         entry = Entry(name, path.resolve())
         try:
             submission = read_submission(path, assignment.files)
-        except (UserError, OSError) as error:
-            entry.problem = str(error)
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            entry.problem = "its name is not UTF-8; rename it"
+        except UserError as error:
+            entry.problem = printable(str(error), 500)
+        except Exception as error:  # one submission that cannot be read stops nobody else's
+            entry.problem = printable(f"it cannot be read: {type(error).__name__}: {error}", 500)
         else:
             entry.digest = submission.digest()
-            entry.job = hashlib.sha256(f"{grader} {entry.digest}".encode()).hexdigest()[:20]
+            history = submission.history_digest() if assignment.history else ""
+            entry.job = hashlib.sha256(f"{grader} {entry.digest} {history}".encode()).hexdigest()[:20]
+        entry.name = printable(name.encode("utf-8", "backslashreplace").decode())
         entries.append(entry)
     return entries
 
@@ -136,7 +156,11 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
     argv += ["--require", arguments.require] if arguments.require else []
     rules = Rules(timeout_s=JOB_TIMEOUT_S, retries=1, stop_after=0)
     sweep = Sweep(GradeScript(), str(out / "jobs"), LocalEngine([Device(None, arguments.jobs)]), rules)
-    sweep.add(Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv]) for entry in entries if entry.job)
+    for entry in entries:
+        if entry.job:
+            old = ["--seed-file", str(out / "jobs" / entry.before / "results.json")] if entry.before else []
+            secrets = old if arguments.secrets == "old" and not complete_jobs(entry.job, out) else []
+            sweep.add([Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv, *secrets])])
     view = make_view(sweep.progress, lambda: "")
     sweep.on_finished.append(view.job_ended)
     sweep.on_turn.append(view.update)
@@ -146,14 +170,43 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
         view.close()
 
 
-def forget(entries: list[Entry], names: list[str], out: Path) -> None:
-    """Drop what --regrade names, so that it is graded again. UserError for a name that is not there."""
-    by_name = {entry.name: entry for entry in entries}
-    for name in names:
-        if name not in by_name:
-            raise UserError(f"regrade is {name!r}; allowed: {', '.join(by_name)}")
-        if by_name[name].job:
-            shutil.rmtree(out / "jobs" / by_name[name].job, ignore_errors=True)
+def use_newest(entries: list[Entry], regrade: list[str], out: Path) -> None:
+    """Point every entry at its newest complete results, and those that `regrade` names at a new folder.
+
+    Older results stay; they count until newer ones are complete. UserError for a name that is not there.
+    """
+    names = [entry.name for entry in entries]
+    for name in regrade:
+        if name not in names:
+            raise UserError(f"regrade is {name!r}; allowed: {', '.join(names)}")
+    keys = {entry.job for entry in entries if entry.job and entry.name in regrade}
+    for entry in entries:
+        if not entry.job:
+            continue
+        key = entry.job
+        complete = complete_jobs(key, out)
+        if key in keys and complete:
+            number = 1 + max((_number(path.name) for path in (out / "jobs").glob(f"{key}*")), default=0)
+            entry.job, entry.before = f"{key}-{number}", complete[-1]
+        elif complete:
+            entry.job, entry.before = complete[-1], complete[-2] if len(complete) > 1 else ""
+
+
+def complete_jobs(key: str, out: Path) -> list[str]:
+    """Names of the folders with complete results for a key, oldest first: KEY, KEY-1, KEY-2, ..."""
+    found = [path.name for path in (out / "jobs").glob(f"{key}*") if jobs.read_status(str(path)).state == "done"]
+    return sorted((name for name in found if (out / "jobs" / name / "results.json").is_file()), key=_number)
+
+
+def _number(job: str) -> int:
+    return int(job.partition("-")[2] or 0)
+
+
+def settle(entries: list[Entry], out: Path) -> None:
+    """Where grading again was not completed, the results before it count."""
+    for entry in entries:
+        if entry.before and entry.job not in complete_jobs(entry.job.partition("-")[0], out):
+            entry.job, entry.before = entry.before, ""
 
 
 def main() -> int:
@@ -166,14 +219,15 @@ def main() -> int:
     found, others = find_entries(folder, out)
     if arguments.require and (reason := sandbox.check_layer(arguments.require)):
         raise UserError(f"--require {arguments.require}: {reason}")
-    hidden = HiddenData.find(arguments.data_root)
-    entries = read_entries(found, assignment, grader_digest(assignment, hidden.source.path, arguments.require))
+    data = HiddenData.find(arguments.data_root).source.path if assignment.hidden_data else None
+    entries = read_entries(found, assignment, grader_digest(assignment, data, arguments.require))
     (out / "jobs").mkdir(parents=True, exist_ok=True)
-    forget(entries, arguments.regrade, out)
+    use_newest(entries, arguments.regrade, out)
     print(f"{len(entries)} submissions, results in {out}")
     if others:
         print(f"note: neither folder nor zip archive: {', '.join(others[:10])}")
     interrupted = grade_all(entries, arguments, out)
+    settle(entries, out)
     rows = class_report.write(entries, assignment, out)
     print(class_report.summary(rows, out))
     if interrupted:

@@ -51,9 +51,11 @@ class GradingPlugin:
         only: list[str] | None,
         with_gates: bool = True,
         first_failure: bool = False,
+        only_checks: list[str] | None = None,
     ) -> None:
         self.assignment, self.process, self.hidden_data, self.seed = assignment, process, hidden_data, seed
         self.only, self.with_gates, self.first_failure = only, with_gates, first_failure
+        self.only_checks = only_checks
         self.outcomes: dict[str, Outcome] = {}
         self.measured: list[dict] = []
         self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
@@ -107,14 +109,15 @@ class GradingPlugin:
         items[:] = [by_name[check.test] for check in self._chosen(wanted)]
 
     def _chosen(self, wanted: list[tuple[Todo, Check]]) -> list[Check]:
-        """The checks of the TODOs that were asked for, and the core checks of those that they need."""
-        if self.only is None:
+        """The TODOs or checks that were asked for, and the core checks of those that they need."""
+        if self.only is None and self.only_checks is None:
             return [check for _, check in wanted]
+        asked = {check.test for todo, check in wanted if todo.id in (self.only or ())} | set(self.only_checks or ())
         needed: set[str] = set()
         for todo, check in reversed(wanted):  # a check needs earlier TODOs alone
-            if todo.id in self.only or (todo.id in needed and check.core):
+            if check.test in asked or (todo.id in needed and check.core):
                 needed.update(check.needs)
-        return [check for todo, check in wanted if todo.id in self.only or (todo.id in needed and check.core)]
+        return [check for todo, check in wanted if check.test in asked or (todo.id in needed and check.core)]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

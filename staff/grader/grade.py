@@ -27,12 +27,12 @@ from staff.grader.client import Budget, StudentProcess, clean
 from staff.grader.hidden import HiddenData
 from staff.grader.reports import gradescope, junit, page
 from staff.grader.submission import read_submission
-from toolkit.errors import UserError
+from toolkit.errors import UserError, check_choice
 from toolkit.runs import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 GRADER_FAILED = 3
-FAILED = "The grader failed, which is no fault of the submission. The staff will grade it again."
+FAILED = "Not graded, and not your fault. The staff sees why and will grade it again."
 # What the submission must not be able to open. The probe runs inside the sandbox, before any of its lines.
 SECRET_PATHS = (
     "staff",
@@ -42,6 +42,10 @@ SECRET_PATHS = (
     "classification_models.py",
     ".git",
 )
+
+
+class NotReadable(UserError):
+    """What was handed in cannot be read; its author can cure that."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
     how.add_argument("--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
+    how.add_argument(
+        "--check", nargs="+", metavar="TEST", help="only these checks, e.g. test_1_training.py::test_one_step"
+    )
     how.add_argument("--no-gates", action="store_true", help="no accuracy gates: a quick look, not a grade")
     how.add_argument("--first-failure", action="store_true", help="of each TODO, stop at the first check that fails")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
@@ -122,18 +129,24 @@ def grade(arguments: argparse.Namespace) -> dict:
     started = time.monotonic()
     processes.guard_grader()
     assignment = assignments.load(arguments.assignment)
-    submission = read_submission(arguments.submission, assignment.files)
+    try:
+        submission = read_submission(arguments.submission, assignment.files)
+    except UserError as error:
+        raise NotReadable(clean(str(error))) from None
     seed, notes = read_seed(arguments.seed_file), []
     hidden = HiddenData.find(arguments.data_root, announce=notes.append) if assignment.hidden_data else None
     layer, weaker = sandbox.choose_layer(arguments.require)
     secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()]
     secret_paths += [str(hidden.source.path)] if hidden else []
+    for test in arguments.check or []:
+        check_choice("check", test, [check.test for todo in assignment.todos for check in todo.checks])
     with sandbox.temporary_place() as place:
         assemble(place, assignment, submission.files)
         limits = sandbox.Limits(threads=arguments.threads)
         budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
         process = StudentProcess(place, layer, limits, budget, secret_paths)
         how = {"with_gates": not arguments.no_gates, "first_failure": arguments.first_failure}
+        how |= {"only_checks": arguments.check}
         plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, **how)
         try:
             process.start()
@@ -143,11 +156,20 @@ def grade(arguments: argparse.Namespace) -> dict:
     results = collect(assignment, submission, plugin, seed)
     results["staff_only"]["problems"] += diagnosis.diagnose(results["todos"], assignment.name, submission.files)
     results["data"]["notes"] = notes
+    results["partial"] = partial(arguments)
     results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
     results["seconds"] = round(time.monotonic() - started, 1)
     if assignment.history:
         other_work.judge(results, submission, assignment.history)
     return results
+
+
+def partial(arguments: argparse.Namespace) -> str:
+    """What was left out on purpose; "" for a whole grading."""
+    chosen = [f"only TODO {', '.join(arguments.todo)}"] if arguments.todo else []
+    chosen += [f"only {', '.join(arguments.check)}"] if arguments.check else []
+    chosen += ["no accuracy gates"] if arguments.no_gates else []
+    return "; ".join(chosen)
 
 
 def collect(assignment, submission, plugin, seed: int) -> dict:
@@ -194,7 +216,7 @@ def write_outputs(results: dict, arguments: argparse.Namespace) -> list[str]:
 
     write_json(arguments.out, results)
     reports = {
-        arguments.gradescope: lambda: json.dumps(gradescope.render(results), allow_nan=False).encode(),
+        arguments.gradescope: lambda: json.dumps(for_gradescope(results), allow_nan=False).encode(),
         arguments.junit: lambda: junit.render(results),
         arguments.html: lambda: page.render(results).encode("utf-8", "replace"),
     }
@@ -208,12 +230,17 @@ def write_outputs(results: dict, arguments: argparse.Namespace) -> list[str]:
     return failed
 
 
-def report_failure(arguments: argparse.Namespace, message: str) -> None:
-    """Tell a student on Gradescope that there is no grade, and why."""
+def for_gradescope(results: dict) -> dict:
+    """The results; none where the grader failed in a check, or its mistake would cost the student points."""
+    failed = results["staff_only"]["grader_errors"]
+    return gradescope.failure(FAILED) if failed else gradescope.render(results)
 
+
+def report_failure(arguments: argparse.Namespace, shown: dict) -> None:
+    """Tell a student on Gradescope that there is no grade."""
     if arguments.gradescope:
         with contextlib.suppress(OSError):
-            write_json(arguments.gradescope, gradescope.failure(message))
+            write_json(arguments.gradescope, shown)
 
 
 def summary(results: dict, quiet: bool) -> str:
@@ -226,6 +253,8 @@ def summary(results: dict, quiet: bool) -> str:
                 lines.append(f"        {check['title']}: {(check['message'].splitlines() or [''])[0][:150]}")
     extra = f" + {results['extra']:g} of {results['max_extra']:g} extra" if results["max_extra"] else ""
     layer = ", ".join(results["sandbox"]["in_force"])
+    if results["partial"]:
+        lines.append(f"partial, not a grade: {results['partial']}")
     lines.append(f"score {results['score']:g} of {results['max_score']:g}{extra} ({results['seconds']:.0f} s; {layer})")
     return "\n".join(lines)
 
@@ -238,12 +267,16 @@ def main(argv: list[str] | None = None) -> int:
         check_outputs(arguments)
         results = grade(arguments)
         failed = write_outputs(results, arguments)
+    except NotReadable as error:
+        print(f"error: {error}", file=sys.stderr)
+        report_failure(arguments, gradescope.nothing_handed_in(str(error)))
+        return 2
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        report_failure(arguments, str(error) if isinstance(error, UserError) else FAILED)
-        return 2
+        report_failure(arguments, gradescope.failure(FAILED))
+        return 2 if isinstance(error, UserError) and not arguments.gradescope else GRADER_FAILED
     except Exception as error:
-        report_failure(arguments, FAILED)
+        report_failure(arguments, gradescope.failure(FAILED))
         if type(error).__name__ not in ("SandboxError", "RuntimeError"):
             raise
         print(f"error: nothing was graded: {error}", file=sys.stderr)

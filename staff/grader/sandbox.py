@@ -190,7 +190,20 @@ def bwrap_command(place: Place, limits: Limits, as_root: bool) -> list[str]:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
     else:
         command += ["--unshare-user", "--disable-userns"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk_mb * MEGABYTE), "--tmpfs", "/tmp"]
+    command += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/dev/shm",
+        "--remount-ro",
+        "/dev/shm",
+        "--size",
+        str(limits.disk_mb * MEGABYTE),
+        "--tmpfs",
+        "/tmp",
+    ]
     shown = list(dict.fromkeys([*SYSTEM_FOLDERS, *interpreter_folders(), str(place.tree), str(place.code)]))
     # Folders above a mount are bwrap's own and closed to other users unless they are made first.
     for parent in dict.fromkeys(str(p) for path in shown for p in reversed(Path(path).parents) if str(p) != "/"):

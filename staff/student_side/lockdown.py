@@ -49,6 +49,13 @@ REFUSED = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
+    # Memory that belongs to no process, so that no limit of a process counts it.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    # Sockets by name, those of other programs on this machine included; a connected pair needs none of these calls.
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
     # What a process may do to others of the same user.
     "setpriority": (141, 140),
     "sched_setparam": (142, 118),
@@ -84,8 +91,9 @@ REFUSED = {
     "vfork": (58, None),
 }
 SIGNALS = {"kill": (62, 129), "tgkill": (234, 131)}
-CLONE, CLONE3, SOCKET, PRLIMIT = (56, 220), (435, 435), (41, 198), (302, 261)
-CLONE_THREAD, AF_UNIX = 0x10000, 1
+CLONE, CLONE3, SOCKETPAIR, PRLIMIT = (56, 220), (435, 435), (53, 199), (302, 261)
+CLONE_THREAD = 0x10000
+NOT_STREAM = 0x6  # bits of every other type of socket: those can send to a name without a connection
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 EPERM, ENOSYS = 1, 38
@@ -165,7 +173,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 def _filter_program(column: int, audit_arch: int, own_pid: int) -> bytes:
     """The BPF program: each rule jumps over its own return when it does not apply."""
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    number, arch, first_argument = 0, 4, 16
+    number, arch, first_argument, second_argument = 0, 4, 16, 24
     program = [_instruction(load, arch), _instruction(equal, audit_arch, 1, 0), _instruction(give, KILL)]
     program += [_instruction(load, number), _instruction(at_least, 0x40000000, 0, 1), _instruction(give, KILL)]
     for numbers in REFUSED.values():
@@ -173,12 +181,14 @@ def _filter_program(column: int, audit_arch: int, own_pid: int) -> bytes:
             program += [_instruction(equal, numbers[column], 0, 1), _instruction(give, ERRNO | EPERM)]
     # clone3 hides its flags in memory; "not implemented" makes the C library fall back to clone, which is checked.
     program += [_instruction(equal, CLONE3[column], 0, 1), _instruction(give, ERRNO | ENOSYS)]
-    allowed_arguments = [(CLONE[column], any_bit, CLONE_THREAD), (SOCKET[column], equal, AF_UNIX)]
+    allowed_arguments = [(CLONE[column], any_bit, CLONE_THREAD)]
     allowed_arguments += [(PRLIMIT[column], equal, 0)]  # its own limits, not another process's
     allowed_arguments += [(numbers[column], equal, own_pid) for numbers in SIGNALS.values()]
     for call, test, value in allowed_arguments:
         program += [_instruction(equal, call, 0, 4), _instruction(load, first_argument)]
         program += [_instruction(test, value, 1, 0), _instruction(give, ERRNO | EPERM), _instruction(give, ALLOW)]
+    program += [_instruction(equal, SOCKETPAIR[column], 0, 4), _instruction(load, second_argument)]
+    program += [_instruction(any_bit, NOT_STREAM, 0, 1), _instruction(give, ERRNO | EPERM), _instruction(give, ALLOW)]
     return b"".join([*program, _instruction(give, ALLOW)])
 
 

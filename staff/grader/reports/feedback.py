@@ -41,7 +41,8 @@ def data_note(results: dict) -> str:
 
 def public_notes(results: dict) -> list[str]:
     """How the submission was read."""
-    notes = list(results["submission"]["notes"])
+    notes = [f"partial grading, not a grade: {results['partial']}"] if results.get("partial") else []
+    notes += results["submission"]["notes"]
     if results["submission"]["ignored"]:
         names = ", ".join(results["submission"]["ignored"][:10])
         more = len(results["submission"]["ignored"]) - 10

@@ -27,5 +27,10 @@ def render(results: dict) -> dict:
 
 
 def failure(message: str) -> dict:
-    """What a student sees when nothing could be graded."""
-    return {"score": 0.0, "output": message, "stdout_visibility": "hidden", "visibility": "visible"}
+    """What a student sees when the grader failed: a message and no score, which is not the same as a score of 0."""
+    return {"output": message, "stdout_visibility": "hidden", "visibility": "visible"}
+
+
+def nothing_handed_in(message: str) -> dict:
+    """What a student sees when what they handed in cannot be read: they can cure it and hand in again."""
+    return {"score": 0.0, **failure(message)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from staff.gradebook import class_report, grade_class
+from staff.gradebook.class_report import Entry, file_name
 from staff.gradebook.grade_class import find_entries, grader_digest
+from staff.grader import assignment as assignments
 from staff.tests.grading_tools import LEGACY, MODULES, ROOT, command
 from toolkit.errors import UserError
+from toolkit.sweeps import jobs
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -68,7 +74,11 @@ def test_class(school):
     page = (out / "overview.html").read_text()
     assert "<b>" not in page
     assert "same files as ada" in page
-    assert sorted(path.name for path in (out / "feedback").iterdir()) == ["_cyd _ _b_.html", "ada.html", "bob.html"]
+    assert sorted(path.name for path in (out / "feedback").iterdir()) == [
+        f"{file_name('=cyd & <b>')}.html",
+        "ada.html",
+        "bob.html",
+    ]
 
     before = {path: path.stat().st_mtime for path in (out / "jobs").rglob("results.json")}
     again = command("staff.grade_class", school)
@@ -80,6 +90,8 @@ def test_class(school):
         file.write("# bob has changed his mind\n")
     command("staff.grade_class", school, "--regrade", "ada")
     changed = [path for path in (out / "jobs").rglob("results.json") if before.get(path) != path.stat().st_mtime]
+    assert before.keys() <= set((out / "jobs").rglob("results.json"))  # the older ones stay
+    assert rows_of(out)["ada"]["score_before"] == "0.0"
     assert len(changed) == 2  # ada because it was asked for, bob because his files differ now; not cyd
     assert rows_of(out)["bob"]["same_files_as"] == ""
 
@@ -139,3 +151,87 @@ def test_cache_knows_grader_and_data(tmp_path):
     assert grader_digest(project, data, "bwrap") != first
     data.write_bytes(b"2")
     assert grader_digest(project, data, None) != first
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("राम", "रीम"), ("Ngân", "Ngăn"), ("o:brien", "o?brien"), ("Ada", "ada"), ("a b", "a_b"), ("x" * 300, "x" * 301)],
+)
+def test_two_names_are_two_pages(one, other):
+    """Also where capitals do not count; and every name can be a file's."""
+    assert file_name(one).casefold() != file_name(other).casefold()
+    assert all(len(os.fsencode(file_name(name))) < 200 and "/" not in file_name(name) for name in (one, other))
+
+
+def entry_with(out: Path, job: str, score: float | None, name: str = "ada") -> Entry:
+    """An entry whose job has results, or was interrupted (None)."""
+    folder = out / "jobs" / job
+    folder.mkdir(parents=True)
+    if score is not None:
+        results = {"score": score, "extra": 0, "submission": {"sha256": "d"}, "todos": []}
+        (folder / "results.json").write_text(json.dumps(results))
+        jobs.write_status(str(folder), jobs.Status(state="done"))
+    return Entry(name, Path("somewhere"), "d", job.partition("-")[0])
+
+
+def test_old_results_stay_until_new_ones_are_complete(tmp_path):
+    first = entry_with(tmp_path, "key", 7.0)
+    grade_class.use_newest([first], ["ada"], tmp_path)
+    assert (first.job, first.before) == ("key-1", "key")
+    entry_with(tmp_path, "key-1", None)  # interrupted
+    grade_class.settle([first], tmp_path)
+    assert (first.job, first.before) == ("key", "")
+    assert class_report.collect([first], tmp_path)[0]["score"] == 7.0
+    again = entry_with(tmp_path, "key-2", 8.0)
+    grade_class.use_newest([again], [], tmp_path)
+    row = class_report.collect([again], tmp_path)[0]
+    assert (row["score"], row["before"]) == (8.0, 7.0)
+    with pytest.raises(UserError, match="regrade is 'eve'; allowed: ada"):
+        grade_class.use_newest([again], ["eve"], tmp_path)
+
+
+def test_tables_of_homework_5(tmp_path):
+    """It has TODOs without points and a history: every column has a head, and nothing is divided by zero."""
+    hw5 = assignments.load("hw5")
+    todos = [{"id": t.id, "title": t.title, "points": t.points, "max": t.points, "status": "passed"} for t in hw5.todos]
+    todos.append({"id": "git", "title": "history", "points": -5, "max": 0, "status": "failed"})
+    results = {"todos": todos, "data": {"kind": "drawn"}, "sandbox": {"in_force": []}, "seconds": 1.0}
+    row = {"name": "ada", "score": 95.0, "extra": 0.0, "problem": "", "same_as": "ada", "before": None}
+    text = class_report.grades_csv([row | {"results": results}], hw5)
+    head, line = csv.reader(text.splitlines())
+    assert len(head) == len(line)
+    assert dict(zip(head, line, strict=True))["git"] == "-5"
+    page = class_report.overview([row | {"results": results}], hw5)
+    assert page.count("<th") - page.split("<h2>By student")[0].count("<th") == page.rsplit("<tr>", 1)[1].count("<td")
+
+
+def test_each_submission_that_cannot_be_read_has_a_row(tmp_path):
+    names = [b"\xff\xfe", b"empty", b"a\x1b[2J"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).mkdir()
+        (tmp_path / os.fsdecode(name) / "classification_models.py").write_text("" if name != b"empty" else "x")
+    (tmp_path / "empty/classification_models.py").unlink()
+    found, _ = find_entries(tmp_path, tmp_path / "out")
+    entries = grade_class.read_entries(found, assignments.load("project2"), "grader")
+    assert len(entries) == 3
+    assert all(entry.name.isprintable() for entry in entries)
+    problems = {entry.name: entry.problem for entry in entries}
+    assert sorted(bool(text) for text in problems.values()) == [False, True, True]
+    assert any("not UTF-8" in text for text in problems.values())
+
+
+def test_history_is_in_the_key(tmp_path):
+    """Equal files and different histories are two jobs where the history is judged, one where it is not."""
+    for name, subject in (("a", "Load the splits"), ("b", "fix")):
+        for file in ("classification_models.py", "labs/hw5_pneumonia/hw5_dl.py"):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text("x = 1\n")
+        git = ["git", "-C", str(tmp_path / name), "-c", "user.name=x", "-c", "user.email=x@x"]
+        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", subject]):
+            subprocess.run([*git, *words], check=True)
+    found = [(name, tmp_path / name) for name in ("a", "b")]
+    count = {
+        name: len({e.job for e in grade_class.read_entries(found, assignments.load(name), "grader")})
+        for name in ("hw5", "project2")
+    }
+    assert count == {"hw5": 2, "project2": 1}

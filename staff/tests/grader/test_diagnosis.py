@@ -115,3 +115,29 @@ def test_places_are_those_of_the_reference():
     assert {todo: tuple(place[:2]) for todo, place in BANK.places.items()} == places()
     for file, name, words in BANK.places.values():
         assert set(words) == code_features.features(reference()[file], name), "run python -m staff.measure --patterns"
+
+
+HOSTILE = ["0 1e999", "1e999 0", "9" * 400, "1" * 700 + "e" + "1." * 400, "", "\n\n", "-1e-999 nan inf"]
+
+
+@pytest.mark.parametrize("message", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_message_stops_the_diagnosis(message):
+    entry = todo("1.4", {"test_1_training.py::test_one_step": ("failed", message)})
+    assert diagnosis.diagnose([entry], "project2", {"classification_train.py": b""}) == []
+
+
+@pytest.mark.parametrize("literal", ["9" * 400, "-1e999", "1e999", "0x" + "f" * 400, "1e999j"])
+def test_no_literal_stops_the_diagnosis(literal):
+    source = f"def train_epoch():\n    return {literal}\n".encode()
+    entry = todo("1.4", {"test_1_training.py::test_one_step": ("failed", "off by 1")})
+    assert diagnosis.diagnose([entry], "project2", {"classification_train.py": source}) == []
+
+
+def test_a_diagnosis_that_fails_costs_only_its_hints(monkeypatch):
+    def broken(*_arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(diagnosis, "rank", broken)
+    entry = todo("1.4", {"test_1_training.py::test_one_step": ("failed", "off by 1")})
+    assert diagnosis.diagnose([entry], "project2", {}) == ["no diagnosis of TODO 1.4: ZeroDivisionError"]
+    assert entry["diagnosis"] == []

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from staff.grader import assignment, checks
+from staff.grader import assignment, checks, grade
 from staff.grader.checks import Outcome
 from staff.grader.reports import gradescope, junit, page
 
@@ -56,9 +56,15 @@ def test_gradescope_has_what_the_site_reads(results):
     assert made["stdout_visibility"] == "hidden"
 
 
-def test_gradescope_of_a_failure():
-    made = gradescope.failure("the archive is damaged")
-    assert (made["score"], made["output"]) == (0.0, "the archive is damaged")
+def test_a_failure_of_the_grader_is_no_score(results):
+    assert gradescope.failure("not graded").keys() == {"output", "stdout_visibility", "visibility"}
+    assert gradescope.nothing_handed_in("the archive is damaged")["score"] == 0.0
+    broken = results | {"staff_only": results["staff_only"] | {"grader_errors": ["test_x: NameError in /root/x.py"]}}
+    shown = grade.for_gradescope(broken)
+    assert "score" not in shown
+    assert "tests" not in shown
+    assert "/root" not in json.dumps(shown)
+    assert "score" in grade.for_gradescope(results)
 
 
 def test_junit_counts_and_parses(results):
@@ -124,3 +130,15 @@ def test_outputs_of_a_real_run(starter_graded):
     assert len(ElementTree.parse(folder / "junit.xml").getroot().findall(".//testcase")) == len(checks_of(results))
     assert "0 of 50" in (folder / "page.html").read_text()
     assert str(results["staff_only"]["seed"]) not in (folder / "page.html").read_text()
+
+
+def test_a_report_that_fails_costs_no_result(results, tmp_path, monkeypatch):
+    def broken(_results):
+        raise RecursionError
+
+    monkeypatch.setattr(page, "render", broken)
+    words = [tmp_path, "--out", tmp_path / "r.json", "--html", tmp_path / "p.html", "--junit", tmp_path / "j.xml"]
+    failed = grade.write_outputs(results, grade.build_parser().parse_args([str(word) for word in words]))
+    assert failed == ["p.html could not be written: RecursionError: "]
+    assert json.loads((tmp_path / "r.json").read_text())["score"] == results["score"]
+    assert (tmp_path / "j.xml").exists()

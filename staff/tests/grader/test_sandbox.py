@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -55,6 +57,20 @@ def environment(): assert "SECRET_OF_THE_GRADER" in os.environ
 ACTIONS = [read_secret, list_grader, network, loopback, kill_parent, parent_memory, parent_environment, parent_files,
            write_outside, write_own_tree, chmod_outside, touch_outside, squeeze_parent, become_root,
            grader_argv, environment]
+
+def memory_of_no_process(): os.memfd_create("x")
+def named_socket():
+    s = socket.socket(socket.AF_UNIX); s.settimeout(2); s.connect(NAMED); s.sendall(b"x")
+def named_datagram():
+    pair = socket.socketpair(type=socket.SOCK_DGRAM); pair[0].sendto(b"x", NAMED + "d")
+def named_message():
+    pair = socket.socketpair(type=socket.SOCK_SEQPACKET); pair[0].sendmsg([b"x"], (), 0, NAMED + "d")
+def a_pair_works():
+    one, other = socket.socketpair(); one.sendall(b"x"); assert other.recv(1) == b"x"
+
+def unnamed(number, which):
+    actions = [memory_of_no_process, named_socket, named_datagram, named_message, a_pair_works]
+    return attempt(actions[int(which)])
 
 def run(number, which):
     return attempt(ACTIONS[int(which)])
@@ -113,11 +129,23 @@ def forge():
 '''
 
 
+@contextlib.contextmanager
+def named_sockets():
+    """A stream and a datagram socket ("d" appended) that every user of this machine may write to."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as stream:
+        os.chmod(folder, 0o755)
+        stream.bind(f"{folder}/s")
+        stream.listen()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+            datagrams.bind(f"{folder}/sd")
+            for name in ("s", "sd"):
+                os.chmod(f"{folder}/{name}", 0o777)
+            yield f"{folder}/s"
+
+
 @pytest.fixture
 def student(layer, tmp_path):
     """A StudentProcess in the layer on trial, with the hostile module as its submission."""
-    import socket
-
     secret = tmp_path / "grader" / "labels.txt"
     secret.parent.mkdir()
     secret.write_text("hidden")
@@ -125,9 +153,10 @@ def student(layer, tmp_path):
     processes.guard_grader()
     name, without = layer
     limits = Limits(memory_mb=1500, disk_mb=100, file_mb=64, cpu_s=30, without=without)
-    with socket.create_server(("127.0.0.1", 0)) as server, temporary_place() as place:
+    with socket.create_server(("127.0.0.1", 0)) as server, temporary_place() as place, named_sockets() as name_of_both:
         port = server.getsockname()[1]
-        (place.tree / "m.py").write_text(f"SECRET, GRADER, PORT = {str(secret)!r}, {os.getpid()}, {port}\n{HOSTILE}")
+        values = f"SECRET, GRADER, PORT, NAMED = {str(secret)!r}, {os.getpid()}, {port}, {name_of_both!r}\n"
+        (place.tree / "m.py").write_text(values + HOSTILE)
         student = StudentProcess(place, name, limits, Budget(60, 200), [str(secret), str(ROOT / "staff")])
         yield student
         student.end()
@@ -149,6 +178,13 @@ def test_reaches_nothing_outside(student):
     # A namespace has process 1 and may reuse our number for a process of its own; nothing of ours is among them.
     assert reached == []
     assert student.in_force[0] == student.layer
+
+
+def test_neither_memory_of_no_process_nor_sockets_with_a_name(student):
+    worked = [call(student, "unnamed", 0, which) for which in range(5)]
+    if "seccomp" not in student.in_force:
+        pytest.skip("this layer is tried without the filter of system calls")
+    assert worked == [0, 0, 0, 0, 1]
 
 
 def test_leaves_no_file_in_places_that_everybody_may_write(student):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 
 from staff.grader import assignment as assignments
 from staff.grader.assignment import Check, Gate, Todo
-from staff.grader.checks import Outcome, score_todo
+from staff.grader.checks import GradingPlugin, Outcome, score_todo
 from staff.grader.client import CheckFailed, clean
 from toolkit.errors import UserError
 
@@ -97,3 +99,30 @@ def test_text_of_a_submission_is_made_harmless():
     assert clean("\x1b[31mred\x1b[0m\ttab\x00\u202e") == "red tab??"
     assert clean(b"bytes") == clean(None) == ""
     assert len(clean("x" * 10**6)) == 1500
+
+
+@pytest.mark.parametrize(
+    ("error", "answers", "status"),
+    [
+        (KeyError("object"), 1, "failed"),
+        (ValueError("operands could not be broadcast"), 1, "failed"),
+        (OverflowError("inf"), 1, "failed"),
+        (KeyError("gate"), 0, "grader_error"),  # nothing had been asked: the check itself is at fault
+        (NameError("typo"), 1, "grader_error"),  # no answer can cause this
+        (None, 1, "passed"),
+    ],
+)
+def test_an_exception_after_an_answer_is_a_nonsensical_answer(error, answers, status):
+    process = types.SimpleNamespace(request_number=5)
+    plugin = GradingPlugin(assignments.load("project2"), process, None, 0, None)
+    plugin.answered, process.request_number = 5, 5 + answers
+    outcome = plugin._outcome(TODO, TODO.checks[0], error)
+    assert outcome.status == status
+    assert ("nonsensical" in outcome.message) == (status == "failed")
+    assert len(plugin.nonsense) == (status == "failed")
+
+
+def test_no_outcome_holds_control_codes():
+    plugin = GradingPlugin(assignments.load("project2"), types.SimpleNamespace(request_number=0), None, 0, None)
+    outcome = plugin._outcome(TODO, TODO.checks[0], CheckFailed("no gradient: \x1b]0;pwned\x07\x1b[2J\ud800\u202e"))
+    assert outcome.message.isprintable()

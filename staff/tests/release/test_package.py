@@ -122,8 +122,21 @@ def test_a_wrong_submission_is_told(site):
     assert "holds none of the assignment's files" in site.results()["output"]
 
 
-def test_a_broken_grader_is_told(site):
-    (site.autograder / "source/grader/staff/grader/grade.py").write_text("raise SystemError")
-    site.run("run_autograder")
-    assert site.results()["score"] == 0
-    assert "Please tell the staff" in site.results()["output"]
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("staff/grader/grade.py", b"raise SystemError"),
+        ("data/bundled/pathmnist_sample.npz", b"damaged"),
+        ("staff/assignments/project2/graded_tests/test_1_models.py", b"import nothing_of_this_name"),
+    ],
+    ids=["grader", "data", "graded test"],
+)
+def test_a_broken_grader_is_no_score(site, file, content):
+    shutil.copy(LEGACY / "segmentation_models.py", site.autograder / "submission")
+    (site.autograder / "source/grader" / file).write_bytes(content)
+    run = site.run("run_autograder")
+    assert run.returncode not in (0, 2)
+    assert "score" not in site.results()
+    assert "tests" not in site.results()
+    assert "not your fault" in site.results()["output"]
+    assert "/" not in site.results()["output"]
