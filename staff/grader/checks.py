@@ -37,6 +37,7 @@ class Outcome:
     frames: list[str] = field(default_factory=list)
     seconds: float = 0.0
     measured: list[dict] = field(default_factory=list)
+    is_about_code: bool = True  # False for a file that is missing, an import that failed, a process that ended
 
 
 class GradingPlugin:
@@ -170,11 +171,11 @@ class GradingPlugin:
                 if error.message.replace(":", " ").split()[1:2] == [todo.id]:
                     self.halted[todo.id] = "not started"
                 return Outcome(todo, check, "not_started", error.message)
-            return Outcome(todo, check, "failed", str(error), error.frames)
+            return Outcome(todo, check, "failed", str(error), error.frames, is_about_code=error.is_about_code)
         if isinstance(error, CheckFailed):
             if isinstance(error, Incident):
-                self.halted[todo.id] = f"not tried again after: {error}"
-            return Outcome(todo, check, "failed", str(error))
+                self.halted[todo.id] = "not run: an earlier check of this TODO ended or stopped your process"
+            return Outcome(todo, check, "failed", str(error), is_about_code=error.is_about_code)
         if isinstance(error, SandboxError):
             raise error
         answered = self.process.request_number > self.answered
@@ -224,14 +225,31 @@ def _check_entry(outcome: Outcome) -> dict:
     entry = asdict(outcome.check)
     entry |= {"status": outcome.status, "message": outcome.message, "frames": outcome.frames}
     entry |= {"seconds": round(outcome.seconds, 2), "measured": outcome.measured}
-    if outcome.status == "passed":
+    entry |= {"is_about_code": outcome.is_about_code}
+    if outcome.status == "passed" or not outcome.is_about_code:
         entry["hint"] = ""
     return entry
+
+
+def _mark_repeats(todos: list[dict]) -> None:
+    """Put `same_as` into each failed check whose message was said before, so that one cause is shown once.
+
+    In the same TODO; across all of them if it is not about the code, as an import that fails for every check.
+    """
+    told: dict[tuple, str] = {}
+    for todo in todos:
+        for check in todo["checks"]:
+            if check["status"] == "failed" and check["message"]:
+                what = (check["message"], *check["frames"], todo["id"] if check["is_about_code"] else "")
+                if what in told:
+                    check["same_as"] = told[what]
+                told.setdefault(what, f"{check['title']} (TODO {todo['id']})")
 
 
 def score_all(assignment: Assignment, outcomes: dict[str, Outcome]) -> dict:
     """{'score', 'max_score', 'extra', 'max_extra', 'todos'}."""
     todos = [score_todo(todo, outcomes) for todo in assignment.todos]
+    _mark_repeats(todos)
     return {
         "score": round(sum(todo["points"] for todo in todos if not todo["extra"]), 2),
         "max_score": assignment.points,

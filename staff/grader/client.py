@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -25,17 +26,27 @@ Expected = Mapping[str, tuple[str, Shape]]
 class CheckFailed(AssertionError):
     """A check's verdict in words for the student: what was expected and what came instead; never hidden data."""
 
+    is_about_code = True  # False: the check learnt nothing about how the code works, so hints would mislead
+
+
+class NothingToCheckError(CheckFailed):
+    """What the check needs was not handed in."""
+
+    is_about_code = False
+
 
 class Incident(CheckFailed):
     """The student's process crashed, hung or answered nonsense; what it was asked for would meet the same end again."""
+
+    is_about_code = False
 
 
 class StudentError(CheckFailed):
     """The student's code raised an exception. `kind` is its type, `frames` the lines of their files."""
 
-    def __init__(self, kind: str, message: str, frames: list[str]) -> None:
+    def __init__(self, kind: str, message: str, frames: list[str], is_about_code: bool = True) -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
-        self.kind, self.message, self.frames = kind, message, frames
+        self.kind, self.message, self.frames, self.is_about_code = kind, message, frames, is_about_code
 
 
 def clean(text: object, limit: int = 1500) -> str:
@@ -114,8 +125,8 @@ class StudentProcess:
             worker.end()
             self.printed = clean(worker.printed(), 4000)
 
-    def _give_up(self, why: str) -> None:
-        """End the worker after an incident and fail the check that met it."""
+    def _give_up(self, why: str, late: bool = False) -> None:
+        """End the worker after an incident and fail the check that met it; if it was late, say where it was."""
         worker = self.worker
         if worker is not None:
             with contextlib.suppress(Exception):
@@ -126,7 +137,8 @@ class StudentProcess:
                 why += f" (exit status {status})"
         self.end()
         self.restarts += 1
-        raise Incident(why)
+        place = last_line(worker.printed(), self.place.tree) if late and worker is not None else ""
+        raise Incident(f"{why}; it was at {place}" if place else why)
 
     def request(
         self, op: str, args: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
@@ -142,12 +154,13 @@ class StudentProcess:
         try:
             if channel.pending():
                 self._give_up("your process sent an answer that nobody had asked for")
-            channel.send(Frame({"id": self.request_number, "op": op, "args": args}, dict(arrays or {})), deadline)
+            header = {"id": self.request_number, "op": op, "args": args, "seconds": seconds}
+            channel.send(Frame(header, dict(arrays or {})), deadline)
             reply = channel.receive(self._deadline_of_answer(seconds, deadline))
         except PeerClosed:
             self._give_up("your code ended the process it ran in")
         except PeerTimeout:
-            self._give_up(f"your code did not finish within {seconds:.0f} s")
+            self._give_up(f"your code did not finish within {seconds:.0f} s", late=True)
         except ProtocolError as error:
             self._give_up(f"your process sent a malformed answer: {clean(str(error), 200)}")
         if reply.header.get("id") != self.request_number or type(reply.header.get("ok")) is not bool:
@@ -183,7 +196,7 @@ class StudentProcess:
         if module in self.failed_imports:
             raise self.failed_imports[module]
         if not (self.place.tree / f"{module.replace('.', '/')}.py").exists():
-            raise CheckFailed(f"{module.replace('.', '/')}.py was not handed in")
+            raise NothingToCheckError(f"{module.replace('.', '/')}.py was not handed in")
         try:
             reply = self.request("import", {"module": module}, timeout_s=min(15.0, self.budget.request_s))
         except CheckFailed as error:
@@ -192,7 +205,7 @@ class StudentProcess:
         if not reply.header["ok"]:
             error = _student_error(reply.header.get("error"))
             message = f"{error.message} (while importing {module}.py)"
-            self.failed_imports[module] = StudentError(error.kind, message, error.frames)
+            self.failed_imports[module] = StudentError(error.kind, message, error.frames, is_about_code=False)
             raise self.failed_imports[module]
 
 
@@ -205,6 +218,23 @@ def checked(reply: Frame, expect: Expected | None) -> Reply:
     for name, (dtype, shape) in (expect or {}).items():
         _check_array(name, reply.arrays.get(name), dtype, shape)
     return Reply(result if isinstance(result, dict) else {}, reply.arrays)
+
+
+def last_line(printed: str, tree: Path) -> str:
+    """'file.py:12 in function: code' of the line of the submission that ran when the worker was late.
+
+    printed: what the worker printed, in it what faulthandler wrote of each thread, innermost lines first. "" if no line
+    of the submission is there; a submission may forge it, which tells nobody but its author something wrong.
+    """
+    dump = printed.rpartition("Timeout (")[2]
+    found = re.search(rf'File "{re.escape(str(tree))}/([\w./-]{{1,200}})", line (\d{{1,7}}) in (\S+)', dump)
+    if found is None:
+        return ""
+    name, number, function = found[1], int(found[2]), found[3]
+    path = (tree / name).resolve()
+    lines = path.read_text(errors="replace").splitlines() if path.is_relative_to(tree) and path.is_file() else []
+    code = f": {lines[number - 1].strip()}" if 0 < number <= len(lines) else ""
+    return clean(f"{name}:{number} in {function}{code}", 250)
 
 
 def _student_error(error: object) -> StudentError:

@@ -63,7 +63,7 @@ def signature(todo: dict) -> dict[str, list[str]]:
     return {
         short_name(check["test"]): [check["status"], _first_lines(check["message"])]
         for check in todo["checks"]
-        if check["status"] in ("passed", "failed")
+        if check["status"] in ("passed", "failed") and check.get("is_about_code", True)
     }
 
 
@@ -150,6 +150,10 @@ def rank(
     return sorted((apart, hint) for hint, apart in best.items() if apart < FARTHEST)
 
 
+def _failed(checks: dict[str, list[str]]) -> set[str]:
+    return {name for name, (status, _) in checks.items() if status == "failed"}
+
+
 def _rarity(patterns: tuple[Pattern, ...]) -> dict[str, float]:
     """Weight of each word: the fewer mistakes leave it, the more it says."""
     seen = Counter(word for pattern in patterns for word in pattern.code)
@@ -166,7 +170,10 @@ def code_distance(one: set[str], other: set[str], rarity: dict[str, float]) -> f
 
 
 def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> list[str]:
-    """Put `diagnosis` into each graded TODO that failed checks: a list of at most two hints, likelier first.
+    """Put `diagnosis` into each graded TODO that failed checks of its code: at most two hints, likelier first.
+
+    Where nothing was learnt about the code (a missing file, an import that failed, a timeout) there is no hint, nor
+    where only a score was too low.
 
     files: the submission's, name -> content. Returned: what went wrong on the way, for the staff; it costs hints and
     never the result.
@@ -177,7 +184,8 @@ def diagnose(todos: list[dict], assignment: str, files: Mapping[str, bytes]) -> 
     for todo in todos:
         checks = signature(todo)
         started = not any(check["status"] == "not_started" for check in todo["checks"])
-        failed = any(status == "failed" for status, _ in checks.values())
+        scores = {short_name(check["test"]) for check in todo["checks"] if check.get("measured")}
+        failed = _failed(checks) - scores
         todo["diagnosis"] = []
         if failed and started:
             try:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from staff.grader import mistakes, oracle
-from staff.grader.client import CheckFailed, Model, StudentProcess, expect, plain_model, student_model
+from staff.grader.client import (
+    CheckFailed,
+    Model,
+    NothingToCheckError,
+    StudentError,
+    StudentProcess,
+    expect,
+    plain_model,
+    student_model,
+)
 
 TINY_RATE = 1e-12  # leaves the weights as they are, so that every figure of the history is known
 
@@ -308,9 +317,13 @@ def score(model: Model, part: Part, hidden, rng, split: str = "test", limit: int
 def checkpoint_model(student: StudentProcess, place, file: str, part: Part, default: str) -> Model:
     """The model of a submitted checkpoint."""
     if not (place.tree / file).exists():
-        raise CheckFailed(f"no {file} was handed in")
+        raise NothingToCheckError(f"no {file} was handed in")
     args = {"module": part.models, "factory": part.factory, "default": default, "file": file}
-    reply = student.ask("load_checkpoint", args)
+    try:
+        reply = student.ask("load_checkpoint", args)
+    except StudentError as error:
+        error.is_about_code = False  # weights of another model, or a damaged file
+        raise
     number = reply.result.get("object")
     expect(type(number) is int, "your process answered nonsense about the checkpoint")
     return Model(student, number)

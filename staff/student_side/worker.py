@@ -7,6 +7,7 @@ nothing by patching this file in memory. Started as `python -I -c START READ_FD 
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import io
 import linecache
@@ -20,6 +21,8 @@ from staff.student_side import lockdown, state
 from staff.student_side.protocol import Channel, Frame, PeerClosed
 
 MAX_MESSAGE, MAX_FRAMES = 1500, 8
+LATE = 0.9  # of a request's seconds: then the line that runs is printed, and the grader finds it there
+STDOUT = 1
 
 
 class Worker:
@@ -91,7 +94,9 @@ class Worker:
                 request = self.channel.receive()
             except PeerClosed:
                 return
+            faulthandler.dump_traceback_later(LATE * request.header["seconds"], repeat=True, file=STDOUT)
             reply = self.answer(request)
+            faulthandler.cancel_dump_traceback_later()
             try:
                 self.channel.send(reply)
             except PeerClosed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def shown_message(check: dict) -> str:
     """What is said about a check; errors of the grader's own are for the staff."""
+    if check.get("same_as"):
+        return f"the same as above: {check['same_as']}"
     failed_here = check["status"] == "grader_error"
     return "the grader failed here; the staff has been told" if failed_here else check["message"]
 
@@ -15,6 +17,8 @@ def lines_of(check: dict) -> list[str]:
     lines = [f"{marks[check['status']]} {check['title']}"]
     if check["status"] != "passed":
         lines += [f"    {line}" for line in shown_message(check).splitlines()[:6]]
+    if check.get("same_as"):
+        return lines
     lines += [f"    at {frame}" for frame in check["frames"]]
     for measured in check["measured"]:
         values = ", ".join(f"{value:.3f}" for value in measured["values"])
