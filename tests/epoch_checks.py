@@ -17,10 +17,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests import helpers
+from tests.traffic import Traffic, WatchedLoss
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
-# Two float32 runs of three steps differ by about 1e-7 if sums are ordered differently; the usual mistakes (gradients
-# not zeroed, no training mode, a step too many) by more than 1e-3.
+# Two float32 runs of three steps differ by about 1e-7 if sums are ordered differently; usual mistakes (gradients not
+# zeroed, no training mode, a step too many) by more than 1e-3.
 WEIGHT_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-5
 BATCHES = 3
@@ -44,6 +45,10 @@ class Epochs:
     unpack: Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
     score: Callable[[torch.Tensor, torch.Tensor], list[float]]
     score_name: str
+
+    def batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """All (inputs, targets) of the loader."""
+        return [self.unpack(batch) for batch in self.loader()]
 
 
 @dataclass
@@ -78,6 +83,11 @@ class Seen:
             "weighted by batch size and then divided by the number of batches": weighted / len(values),
             "divided by the batches of the whole loader, although max_steps ended it": sum(values) / BATCHES,
             "divided by the images of the whole loader, although max_steps ended it": weighted / helpers.COUNT,
+            **{
+                f"each batch counted as {size} images: divide by what len(targets) adds up to": weighted
+                / (len(values) * size)
+                for size in (4, 16, 32, 64, 128)
+            },
             "the value of the last batch alone": values[-1],
             "the value of the first batch alone": values[0],
             "in percent: return a fraction between 0 and 1": 100 * weighted / images,
@@ -142,6 +152,7 @@ class Training:
     steps: int = 0  # of the optimizer that was handed in
     other_steps: int = 0
     without_gradient: int = 0  # steps before which no gradient had reached the weights
+    difference: str = ""  # from a plain loop, see Traffic
 
 
 def watch_training(epochs: Epochs, model: nn.Module, max_steps: int | None = None) -> Training:
@@ -153,16 +164,19 @@ def watch_training(epochs: Epochs, model: nn.Module, max_steps: int | None = Non
         seen.other_steps += stepped is not optimizer
         seen.without_gradient += all(parameter.grad is None for parameter in model.parameters())
 
+    traffic, criterion = Traffic(), WatchedLoss(epochs.criterion)
     hooks = [
         register_optimizer_step_pre_hook(step),
+        model.register_forward_hook(traffic.note),
         model.register_forward_pre_hook(lambda module, _inputs: seen.modes.append(module.training)),
     ]
     options = [] if max_steps is None else [max_steps]
     try:
-        seen.result = epochs.train_epoch(model, epochs.loader(), optimizer, epochs.criterion, helpers.CPU, *options)
+        seen.result = epochs.train_epoch(model, epochs.loader(), optimizer, criterion, helpers.CPU, *options)
     finally:
         for hook in hooks:
             hook.remove()
+    seen.difference = traffic.difference(epochs.batches(), criterion.calls)
     return seen
 
 
@@ -170,7 +184,11 @@ def check_course_of_training(training: Training, batches: int) -> None:
     """Fail with the cause if the epoch did not go through its batches as a training does."""
     calls, steps = len(training.modes), training.steps
     assert calls, "expected the model to be called for each batch, but it was never called"
-    assert all(training.modes), "the model is in evaluation mode while it is trained; model.train() is missing"
+    assert any(training.modes), "the model is in evaluation mode while it is trained; model.train() is missing"
+    assert all(training.modes), (
+        f"{calls - sum(training.modes)} of {calls} calls of the model are in evaluation mode; take loss and score from "
+        "the outputs that the step was computed from, without another pass"
+    )
     assert steps or not training.other_steps, (
         "the steps were made by an optimizer that the function made itself; use the one that it is given, which "
         "remembers the steps of earlier epochs"
@@ -180,15 +198,22 @@ def check_course_of_training(training: Training, batches: int) -> None:
         "optimizer.step() came when no gradient had reached the weights; is loss.backward() missing, or after it?"
     )
     assert calls >= batches or calls != steps, (
-        f"the epoch ended after {calls} of {batches} batches; does `return` or `break` stand inside the loop?"
+        f"the model saw {calls} of {batches} batches; does `return` or `break` stand inside the loop, or is a batch "
+        "(the last one is smaller) left out?"
     )
-    assert steps == batches, f"expected {batches} optimizer steps, one per batch, got {steps}"
+    assert steps == batches, (
+        f"expected {batches} optimizer steps, one per batch, got {steps}; is "
+        "optimizer.step() called once in the loop, without a condition?"
+    )
 
 
-def check_pair(result: Any, epochs: Epochs, seen: Seen, other: dict[str, Seen] | None = None) -> None:
+def check_pair(
+    result: Any, epochs: Epochs, seen: Seen, other: dict[str, Seen] | None = None, difference: str = ""
+) -> None:
     """Fail unless `result` is (average_loss, average_score) of what was seen; name the usual mistake if it is one.
 
     other: explanation → what would have been seen with another mistake.
+    difference: what a plain loop does differently; said if the value alone tells nothing.
     """
     shape = f"two numbers, (average_loss, average_{epochs.score_name})"
     assert result is not None, f"expected {shape}, got None; is the `return` missing?"
@@ -209,7 +234,7 @@ def check_pair(result: Any, epochs: Epochs, seen: Seen, other: dict[str, Seen] |
         for explanation, others in (other or {}).items():
             wrong |= dict.fromkeys([explanation], others.right(mine(others))["mean over images"])
             wrong |= {explanation + " ": others.right(mine(others))["mean over batches"]}
-        cause = next((f"; this is {text}" for text, w in wrong.items() if abs(value - w) < LOSS_TOLERANCE), "")
+        cause = next((f"; this is {text}" for text, w in wrong.items() if abs(value - w) < LOSS_TOLERANCE), difference)
         listed = " or ".join(f"{number:.6f} ({kind})" for kind, number in right.items())
         raise AssertionError(f"expected an average {name} of {listed}, got {value:.6f}{cause.rstrip()}")
 
@@ -228,9 +253,9 @@ def check_training(epochs: Epochs) -> None:
     difference = helpers.largest_difference(model, expected)
     assert difference < WEIGHT_TOLERANCE, (
         f"after 3 steps the weights differ by up to {difference:.4f} from those of a loop that computes the loss with "
-        "the given criterion, calls backward() and step() once per batch and changes nothing else"
+        f"the given criterion, calls backward() and step() once per batch and changes nothing else{training.difference}"
     )
-    check_pair(training.result, epochs, seen)
+    check_pair(training.result, epochs, seen, difference=training.difference)
 
 
 def check_stops_at_max_steps(epochs: Epochs) -> None:
@@ -250,20 +275,21 @@ def check_stops_at_max_steps(epochs: Epochs) -> None:
 
 def check_switches_to_training_mode(epochs: Epochs) -> None:
     """The model arrives in evaluation mode and is trained in training mode."""
-    training = watch_training(epochs, epochs.model().eval())
-    assert training.modes, "expected the model to be called for each batch, but it was never called"
-    assert all(training.modes), "the model is in evaluation mode while it is trained; model.train() is missing"
+    check_course_of_training(watch_training(epochs, epochs.model().eval()), BATCHES)
 
 
-def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[bool, bool]]]:
-    """Call the student's validation epoch → its result, and for each forward pass (training mode, graph was built)."""
+def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[bool, bool]], str]:
+    """Validate → result, for each forward pass (training mode, graph was built), what a plain loop does differently."""
+    traffic, criterion = Traffic(), WatchedLoss(epochs.criterion)
     calls: list[tuple[bool, bool]] = []
+    noting = model.register_forward_hook(traffic.note)
     hook = model.register_forward_hook(lambda module, _in, out: calls.append((module.training, out.requires_grad)))
     try:
-        result = epochs.validate_epoch(model, epochs.loader(), epochs.criterion, helpers.CPU)
+        result = epochs.validate_epoch(model, epochs.loader(), criterion, helpers.CPU)
     finally:
         hook.remove()
-    return result, calls
+        noting.remove()
+    return result, calls, traffic.difference(epochs.batches(), criterion.calls)
 
 
 def check_validation_results(epochs: Epochs) -> None:
@@ -273,10 +299,10 @@ def check_validation_results(epochs: Epochs) -> None:
     gap = abs(_mean(seen.losses) - _mean(training.losses))
     assert gap > 10 * LOSS_TOLERANCE, f"this check could not tell a missing eval(): {gap:.6f}"
     before = copy.deepcopy(model)
-    result, calls = watch_validation(epochs, model)
+    result, calls, difference = watch_validation(epochs, model)
     _check_course_of_validation(calls, helpers.largest_difference(model, before))
     other = {"what dropout and BatchNorm give in training mode; model.eval() is missing": training}
-    check_pair(result, epochs, seen, other)
+    check_pair(result, epochs, seen, other, difference)
 
 
 def _check_course_of_validation(calls: list[tuple[bool, bool]], moved: float) -> None:
@@ -286,7 +312,8 @@ def _check_course_of_validation(calls: list[tuple[bool, bool]], moved: float) ->
     )
     assert moved == 0, "validation changed the weights; no backward() and no step() belong here"
     assert len(calls) == BATCHES, (
-        f"expected all {BATCHES} batches to be validated, got {len(calls)}; does `return` or `break` stand in the loop?"
+        f"expected all {BATCHES} batches to be validated, got {len(calls)}; does `return` or `break` stand in the "
+        "loop, or is a batch (the last one is smaller) left out?"
     )
 
 
@@ -295,8 +322,10 @@ def check_validation_changes_nothing(epochs: Epochs) -> None:
     model = _trained_a_little(epochs)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    _result, calls = watch_validation(epochs, model)
+    _result, calls, _difference = watch_validation(epochs, model)
     _check_course_of_validation(calls, 0)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert not frozen, f"requires_grad is off after validation for {', '.join(frozen)}, so they no longer learn"
     assert not any(graph for _, graph in calls), (
         "a graph for gradients is built in validation, which costs memory for nothing; torch.no_grad() is missing"
     )
@@ -316,7 +345,7 @@ def _trained_a_little(epochs: Epochs) -> nn.Module:
     model = epochs.model()
     optimizer = sgd(model)
     model.train()
-    inputs, targets = epochs.unpack(next(iter(epochs.loader())))
+    inputs, targets = epochs.batches()[0]
     epochs.criterion(model(inputs), targets).backward()
     optimizer.step()
     return model

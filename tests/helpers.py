@@ -93,7 +93,9 @@ def check_depends_on_every_channel(model: nn.Module, share_of_pixels: float) -> 
     images = random_images(32).requires_grad_()
     model.eval()
     output = model(images)
-    assert output.requires_grad, "expected an output that gradients flow through, got one without (detach? no_grad?)"
+    assert output.requires_grad, (
+        "expected an output that gradients flow through, got one without (detach? no_grad? rounded or compared?)"
+    )
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
     backward(model, (output * weights).sum())
     assert images.grad is not None, "expected an output that depends on the image, got one that does not"
@@ -110,8 +112,8 @@ def check_images_are_independent(model: nn.Module) -> None:
     images = random_images(5)
     together = evaluate(model, images)
     assert torch.equal(together, evaluate(model, images)), (
-        "in evaluation mode the same images get another output each time; is dropout always on? (use nn.Dropout, or "
-        "F.dropout(x, p, training=self.training))"
+        "in evaluation mode the same images get another output each time; is dropout always on, or does forward "
+        "call train()? (use nn.Dropout, or F.dropout(x, p, training=self.training))"
     )
     alone = torch.cat([evaluate(model, image[None]) for image in images])
     assert not torch.allclose(together[0], together[1], atol=1e-7), (

@@ -41,7 +41,10 @@ def check_history(history: Any, expected: dict[str, list[float]]) -> None:
     assert not missing, f"expected the keys {', '.join(expected)}, got {', '.join(history)}"
     for name, values in expected.items():
         got = list(history[name])
-        assert len(got) == len(values), f"expected {len(values)} values in {name} (one an epoch), got {len(got)}"
+        inside = "; is the dict made, or does `return` stand, inside the loop?" if len(got) == 1 else ""
+        assert len(got) == len(values), (
+            f"expected {len(values)} values in {name}, one per epoch, got {len(got)}{inside or '; see range(epochs)'}"
+        )
         cause = next((f"; {text}" for text, wrong in _usual_mistakes(name, expected) if got == wrong), "")
         assert got == pytest.approx(values), f"expected {name} {values}, got {got}{cause}"
 
@@ -51,7 +54,11 @@ def _usual_mistakes(name: str, expected: dict[str, list[float]]) -> list[tuple[s
     values = expected[name]
     best = min if name.endswith("loss") else max
     so_far = [best(values[: epoch + 1]) for epoch in range(len(values))]
-    others = [(f"these are the values of {other}", wrong) for other, wrong in expected.items() if other != name]
+    others = [
+        (f"these are 1 minus {other}; append what each epoch returned", [1 - value for value in wrong])
+        for other, wrong in expected.items()
+    ]
+    others += [(f"these are the values of {other}", wrong) for other, wrong in expected.items() if other != name]
     return [
         *others,
         ("these are the best values so far; append what each epoch returned", so_far),

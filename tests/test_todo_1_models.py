@@ -108,7 +108,10 @@ def test_the_linear_model_is_linear():
 @pytest.mark.todo_1_0
 def test_the_linear_model_has_one_weight_for_each_pixel_and_class():
     got, weights = sum(parameter.numel() for parameter in LinearModel(4).parameters()), 3 * 28 * 28 * 4
-    assert got in (weights, weights + 4), f"expected {weights} weights (and 4 biases) for 4 classes, got {got}"
+    assert got in (weights, weights + 4), (
+        f"expected {weights} weights, one for each of 3 x 28 x 28 values and 4 classes (and 4 biases), got {got}; one "
+        "nn.Linear on the flattened image has them"
+    )
 
 
 @pytest.mark.parametrize("model_class", [MLP, CNN])

@@ -43,6 +43,8 @@ def criterion_of_train_model():
     assert weight is None, (
         f"the loss weighs {len(weight)} classes unequally; here all classes count alike: nn.CrossEntropyLoss()"
     )
+    assert getattr(criterion, "reduction", "mean") == "mean", "the loss adds up; leave its reduction at the mean"
+    assert not 0 <= getattr(criterion, "ignore_index", -100) < 9, "the loss leaves a class out; remove ignore_index"
     return criterion
 
 
@@ -67,13 +69,16 @@ def test_the_loss_is_cross_entropy():
     labels = torch.tensor([0, 2, 1, 0])
     expected = helpers.cross_entropy_oracle(logits, labels)
     # What comes out if the loss gets probabilities, adds up instead of averaging, or takes logits for logarithms.
-    for wrong in (
-        helpers.cross_entropy_oracle(logits.softmax(dim=1), labels),
-        4 * expected,
-        -logits[torch.arange(4), labels].mean().item(),
-    ):
-        assert abs(wrong - expected) > 0.1
-    helpers.check_close(criterion(logits, labels), expected, "a cross-entropy of", tolerance=1e-5)
+    wrong = {
+        "this is the loss of probabilities; it takes logits": helpers.cross_entropy_oracle(logits.softmax(1), labels),
+        "this is the sum; take the mean": 4 * expected,
+        "this takes logits for logarithms; use nn.CrossEntropyLoss()": -logits[torch.arange(4), labels].mean().item(),
+    }
+    assert all(abs(value - expected) > 0.1 for value in wrong.values())
+    loss = float(criterion(logits, labels))
+    other = f"; {type(criterion).__name__} is another loss: use nn.CrossEntropyLoss()"
+    cause = next((f"; {text}" for text, value in wrong.items() if abs(loss - value) < 1e-5), other)
+    assert abs(loss - expected) < 1e-5, f"expected a cross-entropy of {expected:.6f}, got {loss:.6f}{cause}"
 
 
 @pytest.mark.todo_1_3

@@ -48,10 +48,26 @@ def test_dice_is_averaged_over_images(smooth):
         "this is the sum over the images instead of their mean": 2 * expected,
         "smooth is not used": dice_loss_oracle(pred, target, 0.0),
         "the 2 before the overlap is missing": _with_overlap_once(pred, target, smooth),
+        "a sigmoid is applied again; the predictions are probabilities": dice_loss_oracle(
+            pred.sigmoid(), target, smooth
+        ),
+        "this is the Dice of the background": dice_loss_oracle(1 - pred, 1 - target, smooth),
+        "predictions are rounded; use the probabilities": dice_loss_oracle((pred > 0.5).float(), target, smooth),
+        "the sums run over single rows instead of each image": dice_loss_oracle(
+            pred.flatten(0, 2), target.flatten(0, 2), smooth
+        ),
+        "the sums below are of squares": _with_squares_below(pred, target, smooth),
+        "this is the logarithm of the Dice coefficient": -math.log(1 - expected),
     }
     assert all(abs(value - expected) > 1e-3 for value in wrong.values()), wrong
     hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
     assert abs(float(loss) - expected) < 1e-5, f"expected a Dice loss of {expected:.6f}, got {float(loss):.6f}{hint}"
+
+
+def _with_squares_below(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
+    overlap = (pred * target).flatten(1).sum(dim=1)
+    size = (pred**2 + target**2).flatten(1).sum(dim=1)
+    return (1 - (2 * overlap + smooth) / (size + smooth)).mean().item()
 
 
 def _with_overlap_once(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
@@ -106,6 +122,17 @@ def test_the_combined_loss_weighs_both(bce_weight, dice_weight):
         + dice_weight * dice,
         "the two weights are swapped": dice_weight * bce + bce_weight * dice,
         "the weights are not used": bce + dice,
+        "the weights are divided by their sum": expected / (bce_weight + dice_weight),
+        "this is half of it": expected / 2,
+        "the first part is a squared error; use binary_cross_entropy": bce_weight * F.mse_loss(pred, target).item()
+        + dice_weight * dice,
+        "the prediction is rounded before the cross-entropy": bce_weight
+        * F.binary_cross_entropy((pred > 0.5).float(), target).item()
+        + dice_weight * dice,
+        "prediction and target are swapped in the cross-entropy": bce_weight
+        * F.binary_cross_entropy(target, pred).item()
+        + dice_weight * dice,
+        "one weight is taken for 1 minus the other": bce_weight * bce + (1 - bce_weight) * dice,
         "both have the weight 0.5, whatever was asked for": 0.5 * bce + 0.5 * dice,
     }
     hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")

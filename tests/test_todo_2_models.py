@@ -90,7 +90,8 @@ def test_returns_probabilities_and_not_logits(model_class):
     assert 0 <= low <= high <= 1, (
         f"expected probabilities in [0, 1], got values from {low:.2f} to {high:.2f}; is a sigmoid missing at the end?"
     )
-    assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}"
+    cause = "a ReLU before the sigmoid?" if low >= 0.5 else "a softmax instead of the sigmoid?"
+    assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}; {cause}"
 
 
 @every_model
@@ -149,7 +150,10 @@ def test_the_linear_model_is_linear_before_its_sigmoid():
 @pytest.mark.todo_2_0
 def test_the_linear_model_can_connect_every_pixel_with_every_mask_pixel():
     got, weights = sum(parameter.numel() for parameter in LinearSegmentation().parameters()), 3 * 28 * 28 * 28 * 28
-    assert got in (weights, weights + 28 * 28), f"expected {weights} weights (and 784 biases), got {got}"
+    assert got in (weights, weights + 28 * 28), (
+        f"expected one weight for each of 3 x 28 x 28 values and 28 x 28 mask pixels, {weights} (and 784 biases), got "
+        f"{got}; one nn.Linear on the flattened image has them"
+    )
 
 
 @pytest.mark.parametrize("model_class", [MLP, CNN, UNET])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -34,14 +35,19 @@ def student():
         student.end()
 
 
+@functools.cache
+def mistake() -> dict[str, str]:
+    """Files of a mistake of the bank, for which there is a hint as soon as a check of its code fails."""
+    return next(variant.files for variant in load_bank() if "1.0" in variant.todos)
+
+
 def graded(error: CheckFailed) -> list[dict]:
     """The TODOs of project2 after `error` met every check of TODO 1.0 and 1.1."""
     project = assignment.load("project2")
     plugin = checks.GradingPlugin(project, None, None, 0, None)
     outcomes = {c.test: plugin._outcome(t, c, error) for t in project.todos[:2] for c in t.checks}
     todos = checks.score_all(project, outcomes)["todos"][:2]
-    mistake = next(variant for variant in load_bank() if "1.0" in variant.todos)
-    diagnosis.diagnose(todos, "project2", {name: text.encode() for name, text in mistake.files.items()})
+    diagnosis.diagnose(todos, "project2", {name: text.encode() for name, text in mistake().items()})
     return todos
 
 
