@@ -26,10 +26,13 @@ STDOUT = 1
 
 
 class Worker:
-    """Answers one request at a time; `objects` holds the models that requests refer to by number."""
+    """Answers one request at a time; `objects` holds the models that requests refer to by number.
 
-    def __init__(self, channel: Channel, folder: str) -> None:
-        self.channel, self.folder = channel, folder
+    alone: whether the process has nothing else to do, so that our own modules can be taken out of its sight.
+    """
+
+    def __init__(self, channel: Channel, folder: str, alone: bool = False) -> None:
+        self.channel, self.folder, self.alone = channel, folder, alone
         self.objects: dict[int, object] = {}
         self.next_number = 1
         self.operations: dict[str, types.ModuleType] = {}
@@ -64,6 +67,8 @@ class Worker:
         try:
             if not self.operations:  # late, so that importing torch counts against a request
                 self.operations = load_operations()
+                if self.alone:
+                    hide_own_modules()
             assignment, _dot, name = header["op"].rpartition(".")
             operation = getattr(self.operations[assignment], f"op_{name}")
             result, arrays = operation(self, header.get("args", {}), request.arrays)
@@ -111,18 +116,20 @@ def _whole(text: str) -> str:
 
 
 def load_operations() -> dict[str, types.ModuleType]:
-    """Assignment -> its operations ("" for those of all), e.g. "forward" in operations.py here, "hw5.cases" in hw5's.
-
-    Afterwards none of our modules can be imported here any more: a submission could hand one in as its answer.
-    """
+    """Assignment -> its operations: "forward" is in operations.py here (key ""), "hw5.cases" in that of hw5."""
     found = {"": importlib.import_module("staff.student_side.operations")}
     staff = Path(__file__).resolve().parents[1]
     for path in sorted(staff.glob("assignments/*/operations.py")):
         found[path.parent.name] = importlib.import_module(f"staff.assignments.{path.parent.name}.operations")
+    return found
+
+
+def hide_own_modules() -> None:
+    """None of our modules can be imported here any more: a submission could hand one in as its answer."""
+    ours = Path(__file__).resolve().parents[2]
     for name in [name for name in sys.modules if name.partition(".")[0] == "staff"]:
         del sys.modules[name]
-    sys.path[:] = [path for path in sys.path if Path(path).resolve() != staff.parent]
-    return found
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != ours]
 
 
 def start(read_fd: int, write_fd: int, folder: str) -> None:
@@ -136,5 +143,5 @@ def start(read_fd: int, write_fd: int, folder: str) -> None:
     sys.dont_write_bytecode = True
     # At the end, so that a planted numpy.py or torch.py is never found first.
     sys.path.append(folder)
-    Worker(channel, folder).serve()
+    Worker(channel, folder, alone=True).serve()
     os._exit(0)
