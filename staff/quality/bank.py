@@ -7,8 +7,8 @@ a table named after a TODO holds what stands between its markers (`init` and `fo
 Mistakes: `mutants/*.toml`, many a file, each the reference, or the submission named `base`, with a few lines replaced.
 `todos` must cost points, `may_cost` may (TODOs that use what is wrong), no other TODO may. `old` stands once in the
 file or, if more often, once in the function or class of the first of `todos`; `edits` are further replacements.
-`alone`: not to be judged together with other mistakes, because it leaks out of its function. Names are those of the
-entries, with the base before them if it is not the reference.
+`alone`: not to be judged together with other mistakes, because it leaks out of its function (assumed where LEAKING
+words stand in it). Names are those of the entries, with the base before them if it is not the reference.
 
 `set` at the top of a file says where its entries come from, and `seen = false` that no check was written or changed
 with them in sight: only these say how often a judge is wrong on code that it does not know.
@@ -38,6 +38,7 @@ ALTERNATES, MUTANTS, SUBMISSIONS = HERE / "alternates", HERE / "mutants", HERE /
 GRADED = ("classification_models.py", "classification_train.py", "segmentation_models.py", "segmentation_train.py")
 BODY_NAMES = ("init", "forward", "body")
 FIRST_SET = "first bank"
+LEAKING = ("torch.set_", "manual_seed(", "sys.", "os.")
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,10 @@ def _mutant(entry: dict, source: str, bases: Mapping[str, dict[str, str]], origi
     if not todos or "name" not in entry:
         raise UserError(f"{where}: it needs a name and todos")
     todos = (todos,) if isinstance(todos, str) else tuple(todos)
-    files = dict(bases[base])
-    for edit in [entry, *entry.get("edits", [])]:
+    files, edits = dict(bases[base]), [entry, *entry.get("edits", [])]
+    for edit in edits:
         _replace(files, {"file": entry["file"], **edit}, where, todos[0])
+    leaks = any(word in edit["new"] for edit in edits for word in LEAKING)
     return Variant(
         entry["name"] if base == "reference" else f"{base}.{entry['name']}",
         entry.get("misconception", entry.get("why", "")),
@@ -172,7 +174,7 @@ def _mutant(entry: dict, source: str, bases: Mapping[str, dict[str, str]], origi
         todos,
         tuple(entry.get("may_cost", ())),
         entry.get("hint", ""),
-        alone=entry.get("alone", False),
+        alone=entry.get("alone", leaks),
         **origin,
     )
 
