@@ -11,6 +11,7 @@ from staff.grader.client import expect, expect_close, plain_model, student_model
 from staff.grader.oracle import new_state
 
 MODULE = "labs.hw5_pneumonia.hw5_dl"
+HISTORY = ["train_loss", "train_acc", "val_loss", "val_acc"]
 LAYERS = [["flatten"], ["linear", 36, 10], ["relu"], ["linear", 10, 2]]
 
 
@@ -75,7 +76,7 @@ def run_train(student, rng, arrays, function="train", **keywords):
     """(history, final weights, initial weights) of the student's training of a plain model."""
     state = new_state(LAYERS, int(rng.integers(2**31)))
     model = plain_model(student, LAYERS, state)
-    args = {"object": model.number, "module": MODULE, "function": function, "keywords": keywords}
+    args = {"object": model.number, "module": MODULE, "function": function, "keywords": keywords, "keys": HISTORY}
     reply = student.ask("train_model", {**args, "batch_size": 8, "seed": 0}, arrays)
     return reply.arrays, model.state()[1], state
 
