@@ -165,7 +165,15 @@ def test_handout_states_every_fact(sources):
     assert "{{" not in text
 
 
-MADE_LATER = {"best.pt", "classification.pt", "segmentation.pt", "history.csv", "results.json", "grid_results.csv"}
+MADE_LATER = {
+    "last.pt",
+    "best.pt",
+    "classification.pt",
+    "segmentation.pt",
+    "history.csv",
+    "results.json",
+    "grid_results.csv",
+}
 
 
 @pytest.mark.parametrize("document", ["README.md", "AGENTS.md", "Makefile", "configs/README.md"])
