@@ -31,7 +31,7 @@ state["files"] = sorted(os.listdir("/proc/self/fd"))[:3] + [str(len(os.listdir("
 state["nice"], state["cores"] = os.nice(0), len(os.sched_getaffinity(0))
 state["path"] = str(sys.path[1:])
 ours = ("SWEEP_JOB", "PYTHONUNBUFFERED", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "_", "SHLVL")
-state["environment"] = {n: v for n, v in os.environ.items() if n not in ours and not n.endswith("_NUM_THREADS")}
+state["environment"] = {n: v for n, v in os.environ.items() if n not in ours and not n.endswith("_THREADS")}
 with open(args.results_path, "w") as file:
     json.dump({"best_val_acc": 0.5, "state": json.dumps(state)}, file)
 """
