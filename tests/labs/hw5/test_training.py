@@ -80,7 +80,7 @@ def test_cnn_can_tell_stripes_apart():
 def by_hand(model, train, val, epochs, learning_rate):
     """The same training in plain PyTorch: history and the weights after each epoch."""
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(list(model.parameters()), learning_rate)
     history = {name: [] for name in ("train_loss", "train_acc", "val_loss", "val_acc")}
     states = []
     for _ in range(epochs):
