@@ -173,13 +173,13 @@ class StudentProcess:
         Time in which the student's process was ready to run and got no processor is not its own, so it does not count.
         """
         pid, channel = self.worker.process.pid, self.worker.channel
-        before, lost = processes.waiting_times(pid), 0.0
+        started, before, lost = time.monotonic(), processes.waiting_times(pid), 0.0
         while not channel.stirs(max(0.0, deadline + lost - time.monotonic())):
             more = processes.waited_since(before, pid) - lost
             if more < 0.01 * seconds or lost + more > (PATIENCE - 1) * seconds:
                 break
             lost += more
-        self.budget.started += lost
+        self.budget.started += min(processes.waited_since(before, pid), time.monotonic() - started)
         return deadline + lost
 
     def ask(self, op: str, args: dict, arrays=None, expect: Expected | None = None, timeout_s=None) -> Reply:
