@@ -75,11 +75,18 @@ def restore(before: State) -> list[str]:
 
 
 def _restore_torch(before: State) -> None:
+    """Only what changed: use_deterministic_algorithms imports PyTorch's compiler, which takes seconds."""
     torch = sys.modules["torch"]
-    torch.set_grad_enabled(before.harmful["gradients"])
-    torch.set_default_dtype(before.harmful["dtype"])
-    torch.set_autocast_enabled("cpu", before.harmful["autocast"])
-    torch.use_deterministic_algorithms(before.harmless["deterministic"])
-    torch.set_anomaly_enabled(before.harmless["anomaly"])
-    torch.set_num_threads(before.harmless["threads"])
+    put_back = {
+        "gradients": torch.set_grad_enabled,
+        "dtype": torch.set_default_dtype,
+        "autocast": lambda enabled: torch.set_autocast_enabled("cpu", enabled),
+        "deterministic": torch.use_deterministic_algorithms,
+        "anomaly": torch.set_anomaly_enabled,
+        "threads": torch.set_num_threads,
+    }
+    now = {**_harmful(), **_harmless()}
+    for name, value in {**before.harmful, **before.harmless}.items():
+        if now[name] != value:
+            put_back[name](value)
     torch.manual_seed(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 
 from staff.grader.client import LEFT_BEHIND
 from staff.student_side import state
+from staff.tests.grading_tools import ROOT
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,11 @@ def test_changes_are_put_back_and_the_harmful_are_named(change, named):
     assert before.environment.items() <= after.environment.items()
     assert dataclasses.replace(after, environment=before.environment) == before
     assert set(named) <= set(LEFT_BEHIND)
+
+
+def test_nothing_to_put_back_loads_no_compiler():
+    code = (
+        "import sys, torch; from staff.student_side import state; state.restore(state.note())\n"
+        "sys.exit('torch._inductor' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
