@@ -201,7 +201,7 @@ class TrainingSession:
     def _follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Hear of the steps of `optimizer`, and let the schedule drive its learning rate."""
         self.optimizer = optimizer
-        self._hooks.callback(optimizer.register_step_post_hook(self._after_step).remove)
+        self._hooks.callback(optimizer.register_step_post_hook(self._end_step).remove)
         if self._saved_optimizer is not None:  # a resumed run whose loop has just made its own optimizer
             with contextlib.suppress(ValueError, KeyError):  # another kind of optimizer starts without its memory
                 optimizer.load_state_dict(self._saved_optimizer)
@@ -214,7 +214,7 @@ class TrainingSession:
         else:
             self.scheduler = self._wanted_scheduler
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _end_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After every step: the schedule, the averaged weights, the log, the bar."""
         loss = self.log.end_step(optimizer.param_groups[0]["lr"])
         if loss is not None and not math.isfinite(loss):
