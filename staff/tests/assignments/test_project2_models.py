@@ -129,8 +129,8 @@ WRONG = {
         ["test_middle[cnn]"],
         "skip",
     ),
-    "a U-Net without its upper skip": (
-        [(SEG_MODELS, "self.up_28(features), skip_28", "self.up_28(features), torch.zeros_like(skip_28)")],
+    "a U-Net without its lower skip": (
+        [(SEG_MODELS, "self.up_14(features), skip_14", "self.up_14(features), torch.zeros_like(skip_14)")],
         "2.3",
         ["test_unet_skips_at_every_size"],
         "no skip at that size",

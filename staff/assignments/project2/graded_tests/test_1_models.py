@@ -135,7 +135,13 @@ def test_cnn_convolves(student, rng):
 
 
 def test_cnn_learns(student, rng):
-    """A bound above what nets without convolutions reach, and far below what a CNN does: chance is 0.25."""
+    """A bound above what nets without convolutions reach, and far below what a CNN does: chance is 0.25.
+
+    Best accuracy of the three trainings, seeds from 0 on: three conv-BatchNorm-ReLU blocks and two dense layers 0.98 to
+    1.0 (n = 7, in the first training), two 5 x 5 convolutions without padding 0.81 and 0.97 (n = 2), ConvNeXt 1.0
+    (n = 1); an MLP with BatchNorm 0.32 (n = 1). LeNet with tanh and average pooling is too weak: 0.22 after 1000 steps
+    with patterns beneath that were fainter still (n = 1).
+    """
     recipes = [(80, 2e-3, 1024), (300, 2e-3, 4096), (1000, 1e-3, 4096)]
     reached = learned(student, rng, "CNNModel", lambda: fresh_data.AnywhereTask(rng), 16, recipes, CNN_LEARNS)
     expect(
