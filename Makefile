@@ -32,13 +32,13 @@ test: $(VENV)/.student ## install, run the public tests
 	$(RUN) -m pytest
 
 check: $(VENV)/.student ## table of the TODOs: not started, failing, passing, points
-	$(RUN) -m tests
+	@$(RUN) -m tests || exit 0
 
 lint: $(VENV)/.staff ## ruff: errors and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-format: $(VENV)/.staff ## ruff: mend what can be mended
+format: $(VENV)/.staff ## ruff: fix what can be fixed
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
@@ -50,7 +50,7 @@ bench: $(VENV)/.staff ## speed of loader, training, dispatcher, image folders an
 	$(RUN) -m bench.grade --only complete starter
 
 EXPERIMENT := $(RUN) -m labs.medmnist_experiments
-experiments: $(VENV)/.staff ## all MedMNIST experiments with their seeds, about an hour and a half; goes on where it was stopped
+experiments: $(VENV)/.staff ## all MedMNIST experiments with their seeds, about an hour and a half; continues where it was stopped
 	$(EXPERIMENT).cnn3d
 	$(EXPERIMENT).augmentation
 	$(EXPERIMENT).transfer --backbone mobilenet_v2 $(if $(WEIGHTS),--weights $(WEIGHTS))

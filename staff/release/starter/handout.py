@@ -50,8 +50,6 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "extra_credit_points": show(grader.get("extra_points", 0)),
         "all_points": show(sum(points.values()) + analysis),
         "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
-        "graded_file_names": " ".join(recipe.graded),
-        "weight_file_names": " ".join(weights),
         "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
         "classroom_steps": classroom_steps(points, prefix),
         "classroom_results": "\n".join(
@@ -62,11 +60,23 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     }
     for name in weights:
         facts[f"weights_{Path(name).stem}"] = name
+        facts[f"worth_{Path(name).stem}"] = checkpoint_worth(recipe, Path(name).stem)
     for part in dict.fromkeys(todo.split(".")[0] for todo in points):
         of_part = {todo: value for todo, value in points.items() if todo.startswith(f"{part}.")}
         facts[f"part{part}_points"] = show(sum(of_part.values()))
         facts[f"part{part}_todos"] = todo_table(graded, of_part)
     return facts | expectations() | recipe.settings.get("facts", {})
+
+
+def checkpoint_worth(recipe: Recipe, task: str) -> str:
+    """'1.2 of the 5 points of TODO 1.6': what grading gives for the weights that are handed in."""
+    module = {"classification": "test_1_results.py", "segmentation": "test_2_results.py"}[task]
+    for record in recipe.points["todo"]:
+        checks = {check["test"]: check.get("weight", 1.0) for check in record["check"]}
+        if f"{module}::test_checkpoint" in checks:
+            worth = record["points"] * checks[f"{module}::test_checkpoint"] / sum(checks.values())
+            return f"{worth:.1f} of the {show(record['points'])} points of TODO {record['id']}"
+    raise UserError(f"no TODO of {recipe.name} has the check {module}::test_checkpoint")
 
 
 def expectations() -> dict[str, str]:
