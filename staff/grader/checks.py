@@ -26,6 +26,14 @@ NONSENSE = "your process gave a nonsensical answer, or one of a size or kind tha
 OWN_FAULTS = (NameError, ImportError, SyntaxError, AssertionError)
 
 
+class Stopped(BaseException):
+    """A signal asked the grader to end. `code`: its exit code then."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.code = 128 + number
+
+
 @dataclass
 class Outcome:
     """What became of one check. status: passed, failed, skipped, not_started or grader_error."""
@@ -62,7 +70,12 @@ class GradingPlugin:
         self.halted: dict[str, str] = {}  # TODO -> why its remaining checks are not run
         self.started = 0.0
         self.answered = 0  # requests answered before the check at hand
+        self.stopped_by: BaseException | None = None  # what ended the run before all checks were made
         self.nonsense: list[str] = []  # for the staff: what happened in a check after an answer
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Nobody reads pytest's tracebacks, and its long form parses whole files: half of the grader's own time."""
+        config.option.tbstyle = "native"
 
     @pytest.fixture
     def student(self) -> StudentProcess:
@@ -155,6 +168,11 @@ class GradingPlugin:
                 self.halted.setdefault(todo.id, "not run: an earlier check of this TODO failed")
         return report
 
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo) -> bool:
+        """Keep what ended the run, which pytest would turn into an exit code; True: nothing is printed."""
+        self.stopped_by = excinfo.value
+        return True
+
     def _outcome(self, todo: Todo, check: Check, error: BaseException | None) -> Outcome:
         outcome = self._raw_outcome(todo, check, error)
         outcome.message = clean(outcome.message, 4000)
@@ -176,7 +194,7 @@ class GradingPlugin:
             if isinstance(error, Incident):
                 self.halted[todo.id] = "not run: an earlier check of this TODO ended or stopped your process"
             return Outcome(todo, check, "failed", str(error), is_about_code=error.is_about_code)
-        if isinstance(error, SandboxError):
+        if isinstance(error, (SandboxError, Stopped)):  # not confined, or we are to stop
             raise error
         answered = self.process.request_number > self.answered
         if answered and isinstance(error, Exception) and not isinstance(error, OWN_FAULTS):

@@ -2,7 +2,8 @@
 
 The submission is a folder, a zip archive or a git repository. Its code runs only in a sandboxed process that never sees
 a label of the hidden data; everything that earns a point is computed or compared here.
-Exit code: 0 graded, 2 a mistake in the call or the submission's packing, 3 the grader itself failed (no points then).
+Exit code: 0 graded, 2 a mistake in the call or the submission's packing, 3 the grader itself failed (no points then),
+143 or 130 ended by SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,8 @@ def run_checks(plugin, tests: Path) -> None:
 
     settings = ["-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(ROOT), "--confcutdir", str(tests)]
     code = pytest.main([str(tests), *settings, "-p", "no:terminal"], plugins=[plugin])
+    if plugin.stopped_by is not None:
+        raise plugin.stopped_by
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"the graded tests did not run (pytest exit code {int(code)})")
 
@@ -259,10 +263,23 @@ def summary(results: dict, quiet: bool) -> str:
     return "\n".join(lines)
 
 
+def end_by_signals() -> None:
+    """Make SIGTERM and Ctrl-C end the grader through its `finally` blocks, so that folders and processes go with it."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+
+    def end(number: int, _frame: object) -> None:
+        for one in numbers:  # a second one must not stop the cleaning
+            signal.signal(one, signal.SIG_IGN)
+        raise checks.Stopped(number)
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and processes go with us
+    end_by_signals()
     try:
         check_outputs(arguments)
         results = grade(arguments)
@@ -275,10 +292,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         report_failure(arguments, gradescope.failure(FAILED))
         return 2 if isinstance(error, UserError) and not arguments.gradescope else GRADER_FAILED
+    except checks.Stopped as stop:
+        report_failure(arguments, gradescope.failure(FAILED))
+        print("stopped: nothing was graded", file=sys.stderr)
+        return stop.code
     except Exception as error:
         report_failure(arguments, gradescope.failure(FAILED))
-        if type(error).__name__ not in ("SandboxError", "RuntimeError"):
-            raise
+        if not isinstance(error, (sandbox.SandboxError, RuntimeError)):
+            traceback.print_exc()
         print(f"error: nothing was graded: {error}", file=sys.stderr)
         return GRADER_FAILED
     print(summary(results, arguments.quiet))

@@ -51,13 +51,21 @@ def descendants(root: int, table: dict[int, tuple[int, str, int]] | None = None)
 
 
 def waiting_times(root: int) -> dict[str, float]:
-    """Thread -> seconds that it was ready to run and had no processor, for all of `root` and below; {} if not known."""
+    """Thread -> seconds that it was ready to run and had no processor, for all of `root` and below; {} if not known.
+
+    Asked at every request, so it follows the kernel's lists of children and does not look at all processes: a child
+    that ends just now may be missed, which `descendants` must not.
+    """
     found: dict[str, float] = {}
-    for pid in (root, *descendants(root)):
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
                     found[thread] = int(file.read().split()[1]) / 1e9
+                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                    waiting += map(int, file.read().split())
     return found
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
+from staff.grader import processes
 from staff.tests.grading_tools import LEGACY, MODULES, ROOT, command, grade, reference
 
 pytestmark = pytest.mark.timeout(1200)  # a whole submission is a minute on an idle machine
@@ -192,6 +199,41 @@ def test_a_fault_of_the_grader_gives_no_points(tmp_path):
     assert "score" not in shown  # a mistake of ours must not be shown as points that are missing
     assert "not your fault" in shown["output"]
     assert "ZeroDivisionError" not in shown["output"]
+
+
+def test_a_signal_during_a_check_ends_the_grader_and_all_that_it_started(tmp_path):
+    """No result, no process, no folder stays; and the exit code says which signal it was."""
+    number = signal.SIGTERM
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "submission/segmentation_models.py").write_text("print('here', flush=True)\nwhile True: pass\n")
+    words = [sys.executable, "-m", "staff.grade", tmp_path / "submission", "--todo", "2.4"]
+    words += ["--out", tmp_path / "results.json", "--gradescope", tmp_path / "gradescope.json", "--require", "limits"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as grader:
+        deadline = time.monotonic() + 100
+        while not (workers := busy_below(grader.pid)):
+            assert time.monotonic() < deadline
+            assert grader.poll() is None
+            time.sleep(0.05)
+        grader.send_signal(number)
+        grader.send_signal(number)
+        _, errors = grader.communicate(timeout=100)
+    assert (grader.returncode, errors) == (128 + number, "stopped: nothing was graded\n")
+    assert not workers & {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "results.json").exists()
+    assert "score" not in json.loads((tmp_path / "gradescope.json").read_text())
+
+
+def busy_below(pid: int) -> set[int]:
+    """Processes below `pid` that have computed for more than a second: the endless loop runs by then."""
+    found = set()
+    for child in processes.descendants(pid):
+        with contextlib.suppress(OSError):
+            seconds = sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            found |= {child} if seconds > 4 * os.sysconf("SC_CLK_TCK") else set()
+    return found
 
 
 def _ignore(folder: str, names: list[str]) -> set[str]:
