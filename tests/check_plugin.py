@@ -16,7 +16,7 @@ import pytest
 from tests.check_table import EVENTS_VARIABLE, ROOT
 from tests.todos import TODOS
 
-STUB = re.compile(r"TODO (\d\.\d)\b")
+STUB = re.compile(r"TODO (\d+\.\d+)\b")
 
 
 def _write(**event: Any) -> None:
@@ -60,7 +60,8 @@ def pytest_make_collect_report(collector: pytest.Collector):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of one TODO in a row, in the order of the numbers."""
-    items.sort(key=lambda item: _todo_of(item) or "")
+    order = [todo.number for todo in TODOS]
+    items.sort(key=lambda item: order.index(number) if (number := _todo_of(item)) else -1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The table of the graded TODOs: python -m tests [TODO ...] [--timeout SECONDS]
+"""The table of the graded TODOs: python -m tests [TODO ...] [--hint] [--timeout SECONDS]
 
 Not started, failing or passing, with points, the first useful line of what went wrong and the command that runs that
 TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it crashes or a test takes
@@ -8,6 +8,7 @@ too long, that TODO fails, and a new child goes on with the TODOs after it. Exit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ import psutil
 from tests.todos import TODOS, Todo
 
 ROOT = Path(__file__).resolve().parents[1]
+HINTS, HINTS_SEEN = ROOT / "tests" / "hints.json", ROOT / ".hints_seen.json"  # the second one is the student's alone
 EVENTS_VARIABLE = "COURSE_CHECK_EVENTS"  # where tests/check_plugin.py writes what happens
 POLL_S, GOODBYE_S = 0.05, 2.0
 STARTUP_S = 60.0  # pytest and torch, before the first test file is read
@@ -109,8 +111,8 @@ class Child:
 class Clock:
     """Seconds since the last sign of life of a process, as a calm machine would have counted them.
 
-    Time in which the process gets no processor, because the machine has other work, counts a quarter: an endless loop
-    still ends, as does a test that only waits, and a busy machine fails no test that is right.
+    Time in which the process gets no processor because all are busy with other work counts a quarter: an endless loop
+    still ends, and a busy machine fails no test that is right. While a processor is idle, waiting counts in full.
     """
 
     def __init__(self, pid: int) -> None:
@@ -119,19 +121,20 @@ class Clock:
 
     def restart(self) -> None:
         """A sign of life."""
-        self._wall_s, self._busy_s = time.monotonic(), self._processor_s()
+        self._wall_s, self._used_s = time.monotonic(), self._used()
 
     def waited_s(self) -> float:
         """Seconds of silence."""
         wall_s = time.monotonic() - self._wall_s
-        return max(wall_s / 4, min(wall_s, self._processor_s() - self._busy_s))
+        return max(wall_s / 4, min(wall_s, self._used() - self._used_s))
 
-    def _processor_s(self) -> float:
+    def _used(self) -> float:
+        """Seconds of processors that the process has used or that nobody has."""
         try:
             times = psutil.Process(self._pid).cpu_times()
         except psutil.Error:  # it has just ended
             return 0.0
-        return times.user + times.system
+        return times.user + times.system + psutil.cpu_times().idle
 
 
 @dataclass
@@ -253,7 +256,7 @@ def print_table(todos: Sequence[Todo], outcomes: dict[str, Outcome]) -> bool:
     states = [outcomes[todo.number].state(todo) for todo in todos]
     sums = []
     for part in dict.fromkeys(todo.number.split(".")[0] for todo in todos):
-        mine = [(todo, state) for todo, state in zip(todos, states, strict=True) if todo.number.startswith(part)]
+        mine = [(todo, state) for todo, state in zip(todos, states, strict=True) if todo.number.startswith(f"{part}.")]
         if sum(todo.points for todo, _ in mine):
             got = sum(todo.points for todo, state in mine if state == "passing")
             sums.append(f"Part {part}: {got} of {sum(todo.points for todo, _ in mine)} points")
@@ -267,6 +270,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests", description=(__doc__ or "").split("\n")[0])
     numbers = [todo.number for todo in TODOS]
     parser.add_argument("todo", nargs="*", help="TODO numbers such as 1.2; all if none is given")
+    parser.add_argument("--hint", action="store_true", help="run nothing: one more hint for each TODO that is named")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds a test may take (default: %(default)s)"
     )
@@ -274,15 +278,34 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [number for number in arguments.todo if number not in numbers]
     if unknown:
         parser.error(f"unknown TODO {', '.join(unknown)}; allowed: {', '.join(numbers)}")
+    if arguments.hint and not (arguments.todo and HINTS.is_file()):
+        parser.error("name a TODO: python -m tests 1.2 --hint" if HINTS.is_file() else "there are no hints here")
     if not arguments.timeout > 0:
         parser.error(f"--timeout is {arguments.timeout:g}; allowed: above 0")
     return arguments
+
+
+def print_hints(numbers: Sequence[str]) -> None:
+    """The hints that were shown before and the next one; how many that were is noted in a file that git ignores."""
+    hints, seen = json.loads(HINTS.read_text(encoding="utf-8")), {}
+    with contextlib.suppress(OSError, ValueError):
+        seen = dict(json.loads(HINTS_SEEN.read_text(encoding="utf-8")))
+    for number in numbers:
+        seen[number] = min(seen.get(number, 0) + 1, len(hints[number]))
+        print(f"TODO {number}, hint {seen[number]} of {len(hints[number])}")
+        for hint in hints[number][: seen[number]]:
+            print(textwrap.fill(hint, 100, initial_indent="  - ", subsequent_indent="    "))
+    with contextlib.suppress(OSError):
+        HINTS_SEEN.write_text(json.dumps(seen), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, print the table, and return the exit code."""
     arguments = parse_arguments(argv)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr] -- consoles that cannot show every character
+    if arguments.hint:
+        print_hints(arguments.todo)
+        return 0
     chosen = [todo for todo in TODOS if not arguments.todo or todo.number in arguments.todo]
     try:
         outcomes = check(chosen, arguments.timeout)

@@ -12,7 +12,7 @@ from typing import Any
 from staff.release.starter.markers import Graded
 from staff.release.starter.recipe import Recipe
 from toolkit.errors import UserError
-from toolkit.expectations import EXTRA_CREDIT, LONG, QUICK
+from toolkit.expectations import EXTRA_CREDIT, HAND_IN, LONG, QUICK
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")  # GitHub's own ${{ ... }} has spaces or dots inside and stays
 
@@ -45,6 +45,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "title": recipe.settings["title"],
         "term": recipe.course["term"],
         "team_size": str(recipe.course["team_size"]),
+        "office_hours": recipe.course["office_hours"],
         "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({course['due_timezone']})",
         "analysis_points": show(analysis),
         "extra_credit_points": show(grader.get("extra_points", 0)),
@@ -64,7 +65,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     for part in dict.fromkeys(todo.split(".")[0] for todo in points):
         of_part = {todo: value for todo, value in points.items() if todo.startswith(f"{part}.")}
         facts[f"part{part}_points"] = show(sum(of_part.values()))
-        facts[f"part{part}_todos"] = todo_table(graded, of_part)
+        facts[f"part{part}_todos"] = todo_table(graded, of_part, recipe.settings.get("effort", {}))
     return facts | expectations() | recipe.settings.get("facts", {})
 
 
@@ -83,6 +84,7 @@ def expectations() -> dict[str, str]:
     """What the course expects, as the templates name it: expect_classification_mlp, expect_classification_long, ..."""
     facts = {f"expect_{task}_{model}": percent(value) for (task, model), value in QUICK.items()}
     facts |= {f"expect_{task}_long": percent(value) for task, value in LONG.items()}
+    facts |= {f"expect_{task}_hand_in": percent(value) for task, value in HAND_IN.items()}
     return facts | {f"expect_{task}_extra": percent(value) for task, value in EXTRA_CREDIT.items()}
 
 
@@ -116,14 +118,16 @@ def put_points(table: str, points: dict[str, Fraction], name: str) -> tuple[str,
     return table, changed
 
 
-def todo_table(graded: Sequence[Graded], points: dict[str, Fraction]) -> str:
-    """Rows of a Markdown table: TODO, what, file, points; a TODO with several stubs has one row."""
+def todo_table(graded: Sequence[Graded], points: dict[str, Fraction], effort: dict[str, str]) -> str:
+    """Rows of a Markdown table: TODO, what, file, points, and time where `effort` says it; one row per TODO."""
     rows = []
     for todo in points:
         places = [(item.name, region.text) for item in graded for region in item.regions if region.todo == todo]
         what = "; ".join(dict.fromkeys(text for _name, text in places))
-        rows.append(f"| {todo} | {what} | `{places[0][0]}` | {show(points[todo])} |")
-    return "\n".join(["| TODO | what | file | points |", "|---|---|---|---|", *rows])
+        cells = [todo, what, f"`{places[0][0]}`", show(points[todo]), *([effort[todo]] if effort else [])]
+        rows.append(f"| {' | '.join(cells)} |")
+    heads = ["TODO", "what", "file", "points", *(["time"] if effort else [])]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
 
 
 def classroom_steps(points: dict[str, Fraction], prefix: str) -> str:

@@ -170,6 +170,7 @@ MADE_LATER = {
     "best.pt",
     "classification.pt",
     "segmentation.pt",
+    "config.json",
     "history.csv",
     "results.json",
     "grid_results.csv",
