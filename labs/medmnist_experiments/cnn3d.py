@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     labels = test.labels.numpy()
     several = [answers(experiment, trained(experiment, recipe, seed), test, recipe.views) for seed in experiment.seeds]
     found = [experiment.task.measure(probabilities, labels) for probabilities in several]
+    for seed, probabilities, measured in zip(experiment.seeds, several, found, strict=True):
+        common.write_predictions(experiment, ROW, seed, probabilities, measured)
     together = experiment.task.measure(sum(several) / len(several), labels)
     rows = [Row("3D CNN", common.values_of(found, METRICS))]
     if len(found) > 1:

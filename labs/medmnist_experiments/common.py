@@ -32,7 +32,7 @@ from toolkit.cli import from_flags
 from toolkit.devices import describe, pick_device, resolve_precision
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split, locate
-from toolkit.runs import RunFolder, environment, load_checkpoint, writable_folder, write_json
+from toolkit.runs import RunFolder, environment, load_checkpoint, writable_folder, write_bytes, write_json
 from toolkit.study import Row, SealedSource, Study, write_tables
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
@@ -195,10 +195,27 @@ def measure_on_test(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write down what validation said, open the test split, and measure every network of every seed on it."""
     test = experiment.open_test({name: [run["validation"] for run in found] for name, found in runs.items()})
-    return {
-        name: [experiment.measure(trained(experiment, name, seed, one.build()), test) for seed in experiment.seeds]
-        for name, one in networks.items()
-    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, one in networks.items():
+        for seed in experiment.seeds:
+            probabilities = experiment.predict(trained(experiment, name, seed, one.build()), test)
+            measured = experiment.task.measure(probabilities, test.labels.numpy())
+            write_predictions(experiment, name, seed, probabilities, measured)
+            found.setdefault(name, []).append(measured)
+    return found
+
+
+def write_predictions(
+    experiment: Experiment, row: str, seed: int, probabilities: np.ndarray, measured: Mapping[str, Any]
+) -> Path:
+    """Probabilities (N, K) of the test images in the form that `medmnist.Evaluator.parse_and_evaluate` reads."""
+    folder = writable_folder(experiment.folder / "predictions" / row)
+    size = "" if experiment.source.size == 28 else f"_{experiment.source.size}"
+    accuracy = measured.get("accuracy", measured.get("label_accuracy"))
+    name = f"{experiment.source.flag}{size}_test_[AUC]{measured['auc'] or 0:.3f}_[ACC]{accuracy:.3f}@{seed}.csv"
+    lines = [",".join([str(index), *(f"{value:.9g}" for value in line)]) for index, line in enumerate(probabilities)]
+    write_bytes(folder / name, ("\n".join(lines) + "\n").encode())
+    return folder / name
 
 
 def fit(
@@ -275,8 +292,12 @@ def published_here(experiment: Experiment) -> list[Row]:
 
 
 def references(experiment: Experiment) -> dict[str, tuple[str, float]]:
-    """Metric → name and value of the first published row, for a line in a picture."""
-    return {key: (one.title, values[0]) for one in published_here(experiment)[:1] for key, values in one.values.items()}
+    """Metric → name and value of the best published row, for a line in a picture."""
+    found: dict[str, tuple[str, float]] = {}
+    for one in published_here(experiment):
+        for metric, (value,) in one.values.items():
+            found[metric] = max(found.get(metric, (one.title, value)), (one.title, value), key=lambda pair: pair[1])
+    return found
 
 
 def report(

@@ -1,4 +1,4 @@
-"""MedMNIST's own benchmark, to put next to our rows."""
+"""MedMNIST's own benchmark, to put next to our rows: the like-for-like network, and the best method at 28 pixels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from toolkit.study import Row
 TITLE = "published: "  # how a row that is not ours begins
 SOURCE = "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
 
-# (method, AUC, accuracy) on the official test splits at 28 pixels. Only rows that were checked; other sets have none.
+# (method, AUC, accuracy) on the official test splits at 28 pixels. The first is the nearest to our networks; the others
+# are there because one of their two values is the highest published there. Only checked rows; other sets have none.
 PUBLISHED: dict[str, tuple[tuple[str, float, float], ...]] = {
-    "pneumoniamnist": (("ResNet-18 (28)", 0.944, 0.854),),
-    "breastmnist": (("ResNet-18 (28)", 0.901, 0.863),),
+    "pneumoniamnist": (("ResNet-18 (28)", 0.944, 0.854), ("Google AutoML Vision, best at 28", 0.991, 0.946)),
+    "breastmnist": (
+        ("ResNet-18 (28)", 0.901, 0.863),
+        ("Google AutoML Vision, best AUC at 28", 0.919, 0.861),
+    ),
+    "retinamnist": (("ResNet-18 (28)", 0.717, 0.524), ("Google AutoML Vision, best at 28", 0.750, 0.531)),
     "nodulemnist3d": (("auto-sklearn", 0.914, 0.874),),
     "adrenalmnist3d": (("ResNet-18 + ACS", 0.839, 0.754), ("auto-sklearn", 0.828, 0.802)),
 }

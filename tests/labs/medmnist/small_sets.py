@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.medmnist_files import small_arrays, write
+from toolkit.medmnist_catalog import official_entry
 from toolkit.medmnist_data import Source, locate
 
 ROWS = {"train": 33, "val": 14, "test": 11}  # 33 = 4 batches of 8 and one image over
@@ -18,8 +19,7 @@ def small_set(flag: str, folder: Path, rows: dict[str, int] = ROWS) -> Path:
     for split, count in rows.items():
         labels = arrays[f"{split}_labels"]
         if labels.shape[1] == 1:
-            classes = int(labels.max()) + 1
-            labels[:, 0] = np.arange(count) % max(classes, 2)
+            labels[:, 0] = np.arange(count) % official_entry(flag, 28).layout.num_classes
         else:
             labels[0], labels[1] = 0, 1
     if flag == "adrenalmnist3d":

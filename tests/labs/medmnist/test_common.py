@@ -79,6 +79,20 @@ def test_published_figures_have_no_spread():
     assert "| published: auto-sklearn | test | 0.8280 | 0.8020 |" in text
 
 
+def test_the_best_published_figure_stands_with_the_like_for_like_one(tmp_path):
+    """A row above ResNet-18 must not read as if the benchmark were beaten."""
+    flags = vars(shared_parser("t", "", flag="retinamnist", epochs=1).parse_args(["--output_dir", str(tmp_path)]))
+    opened = common.begin("t", flags)
+    text = table(common.published_here(opened), ("auc", "accuracy"))
+    assert "ResNet-18 (28) | test | 0.7170 | 0.5240 |" in text
+    assert "Google AutoML Vision, best at 28 | test | 0.7500 | 0.5310 |" in text
+    best = {metric: value for metric, (_name, value) in common.references(opened).items()}
+    assert best == {"auc": 0.750, "accuracy": 0.531}
+    for flag, highest in {"pneumoniamnist": (0.991, 0.946), "breastmnist": (0.919, 0.863)}.items():
+        values = [row.values for row in published_rows(flag)]
+        assert (max(v["auc"][0] for v in values), max(v["accuracy"][0] for v in values)) == highest
+
+
 def test_published_figures_stand_only_beside_the_official_images(experiment):
     assert published_rows("breastmnist")
     assert common.published_here(experiment()) == []  # a file of one's own

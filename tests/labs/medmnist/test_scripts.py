@@ -34,6 +34,17 @@ def reads(monkeypatch) -> list[str]:
     return noted
 
 
+def EvaluatorIn(folder):
+    """medmnist.Evaluator, which looks for the labels in the home directory, looking in `folder`."""
+    from medmnist import Evaluator
+
+    class Here(Evaluator):
+        def __init__(self, flag, split, size=None):
+            super().__init__(flag, split, size, root=str(folder))
+
+    return Here
+
+
 def results(folder) -> dict:
     return json.loads((folder / "out" / "results.json").read_text(encoding="utf-8"))
 
@@ -75,6 +86,11 @@ def test_augmentation_of_several_labels_grades_and_colour(flag, tmp_path, reads)
     assert [row["title"] for row in found["rows"]] == ["no augmentation", "all together"]  # a gain needs its base
     assert len(found["rows"][1]["values"]["gain in auc"]) == 1
     figures = found["test"]["all"][0]
+    (predictions,) = (tmp_path / "out" / "predictions" / "all").glob("*.csv")
+    theirs = EvaluatorIn(tmp_path).parse_and_evaluate(str(predictions))  # writes the file again, under its own name
+    assert pytest.approx(figures["auc"], abs=1e-6) == theirs.AUC
+    assert pytest.approx(figures.get("accuracy", figures.get("label_accuracy")), abs=1e-6) == theirs.ACC
+    assert [path.name for path in predictions.parent.iterdir()] == [predictions.name], "not MedMNIST's own name"
     if flag == "chestmnist":
         assert len(figures["auc_of_each_label"]) == 14
         assert "accuracy" not in figures
