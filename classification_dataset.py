@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.augment import Augmentation, named_augmentation, normalize
 from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
-from toolkit.medmnist_data import Source, Split, locate
+from toolkit.medmnist_data import Source, Split, locate, official_test
 
 
 class ImageDataset(SeededDataset):
@@ -94,5 +94,8 @@ def create_pathmnist_dataloaders(
 
 
 def create_test_dataloader(source: Source, batch_size: int = 32, device: torch.device | str = "cpu") -> DataLoader:
-    """The test split, for the one run that reports it. Raises DataError where the copy has no test images."""
-    return make_loader(ImageDataset(source.read("test"), device=device), batch_size, shuffle=False)
+    """The test images of toolkit.medmnist_data.official_test, for the one run that reports them.
+
+    Raises DataError where the copy has no test images.
+    """
+    return make_loader(ImageDataset(official_test(source).read("test"), device=device), batch_size, shuffle=False)

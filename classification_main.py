@@ -49,7 +49,7 @@ def main() -> None:
     from toolkit.augment import normalize
     from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
     from toolkit.earlier_terms import accepting_options
-    from toolkit.medmnist_data import locate
+    from toolkit.medmnist_data import locate, official_test
 
     seed_everything(args.seed)
     device = pick_device(args.device)
@@ -106,8 +106,10 @@ def main() -> None:
     }
     if args.evaluate_test:
         test_loader = create_test_dataloader(source, batch_size=256, device=device)
-        facts["test_metrics"] = metrics.classification_metrics(*metrics.predict(model, test_loader, device, precision))
-        print("test accuracy {accuracy:.4f}, macro AUC {macro_auc:.4f}".format(**facts["test_metrics"]))
+        answers = metrics.predict(model, test_loader, device, precision)
+        facts["test_data"] = official_test(source).name
+        facts["test_metrics"] = metrics.final_report(*answers, source.class_names, facts["val_metrics"])
+        print(metrics.describe_final(facts["test_metrics"], facts["test_data"]))
     experiment.report(
         run,
         TASK,

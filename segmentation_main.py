@@ -45,10 +45,10 @@ def main() -> None:
     from segmentation_models import CombinedLoss, count_parameters, get_segmentation_model
     from segmentation_train import evaluate_segmentation_model, train_segmentation_model, visualize_predictions
     from synthetic_data import create_box_dataloaders, visualize_box_samples
-    from toolkit import experiment
+    from toolkit import experiment, metrics
     from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
     from toolkit.earlier_terms import accepting_options
-    from toolkit.medmnist_data import locate
+    from toolkit.medmnist_data import locate, official_test
 
     seed_everything(args.seed)
     device = pick_device(args.device)
@@ -98,7 +98,14 @@ def main() -> None:
         "val_metrics": evaluate_segmentation_model(model, val_loader, "validation"),
     }
     if args.evaluate_test:
-        facts["test_metrics"] = evaluate_segmentation_model(model, test_loader, "test")
+        facts["test_data"] = official_test(source).name
+        facts["test_metrics"] = {
+            **evaluate_segmentation_model(model, test_loader, "test"),
+            **metrics.final_box_report(
+                model, test_loader, device, source.class_names, facts["val_metrics"]["mean_iou"]
+            ),
+        }
+        print(metrics.describe_final(facts["test_metrics"], facts["test_data"]))
     visualize_box_samples(val_loader.dataset, save_path=run.file("samples.png"))
     visualize_predictions(model, val_loader.dataset, save_path=run.file("predictions.png"))
     experiment.report(

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from toolkit.augment import Augmentation, named_augmentation
 from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
 from toolkit.errors import UserError, check_choice
-from toolkit.medmnist_data import SPLITS, Source, locate
+from toolkit.medmnist_data import SPLITS, Source, locate, official_test
 
 BORDERS = ("original", "in_range")
 # What each of the random numbers behind a box decides.
@@ -197,13 +197,15 @@ def create_box_dataloaders(
 ) -> tuple[DataLoader, DataLoader, DataLoader, int]:
     """Return (train_loader, val_loader, test_loader, num_classes); batches are the stacked dicts described above.
 
-    Test images are read when the test loader is first iterated; in a student's copy of the sample, which lacks them,
-    that loader has no batch. Arguments as for classification_dataset.create_pathmnist_dataloaders; the boxes of
-    validation and test do not depend on `seed`, so that runs with different seeds are scored alike.
+    Test images (see toolkit.medmnist_data.official_test) are read when the test loader is first iterated; in a
+    student's copy of the sample, which lacks them, that loader has no batch. Arguments as for
+    classification_dataset.create_pathmnist_dataloaders; the boxes of validation and test do not depend on `seed`, so
+    that runs with different seeds are scored alike.
     """
     source = source or locate("pathmnist", data_root=data_root, dataset=dataset, mirror=mirror)
-    options = {"border": border, "device": device, "source": source}
-    train = PathMNISTBoxDataset("train", seed=seed, augmentation=named_augmentation(augment), **options)
+    options = {"border": border, "device": device}
+    augmentation = named_augmentation(augment)
+    train = PathMNISTBoxDataset("train", seed=seed, augmentation=augmentation, source=source, **options)
     loaders = [
         make_loader(
             train,
@@ -215,8 +217,8 @@ def create_box_dataloaders(
             collate_fn=box_collate_fn,
         )
     ]
-    for split in ("val", "test"):
-        evaluation = PathMNISTBoxDataset(split, **options)
+    for split, images in (("val", source), ("test", official_test(source))):
+        evaluation = PathMNISTBoxDataset(split, source=images, **options)
         loaders.append(
             make_loader(evaluation, batch_size, shuffle=False, num_workers=num_workers, collate_fn=box_collate_fn)
         )

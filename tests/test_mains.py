@@ -120,20 +120,26 @@ def test_best_checkpoint_gives_the_reported_accuracy(run):
 
 @pytest.mark.parametrize("task", MAINS)
 def test_the_test_split_is_read_only_when_asked_for_and_once(run, monkeypatch, task):
-    if not medmnist_data.locate("pathmnist", dataset="sample").has("test"):
+    if not medmnist_data.official_test(medmnist_data.locate("pathmnist", dataset="sample")).has("test"):
         assert_one_line(run(task, "--evaluate_test")[1], "holds them back")
         return
     reads = []
     read = medmnist_data.Source.read
     monkeypatch.setattr(
-        medmnist_data.Source, "read", lambda self, split, **more: reads.append(split) or read(self, split, **more)
+        medmnist_data.Source,
+        "read",
+        lambda self, split, **more: reads.append(self.name if split == "test" else split) or read(self, split, **more),
     )
     assert run(task, "--model_name", "mlp")[0] == 0
-    assert "test" not in reads
-    assert "val" in reads
+    assert set(reads) == {"train", "val"}
     assert run(task, "--model_name", "mlp", "--evaluate_test", "--results_path", "r.json")[0] == 0
-    assert reads.count("test") == 1
-    assert read_json("r.json")["test_metrics"]
+    assert reads.count("pathmnist-official-test-tenth") == 1, "another centre's images, once"
+    assert "pathmnist-sample" not in reads
+    results = read_json("r.json")
+    found, name = results["test_metrics"], {"classification": "accuracy", "segmentation": "mean_iou"}[task]
+    assert found["gap"][name] == pytest.approx(results["val_metrics"][name] - found[name])
+    low, high = found["intervals"][name]
+    assert low < found[name] < high
 
 
 def test_divergence_stops_with_step_rate_and_cures(run):

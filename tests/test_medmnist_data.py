@@ -21,7 +21,7 @@ from tests.misbehaving_server import Behaviour, MisbehavingServer
 from toolkit import medmnist_data
 from toolkit.errors import UserError
 from toolkit.medmnist_catalog import BUNDLED_FOLDER, MANIFEST, medmnist_info, official_entry
-from toolkit.medmnist_data import SPLITS, DataError, load
+from toolkit.medmnist_data import SPLITS, DataError, load, locate, official_test
 
 pytestmark = pytest.mark.provided
 
@@ -264,8 +264,20 @@ def test_a_split_that_the_course_holds_back_says_so(student_bundle, find):
         DataError, match=r"pathmnist_sample\.npz has no test_images .*: the course holds this split back"
     ):
         source.read("test")
+    assert official_test(source) is source, "a student's copy has no official test images"
     assert source.has("test", unlabelled=True)
     assert source.read("test", unlabelled=True).labels.tolist() == [-1] * 3
+
+
+def test_results_are_reported_on_the_official_test_images_where_they_are_here(find):
+    source = find(dataset="sample")
+    test = official_test(source)
+    if not test.has("test"):
+        return  # a student's copy: the test above
+    assert (test.name, test.is_sample, test.count("train")) == ("pathmnist-official-test-tenth", True, 0)
+    # Per class as they were drawn from the official split: no other 718 images are meant.
+    assert test.read("test").labels.bincount().tolist() == [147, 78, 26, 60, 112, 60, 85, 28, 122]
+    assert official_test(locate("breastmnist")).name == "breastmnist", "an official file has its own test split"
 
 
 def test_a_changed_bundled_file_is_named_with_its_cure_and_left_alone(student_bundle, find):

@@ -9,6 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import nn
 
 from segmentation_train import evaluate_segmentation_model
+from toolkit import metrics
 from toolkit.expectations import QUICK, Expectation
 from toolkit.metrics import classification_metrics, confusion_matrix, predict
 
@@ -50,6 +51,49 @@ def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_has_no_auc():
     only = labels == 1
     figures = classification_metrics(probabilities[only], labels[only])
     assert (figures["macro_auc"], figures["macro_average_precision"]) == (None, None)
+
+
+def test_a_final_report_says_each_class_its_interval_and_the_gap():
+    probabilities, labels = random_case(3, 90)
+    report = metrics.final_report(
+        probabilities, labels, "abc", {"accuracy": 0.9, "balanced_accuracy": 1, "macro_auc": 1}
+    )
+    predicted = probabilities.argmax(axis=1)
+    right = (predicted == labels).mean()
+    assert report["gap"]["accuracy"] == pytest.approx(0.9 - right)
+    assert report["recall_of_each_class"]["b"] == pytest.approx((predicted[labels == 1] == 1).mean())
+    assert len(set(report["recall_of_each_class"].values())) == 3, "classes that can be told apart"
+    low, high = report["intervals"]["accuracy"]
+    error = np.sqrt(right * (1 - right) / 90)  # of a share; the bootstrap's interval is about 2 x 1.96 of it
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    text = metrics.describe_final(report, "here")
+    assert f"accuracy {right:.4f} (95 % interval {low:.3f} to {high:.3f})" in text
+    assert f"{100 * (0.9 - right):+.1f} points" in text
+
+
+@pytest.mark.parametrize("count", [90, 4])
+def test_the_metrics_of_the_bootstrap_are_the_same_ones(count):
+    probabilities, labels = random_case(3, 90)
+    probabilities, labels = np.round(probabilities[:count], 1), labels[:count]  # rounded: with ties
+    expected = classification_metrics(probabilities, labels)
+    found = metrics._headline(probabilities, labels)
+    assert found == pytest.approx({name: expected[name] for name in metrics.HEADLINE})
+
+
+def test_boxes_are_reported_by_tissue():
+    """A model that finds the left half: IoU 1 on tissue 0, 1/2 on tissue 1, whose boxes are the whole image."""
+    masks = torch.ones(4, 1, 4, 4)
+    masks[:2, ..., 2:] = 0
+    batch = {"image": torch.zeros(4, 3, 4, 4), "mask": masks, "pathmnist_label": torch.tensor([0, 0, 1, 1])}
+
+    class LeftHalf(nn.Module):
+        def forward(self, images):
+            return torch.cat([torch.ones(len(images), 1, 4, 2), torch.zeros(len(images), 1, 4, 2)], dim=-1)
+
+    report = metrics.final_box_report(LeftHalf(), [batch], torch.device("cpu"), ("a", "b", "c"), 0.9)
+    assert report["mean_iou_of_each_class"] == {"a": 1.0, "b": 0.5}
+    assert report["gap"] == {"mean_iou": pytest.approx(0.15)}
+    assert "a 1.00, b 0.50" in metrics.describe_final({"mean_iou": 0.75, **report}, "here")
 
 
 def test_confusion_matrix_has_the_true_class_in_its_rows():

@@ -14,7 +14,7 @@ from synthetic_data import (
     visualize_box_samples,
 )
 from toolkit.errors import UserError
-from toolkit.medmnist_data import locate
+from toolkit.medmnist_data import locate, official_test
 
 pytestmark = pytest.mark.provided
 
@@ -142,7 +142,7 @@ def test_loaders_are_as_the_contract_says(source):
         assert batch["image"].is_contiguous(), "images.view(B, -1), which most models say, must work"
         assert batch["mask"].shape == (16, 1, 28, 28)
         assert batch["has_box"].shape == batch["pathmnist_label"].shape == (16,)
-    assert len(test_loader.dataset) == source.count("test", unlabelled=True)
+    assert len(test_loader.dataset) == official_test(source).count("test", unlabelled=True)
     assert sum(len(batch["image"]) for batch in test_loader) == len(test_loader.dataset)
 
 

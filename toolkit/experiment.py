@@ -20,14 +20,14 @@ from toolkit import plots
 from toolkit.devices import describe
 from toolkit.errors import UserError
 from toolkit.expectations import QUICK
-from toolkit.medmnist_data import Source
+from toolkit.medmnist_data import Source, official_test
 from toolkit.runs import RunFolder, best_epoch_of, environment, free_run_path, load_checkpoint, started_as, write_json
 from toolkit.step_log import read_steps
 
 
 def check_promises(source: Source, evaluate_test: bool, results_path: str | None) -> None:
     """Raise UserError now, not after the training, for what could not be done after it."""
-    if evaluate_test and not source.has("test"):
+    if evaluate_test and not official_test(source).has("test"):
         raise UserError(f"--evaluate_test: {source.path} has no test images; the course holds them back for grading")
     if results_path:
         check_writable(results_path)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,18 @@ def official_entry(flag: str, size: int) -> Entry:
 
 def bundled(flag: str, size: int) -> Bundled | None:
     """The bundled file of a flag and size, if there is one; its bytes are not looked at here."""
+    return _first(lambda record: (record["flag"], record["size"]) == (flag, size) and "test_of" not in record)
+
+
+def bundled_test_of(name: str) -> Bundled | None:
+    """The bundled test images that belong to the sample `name`, if they are here; students' copies lack them."""
+    return _first(lambda record: record.get("test_of") == name)
+
+
+def _first(fits: Callable[[dict], bool]) -> Bundled | None:
+    """The first record of the manifest that fits."""
     for record in _manifest():
-        if (record["flag"], record["size"]) == (flag, size):
+        if fits(record):
             fields = (record["name"], record["official"], record["md5"], record["what"])
             return Bundled(BUNDLED_FOLDER / record["file"], *fields)
     return None

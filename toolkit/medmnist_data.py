@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from toolkit import npz_file
 from toolkit.download import IMPATIENT, DownloadError, Limits, fetch
 from toolkit.errors import check_choice
-from toolkit.medmnist_catalog import RESTORE, Bundled, Entry, bundled, official_entry
+from toolkit.medmnist_catalog import RESTORE, Bundled, Entry, bundled, bundled_test_of, official_entry
 from toolkit.npz_file import SPLITS, DataError, Layout, UnreadableError
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is needed only once images are read
@@ -183,6 +183,18 @@ def locate(
         return _bundled_source(entry, fallback)
 
 
+def official_test(source: Source) -> Source:
+    """Where the test images that a result is reported on are.
+
+    For an official file that is the file itself. The bundled PathMNIST sample is from one centre; with it staff have a
+    tenth of the official test split, which is from another one. A student's copy has no test images at all.
+    """
+    copy = bundled_test_of(source.name)
+    if copy is None:
+        return source
+    return _bundled_source(official_entry(source.flag, source.size), copy, splits=("test",))
+
+
 def inspect(flag: str, *, size: int = 28, data_root: str | os.PathLike[str] = "./data") -> Source | None:
     """The file in data_root, None if it is not there; DataError if it is bad. Renames and downloads nothing."""
     entry = official_entry(flag, size)
@@ -251,15 +263,15 @@ def _unverified_source(entry: Entry, path: Path) -> Source:
     return _source(entry, path, "file", entry.name if official else f"{entry.name}-unverified", layout)
 
 
-def _bundled_source(entry: Entry, copy: Bundled) -> Source:
-    """A file of data/bundled. It is small, so its MD5 is compared at each start."""
+def _bundled_source(entry: Entry, copy: Bundled, splits: tuple[str, ...] = ("train",)) -> Source:
+    """A file of data/bundled. It is small, so its MD5 is compared at each start. splits: what a sample must have."""
     try:
         found = npz_file.md5_of(copy.path)
     except OSError as error:
         raise DataError(f"{copy.path} cannot be read ({error.strerror or error}); {RESTORE}") from None
     if found != copy.md5:
         raise DataError(f"{copy.path} was changed (MD5 {found} instead of {copy.md5}); {RESTORE}")
-    layout = entry.layout if copy.official else replace(entry.layout, splits=("train",))
+    layout = entry.layout if copy.official else replace(entry.layout, splits=splits)
     return _source(entry, copy.path, "bundled", copy.name, layout, is_sample=not copy.official)
 
 

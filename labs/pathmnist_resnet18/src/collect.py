@@ -11,7 +11,7 @@ from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
 from labs.pathmnist_resnet18.src.study import FINAL_CHOICE, METRIC, Setting, Study, finished_settings
 from toolkit.compare import NOT_A_CHOICE
 from toolkit.errors import UserError
-from toolkit.medmnist_data import Source
+from toolkit.medmnist_data import Source, official_test
 from toolkit.runs import environment, read_json
 from toolkit.study import mean_and_sd
 from toolkit.sweeps import table
@@ -41,12 +41,15 @@ def collect(study: Study) -> dict[str, Any]:
 
 def data_facts(source: Source) -> dict[str, Any]:
     """Which data, how much of it, and whether it is the bundled sample."""
+    test = official_test(source)
+    counts = {split: source.count(split) for split in ("train", "val")}
     return {
         "name": source.name,
         "is_sample": source.is_sample,
         "origin": source.origin,
         "stored_size": source.size,
-        "images": {split: source.count(split) for split in ("train", "val", "test") if source.has(split)},
+        "images": {**counts, **({"test": test.count("test")} if test.has("test") else {})},
+        "test_name": test.name,
         "classes": list(source.class_names),
         "train_counts": [int(n) for n in source.read("train").labels.bincount(minlength=source.num_classes)],
     }

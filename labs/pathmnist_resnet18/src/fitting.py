@@ -21,7 +21,7 @@ from toolkit.batches import make_loader
 from toolkit.cli import from_flags
 from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
 from toolkit.errors import UserError
-from toolkit.medmnist_data import Source, locate
+from toolkit.medmnist_data import Source, locate, official_test
 from toolkit.runs import RunFolder
 from toolkit.training import make_optimizer
 
@@ -103,7 +103,8 @@ def run(flags: Mapping[str, Any]) -> None:
         **validate(model, val, machine, source.class_names, title, run),
     }
     if flags["evaluate_test"]:
-        found = evaluate(model, read(source, "test"), machine, flags["bootstrap"], recipe.seed)
+        test = official_test(source)
+        found = {"data": test.name, **evaluate(model, read(test, "test"), machine, flags["bootstrap"], recipe.seed)}
         facts |= {"test": found, "test_metrics": found["metrics"]}
         print("test: " + one_line(found["metrics"]))
     facts["peak_memory_bytes"] = memory.peak_bytes()

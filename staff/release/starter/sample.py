@@ -52,14 +52,31 @@ def bundled_data(recipe: Recipe) -> dict[str, bytes]:
 
 
 def held_back(recipe: Recipe) -> tuple[set[str], set[bytes]]:
-    """Names of the arrays that are held back, and the bytes of each of their images, for the proof of absence."""
+    """Names of the arrays that are held back, and the bytes of each of their images, for the proof of absence.
+
+    Test images that are a file of their own ("test_of" in the manifest) are held back whole.
+    """
     arrays, images = set(), set()
     for item in recipe.settings.get("data", {}).get("set", ()):
         path = recipe.root / item["file"]
         hidden = [name for name in read_headers(path) if item.get("hold_back") and item["hold_back"] in name]
         arrays.update(hidden)
         images.update(image.tobytes() for name in hidden if "images" in name for image in read_array(path, name))
+    for path in _test_files(recipe):
+        images.update(image.tobytes() for image in read_array(path, "test_images"))
     return arrays, images
+
+
+def _test_files(recipe: Recipe) -> list[Path]:
+    """The bundled test images of sets that the recipe ships."""
+    settings = recipe.settings.get("data")
+    if settings is None:
+        return []
+    records, shipped = json.loads(recipe.read_text(settings["manifest"]))["files"], settings["set"]
+    files = {Path(item["file"]).name for item in shipped}
+    names = {record["name"] for record in records if record["file"] in files}
+    folder = recipe.root / Path(settings["manifest"]).parent
+    return [folder / record["file"] for record in records if record.get("test_of") in names]
 
 
 def _for_students(recipe: Recipe, item: Mapping[str, str], record: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
