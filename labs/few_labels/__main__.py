@@ -1,0 +1,177 @@
+"""What is a label worth? Trains the methods of recipe.py with several numbers of labels, and makes the table.
+
+python -m labs.few_labels --quick                                      # seconds: does everything run?
+python -m labs.few_labels --methods residual --labels 90 --seeds 1     # one point of the curve
+python -m labs.few_labels --methods labels residual fixmatch --labels 450 600
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from classification_train import train_model
+from labs.few_labels import recipe, report
+from toolkit import experiment, metrics
+from toolkit.augment import normalize
+from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.devices import describe, pick_device, place_model, resolve_precision
+from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, Split, locate, official_test
+from toolkit.runs import RunFolder, read_json, writable_folder, write_json
+from toolkit.study import SealedSource, Study
+
+OUTPUTS = Path(__file__).resolve().parent / "outputs"
+EPOCH_STEPS = 100
+
+
+def build_parser() -> OneLineParser:
+    """The flags."""
+    parser = OneLineParser(prog="python -m labs.few_labels", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(recipe.METHODS), default=list(recipe.METHODS), help="rows of the table"
+    )
+    parser.add_argument("--labels", nargs="+", type=in_range(int, 9), default=[600], help="numbers of labels")
+    parser.add_argument("--seeds", type=in_range(int, 1, 50), default=3, help="trainings of each row: draws 0, 1, ...")
+    parser.add_argument("--steps", type=in_range(int, 1), default=2000, help="of each training")
+    parser.add_argument("--batch_size", type=in_range(int, 2), default=48, help="labelled images per step")
+    parser.add_argument("--quick", action="store_true", help="one draw, a few steps: does everything run?")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix work")
+    parser.add_argument("--output_dir", help="default: labs/few_labels/outputs")
+    parser.add_argument("--overwrite", action="store_true", help="train again what the folder holds already")
+    return parser
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point of the curve: a method with a number of labels."""
+
+    method: str
+    labels: int
+
+    @property
+    def name(self) -> str:
+        """Row of the study."""
+        return f"{self.method}-{self.labels}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all trainings share. epochs: of `steps` batches each."""
+
+    source: SealedSource
+    device: torch.device
+    precision: str
+    epochs: int
+    steps: int
+    batch_size: int
+
+    def labelled(self, split: str, count: int, seed: int) -> Split:
+        """At most `count` labelled images of a split, drawn by class frequency."""
+        whole = self.source.read(split)
+        rows = torch.from_numpy(recipe.draw(whole.labels.numpy(), min(count, len(whole)), seed))
+        return Split(whole.images[rows], whole.labels[rows])
+
+    def train(self, task: Task, seed: int, run: RunFolder) -> dict[str, Any]:
+        """Train one draw → facts for its results.json; validation images alone decide which epoch is kept."""
+        method = recipe.METHODS[task.method]
+        train, val = self.labelled("train", task.labels, seed), self.labelled("val", task.labels, seed)
+        unlabelled = self.source.unsealed.read("train", unlabelled=True)
+        unlabelled = unlabelled.images[unlabelled.labels < 0]
+        model = place_model(self.network(task), self.device, (3, 28, 28))
+        train_model(
+            model,
+            recipe.training_loader(method, train, unlabelled, self.batch_size, self.steps, seed),
+            recipe.evaluation_loader(val),
+            epochs=self.epochs,
+            max_steps_per_epoch=self.steps,
+            learning_rate=method.learning_rate,
+            weight_decay=method.weight_decay,
+            criterion=recipe.criterion(method),
+            optimizer="adamw",
+            scheduler="onecycle",
+            device=self.device,
+            precision=self.precision,
+            ema_decay=method.ema_decay,
+            run=run,
+        )
+        probabilities = self.answers(task, run, val)
+        return {
+            "validation": metrics.classification_metrics(probabilities, val.labels.numpy()),
+            "validation_images": len(val),
+            "unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled),
+        }
+
+    def network(self, task: Task) -> torch.nn.Module:
+        """The method's network with random weights."""
+        return recipe.build(recipe.METHODS[task.method], self.source.num_classes)
+
+    def answers(self, task: Task, run: RunFolder, split: Split) -> np.ndarray:
+        """Probabilities (N, 9) of a finished run for a split."""
+        model = self.network(task).to(self.device)
+        experiment.load_best(model, run, self.device)
+        images = normalize(split.images).to(self.device)
+        return recipe.answers(model, images, recipe.METHODS[task.method].views)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train every point with every draw, then read the official test images once, then the table and the picture."""
+    args = build_parser().parse_args(argv)
+    if args.quick:
+        args.seeds, args.steps, args.labels, args.batch_size = 1, 2, args.labels[:1], 16
+    folder = writable_folder(args.output_dir or OUTPUTS / ("quick" if args.quick else "study"))
+    source, device = find_data(args.labels), pick_device(args.device)
+    precision = resolve_precision(args.precision, device)
+    print(experiment.describe_start(source, device, precision))
+    epochs = max(1, args.steps // EPOCH_STEPS)
+    lab = Lab(SealedSource(source), device, precision, epochs, min(args.steps, EPOCH_STEPS), args.batch_size)
+    tasks = [Task(method, labels) for method in dict.fromkeys(args.methods) for labels in sorted(set(args.labels))]
+
+    settings = {"dataset": source.name, "steps": args.steps, "batch_size": args.batch_size, "quick": args.quick}
+    about = {"dataset": source.name, "device": describe(device), "precision": precision}
+    study = Study(folder, settings, range(args.seeds), about, args.overwrite)
+    runs = {task: train_all(study, lab, task) for task in tasks}
+    best = report.choose(runs)
+    choices = {task.name: [run["validation"] for run in found] for task, found in runs.items()}
+    test = study.open_test({"validation": choices, "chosen": best.name}, lambda: official_test(source).read("test"))
+    found = {task: evaluate(study, lab, task, test) for task in tasks}
+    results = {"test": {task.name: several for task, several in found.items()}, "chosen": best.name}
+    write_json(folder / "results.json", {**about, **settings, "test_data": official_test(source).name, **results})
+    report.write(folder, runs, found, best, quick=args.quick, where=f"{about['device']}, {precision}")
+
+
+def train_all(study: Study, lab: Lab, task: Task) -> list[dict[str, Any]]:
+    """The results of every draw. What the method is made of is in the run's settings: a changed one trains again."""
+    method = {name: str(value) for name, value in asdict(recipe.METHODS[task.method]).items() if name != "title"}
+    own = Study(study.folder, {**study.settings, **method}, study.seeds, study.about, study.overwrite, True)
+    return own.train(task.name, lambda seed, run: lab.train(task, seed, run))
+
+
+def evaluate(study: Study, lab: Lab, task: Task, test: Split) -> list[dict[str, Any]]:
+    """Metrics of each draw on the test images, with intervals, each class and the gap to validation."""
+    several = []
+    for seed in study.seeds:
+        run = study.run(task.name, seed)
+        validation = read_json(run.file("results.json"))["validation"]
+        probabilities, labels = lab.answers(task, run, test), test.labels.numpy()
+        several.append(metrics.final_report(probabilities, labels, lab.source.class_names, validation))
+    return several
+
+
+def find_data(budgets: list[int]) -> Source:
+    """The bundled sample. Raises UserError for more labels than it has, or where it lacks the official test images."""
+    source = locate("pathmnist", dataset="sample")
+    if not official_test(source).has("test"):
+        raise UserError("this copy has no official test images (data/bundled); the lab needs the staff's copy")
+    if max(budgets) > source.count("train"):
+        raise UserError(f"--labels is {max(budgets)}; allowed: 9 .. {source.count('train')} (labelled training images)")
+    return source
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,111 @@
+"""The table and the picture: our points with their spread, and the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from labs.few_labels.recipe import METHODS
+from toolkit.plots import new_figure, save_figure
+from toolkit.runs import write_bytes
+from toolkit.study import markdown, mean_sd_n
+
+# Balanced accuracy on the whole official test split, ResNet-18 from random weights at 28 pixels, means of five trials:
+# Huang, Jiang, Aeron, Hughes, "Systematic comparison of semi-supervised and self-supervised learning for medical image
+# classification", CVPR 2024, figure C.1 of the appendix, read off to about half a point.
+PUBLISHED = {
+    "labels only": 0.67,
+    "FixMatch": 0.79,
+    "FlexMatch": 0.815,
+    "MixMatch": 0.825,
+    "DINO (self-supervised)": 0.825,
+    "CoMatch": 0.835,
+}
+PUBLISHED_LABELS = 450
+NOT_THE_SAME = (
+    "Not the same as in the published comparison: 1,751 unlabelled images instead of about 89,500; a random tenth of "
+    "the test images; network, augmentation and search budget; their values are read off a figure."
+)
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # Okabe and Ito
+
+
+def choose(runs: Mapping[Any, Sequence[Mapping[str, Any]]]) -> Any:
+    """The point with the best mean balanced accuracy on validation images; of equal ones the first."""
+    return max(runs, key=lambda task: fmean(run["validation"]["balanced_accuracy"] for run in runs[task]))
+
+
+def write(
+    folder: Path,
+    runs: Mapping[Any, Sequence[Mapping[str, Any]]],
+    found: Mapping[Any, Sequence[Mapping[str, Any]]],
+    best: Any,
+    *,
+    quick: bool,
+    where: str,
+) -> str:
+    """table.md and curve.png; prints and returns the table."""
+    lines = []
+    for task, several in found.items():
+        trained = runs[task]
+        lows, highs = zip(*(one["intervals"]["balanced_accuracy"] for one in several), strict=True)
+        lines.append(
+            [
+                METHODS[task.method].title + (" (chosen)" if task == best else ""),
+                task.labels,
+                trained[0]["validation_images"],
+                trained[0]["unlabelled_images"],
+                mean_sd_n([one["balanced_accuracy"] for one in several], 3),
+                f"{fmean(lows):.3f} to {fmean(highs):.3f}",
+                mean_sd_n([one["accuracy"] for one in several], 3),
+                mean_sd_n([run["validation"]["balanced_accuracy"] for run in trained], 3),
+                f"{fmean(run['seconds'] for run in trained) / 60:.1f}",
+            ]
+        )
+    heads = ["method", "labels", "validation images", "unlabelled", "balanced accuracy, test", "95 % interval (images)"]
+    heads += ["accuracy, test", "balanced accuracy, validation", "minutes"]
+    note = f"{where}. Test: 718 images of the official test split, another centre. {NOT_THE_SAME}"
+    note += " QUICK RUN: these numbers mean nothing." if quick else ""
+    text = f"{markdown(heads, lines)}\n\n{note}\n"
+    write_bytes(folder / "table.md", text.encode())
+    draw(found, folder / "curve.png", quick)
+    print(f"\n{text}\nfiles in {folder}: table.md, curve.png, results.json, choices.json")
+    return text
+
+
+def draw(found: Mapping[Any, Sequence[Mapping[str, Any]]], path: Path, quick: bool) -> None:
+    """Balanced accuracy over the number of labels, with bands of one standard deviation, and the published points."""
+    figure = new_figure(5.2, 5.6)  # narrow and tall: it is read on a phone, too
+    axes = figure.subplots()
+    for color, method in zip(COLORS, dict.fromkeys(task.method for task in found), strict=False):
+        points = sorted(
+            (task.labels, [one["balanced_accuracy"] for one in found[task]]) for task in found if task.method == method
+        )
+        labels, means = [count for count, _ in points], [fmean(values) for _, values in points]
+        spread = [stdev(values) if len(values) > 1 else 0 for _, values in points]
+        axes.plot(labels, means, "o-", color=color, label=METHODS[method].title)
+        low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(labels, low, high, color=color, alpha=0.2, linewidth=0)
+    for name, value in PUBLISHED.items():
+        axes.plot(PUBLISHED_LABELS, value, "x", color="0.35")
+        side = -1 if name in ("DINO (self-supervised)", "FlexMatch") else 1
+        axes.annotate(
+            name,
+            (PUBLISHED_LABELS, value),
+            (6 * side, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="0.35",
+            ha="left" if side > 0 else "right",
+            va="center",
+        )
+    axes.set_xscale("log")
+    ticks = sorted({45, 90, 225, 450, 600, *(task.labels for task in found)})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="labels", ylabel="balanced accuracy, official test images (another centre)")
+    axes.set_title("What a label is worth" + (" (quick: means nothing)" if quick else ""))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    save_figure(figure, path)

@@ -1,0 +1,112 @@
+"""The lab on few labels: its draws, its batches, its losses by hand, and one quick run from end to end."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from labs.few_labels import __main__ as few_labels
+from labs.few_labels import recipe, report
+from toolkit.errors import UserError
+from toolkit.medmnist_data import Source, locate, official_test
+from toolkit.runs import read_json
+
+pytestmark = pytest.mark.provided
+
+
+@pytest.fixture(scope="module")
+def train():
+    return locate("pathmnist", dataset="sample").read("train", unlabelled=True)
+
+
+def test_draws_are_nested_follow_the_classes_and_differ_by_seed(train):
+    labels = train.labels[train.labels >= 0].numpy()
+    whole = np.bincount(labels) / len(labels)
+    drawn = {count: recipe.draw(labels, count, seed=3) for count in (45, 90, 225, 600)}
+    assert set(drawn[45]) < set(drawn[90]) < set(drawn[225])
+    assert sorted(drawn[600]) == list(range(600))
+    for count, rows in drawn.items():
+        assert np.abs(np.bincount(labels[rows], minlength=9) - count * whole).max() <= 1, count
+    assert set(recipe.draw(labels, 45, seed=4)) != set(drawn[45])
+
+
+def test_a_batch_has_labelled_images_then_two_views_of_the_same_unlabelled_ones(train):
+    known = train.labels >= 0
+    labelled = type(train)(train.images[known], train.labels[known])
+    plain = recipe.Augmentation(flips=False)
+    data = recipe.MixedBatches(labelled, train.images[~known], 2, plain, seed=0)
+    data.weak = plain
+    images, targets = data.__getitems__([5, 7, 9]).stacked
+    assert targets.tolist() == [*train.labels[[5, 7, 9]].tolist(), *[recipe.WEAK] * 6, *[recipe.STRONG] * 6]
+    assert torch.equal(images[3:9], images[9:]), "not the same images in both views"
+    assert len({tuple(image.flatten().tolist()) for image in images[3:9]}) > 1
+
+
+LOGITS = torch.tensor([[2.0, 0, 0], [9.0, 0, 0], [1.0, 0, 0], [0, 3.0, 0], [0, 0, 5.0]])
+TARGETS = torch.tensor([1, recipe.WEAK, recipe.WEAK, recipe.STRONG, recipe.STRONG])
+
+
+@pytest.mark.parametrize(("loss", "follows"), [(recipe.FixMatch, 3), (recipe.PseudoLabel, 1)])
+def test_the_losses_are_their_formulas(loss, follows):
+    """Of the two weak views one is sure (class 0); its other view is row 3, its own row 1. The second is not sure."""
+    logits = LOGITS.clone().requires_grad_()
+    value = loss(threshold=0.9)(logits, TARGETS)
+    labelled = math.log(math.exp(2) + 2) - 0
+    consistency = F.cross_entropy(LOGITS[[follows]], torch.tensor([0])).item() / 2  # a mean over both
+    assert value.item() == pytest.approx(labelled + consistency, rel=1e-5)
+    value.backward()
+    moved = {row for row in range(5) if logits.grad[row].abs().sum() > 0}
+    assert moved == {0, follows}, "the guess must not learn, nor an image that the network is not sure of"
+
+
+def test_without_unlabelled_images_it_is_cross_entropy():
+    logits, labels = torch.randn(6, 9), torch.arange(6)
+    assert recipe.FixMatch()(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item())
+
+
+def test_mirror_images_are_averaged():
+    class Corner(torch.nn.Module):
+        def forward(self, images):
+            return images[:, 0, 0, :2] * 5  # sees the upper left corner only
+
+    images = torch.rand(3, 3, 28, 28)
+    mirrored = recipe.answers(Corner(), images.flip(2, 3), 4)
+    assert np.allclose(recipe.answers(Corner(), images, 4), mirrored, atol=1e-6)
+    assert not np.allclose(recipe.answers(Corner(), images, 1), recipe.answers(Corner(), images.flip(2, 3), 1))
+
+
+def test_a_quick_run_reads_the_test_images_once_and_last(tmp_path, monkeypatch):
+    reads, read = [], Source.read
+    monkeypatch.setattr(Source, "read", lambda self, *a, **k: reads.append((self.name, a[0])) or read(self, *a, **k))
+    words = [
+        "--quick",
+        "--methods",
+        "labels",
+        "fixmatch",
+        "--labels",
+        "45",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    ]
+    few_labels.main([*words, "--output_dir", str(tmp_path)])
+    assert reads[-1] == ("pathmnist-official-test-tenth", "test")
+    assert [split for _name, split in reads].count("test") == 1
+    results, table = read_json(tmp_path / "results.json"), (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert set(results["test"]) == {"labels-45", "fixmatch-45"}
+    assert read_json(tmp_path / "choices.json")["chosen"] == results["chosen"]
+    assert "QUICK RUN" in table
+    assert report.NOT_THE_SAME in table
+    assert "| 45 | 45 | 1751 |" in table, "labels, validation images, unlabelled images"
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def test_more_labels_than_there_are_is_a_mistake():
+    assert official_test(locate("pathmnist", dataset="sample")).has("test")
+    with pytest.raises(UserError, match=r"--labels is 601; allowed: 9 \.\. 600"):
+        few_labels.main(["--labels", "601"])
