@@ -45,6 +45,10 @@ RULES = (
         r"python -m labs\.hw5_pneumonia\.hw5_dl.*",
         "--quick --train_images 256 --models cnn --output_dir build/ci-hw5",
     ),
+    (
+        r"python -m labs\.few_labels\b.*",
+        "--quick --methods labels fixmatch --overwrite --output_dir build/ci-few-labels",
+    ),
     (r"python -m labs\.medmnist_experiments\.(cnn3d|augmentation|transfer|gradcam)\b.*", "--quick --overwrite"),
     (r"python -m labs\.medmnist_experiments\.(quantize|resnet)\b.*", "--quick --overwrite"),
     (r"python -m labs\.medmnist_experiments\.predict_onnx .*", ""),  # the files of the quick run before it

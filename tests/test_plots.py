@@ -111,3 +111,23 @@ def test_curves_are_those_of_the_history(metric, label):
     drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
     assert drawn == {"train": [0.2, 0.5], "val": [0.1, 0.4]}
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
+
+
+def test_curves_stay_readable_where_the_first_epoch_is_huge_and_quick_pictures_say_so(tmp_path):
+    history = {
+        "train_loss": [40.0, 0.7, 0.5],
+        "val_loss": [9.0, 0.6, 0.4],
+        "train_acc": [0.5] * 3,
+        "val_acc": [0.5] * 3,
+    }
+    loss_axes, _ = plots.learning_curves(history, "acc", "title").axes
+    assert loss_axes.get_ylim()[1] == pytest.approx(1.3 * 0.7)
+    assert "epoch 1 lies above: 40" in loss_axes.get_title()
+    ordinary = plots.learning_curves(
+        {**history, "train_loss": [1.0, 0.7, 0.5], "val_loss": [0.9, 0.6, 0.4]}, "acc", "t"
+    )
+    assert ordinary.axes[0].get_ylim()[1] > 1.0
+    with plots.stamped("quick"):
+        stamped = plots.save_figure(plots.new_figure(2, 2), tmp_path / "a.png")
+    assert [text.get_text() for text in stamped.texts] == ["quick"]
+    assert not plots.save_figure(plots.new_figure(2, 2), tmp_path / "b.png").texts

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from toolkit.augment import denormalize
 from toolkit.runs import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRUE_COLOR, PREDICTED_COLOR = "#1b9e77", "#d95f02"  # distinct for colour-blind readers (ColorBrewer Dark2)
@@ -29,9 +31,24 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+_stamps: list[str] = []  # words on every picture that is written, see `stamped`
+
+
+@contextlib.contextmanager
+def stamped(words: str) -> Iterator[None]:
+    """Inside, every picture that save_figure writes carries these words; none for an empty text."""
+    _stamps.append(words)
+    try:
+        yield
+    finally:
+        _stamps.pop()
+
+
 def save_figure(figure: Figure, path: str | os.PathLike | None) -> Figure:
     """Write `figure` as PNG, whole or not at all; without a path nothing is written."""
     if path is not None:
+        for words in filter(None, _stamps):
+            figure.text(0.5, 0.5, words, rotation=20, ha="center", va="center", fontsize=22, color="red", alpha=0.4)
         content = io.BytesIO()
         figure.savefig(content, format="png")
         write_bytes(path, content.getvalue())
@@ -74,9 +91,19 @@ def learning_curves(
     if guessing is not None:
         name, value = guessing
         loss_axes.axhline(value, color="black", linestyle=":", linewidth=1, label=f"guessing: {name} = {value:.3f}")
+    _cut_a_huge_start(loss_axes, [history["train_loss"], history["val_loss"]])
     for axes in (loss_axes, metric_axes):
         axes.legend()
     return save_figure(figure, path)
+
+
+def _cut_a_huge_start(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Where the first epoch is far above all others, let the axis end below it and say so: the others are the curve."""
+    later = [value for values in curves for value in values[1:]]
+    first = max(values[0] for values in curves)
+    if later and first > 3 * max(later) > 0:
+        axes.set_ylim(0, 1.3 * max(later))
+        axes.set_title(f"epoch 1 lies above: {first:.2g}", fontsize=9)
 
 
 def confusion(

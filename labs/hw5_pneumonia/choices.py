@@ -59,6 +59,14 @@ def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, replicates: 
     return float(np.median(thresholds))
 
 
+def threshold_for_sensitivity(probabilities: np.ndarray, labels: np.ndarray, wanted: float) -> float:
+    """The highest threshold at which at least the share `wanted` of the ill are found (probability >= threshold)."""
+    ill = np.sort(probabilities[labels == 1])[::-1]
+    if not len(ill):
+        raise UserError("no threshold can be chosen: no validation image shows pneumonia")
+    return float(ill[max(1, int(np.ceil(wanted * len(ill) - 1e-9))) - 1])
+
+
 def _youden(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Midway between the two probabilities that the best cut separates; the middle of several equally good cuts."""
     false_positive_rate, sensitivity, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)

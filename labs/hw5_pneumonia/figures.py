@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn import metrics
 
 from toolkit.augment import denormalize
 from toolkit.plots import new_figure, save_figure
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito
 
 
 def image_grid(rows: Sequence[torch.Tensor], titles: Sequence[str], title: str, path: Path | None) -> None:
@@ -39,10 +42,52 @@ def overlays(images: torch.Tensor, maps: torch.Tensor, titles: Sequence[str], ti
         for axes in (top, bottom):
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
             axes.axis("off")
-        drawn = bottom.imshow(maps[number].cpu().numpy(), cmap="jet", alpha=0.45, vmin=0, vmax=1)
+        heat = maps[number].cpu().numpy()
+        drawn = bottom.imshow(heat, cmap="jet", alpha=0.45, vmin=0, vmax=1)
+        if not heat.any():  # blue all over would look as if it had been looked at and found unimportant
+            bottom.set_title("0 everywhere: no place\nspeaks for this class", fontsize=8)
         top.set_title(titles[number], fontsize=9)
     if drawn is not None:
         figure.colorbar(drawn, ax=list(grid[1]), label="Grad-CAM", shrink=0.8)
+    save_figure(figure, path)
+
+
+def operating_points(
+    probabilities: np.ndarray, labels: np.ndarray, points: Mapping[str, Mapping[str, float]], title: str, path: Path
+) -> None:
+    """ROC and precision-recall of one model with several thresholds marked; an inset enlarges the corner that matters.
+
+    points: name of a threshold → its value ("threshold") and what it gives: recall, specificity, precision.
+    """
+    false_positive_rate, sensitivity, _ = metrics.roc_curve(labels, probabilities)
+    precision, recall, _ = metrics.precision_recall_curve(labels, probabilities)
+    figure = new_figure(11, 5)
+    figure.suptitle(f"{title}, n = {len(labels)}: thresholds chosen beforehand on validation images")
+    roc, pr = figure.subplots(1, 2)
+    curves = ((roc, false_positive_rate, sensitivity), (pr, recall, precision))
+    for axes, x, y in curves:
+        corner = axes.inset_axes((0.3, 0.12, 0.66, 0.6) if axes is roc else (0.08, 0.12, 0.66, 0.6))
+        for panel in (axes, corner):
+            panel.plot(x, y, color="0.4")
+            for (name, point), color in zip(points.items(), COLORS, strict=False):
+                across = 1 - point["specificity"] if axes is roc else point["recall"]
+                up = point["recall"] if axes is roc else point["precision"]
+                values = f"sensitivity {point['recall']:.3f}, specificity {point['specificity']:.3f}"
+                label = f"{name}: {point['threshold']:.3f}\n{values}"
+                panel.plot(across, up, "o", color=color, markeredgecolor="k", label=label)
+            panel.grid(alpha=0.3)
+        widest = max(1 - point["specificity"] for point in points.values())
+        lowest = min(min(point["recall"], point["precision"]) for point in points.values())
+        edges = (
+            (0, min(1, 1.3 * widest + 0.02)) if axes is roc else (max(0, lowest - 0.05), 1.005),
+            (lowest - 0.05, 1.005),
+        )
+        corner.set(xlim=edges[0], ylim=edges[1])
+        axes.indicate_inset_zoom(corner, edgecolor="black")
+    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
+    pr.set(xlabel="recall (sensitivity)", ylabel="precision", title="precision-recall")
+    handles, names = roc.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(points), fontsize=8, title="threshold")
     save_figure(figure, path)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from labs.hw5_pneumonia import hw5_dl
 from toolkit import backbones
+from toolkit.augment import normalize
 from toolkit.devices import place_model
 from toolkit.errors import UserError
 from toolkit.precision import compute_in
@@ -39,11 +41,13 @@ class Recipe:
 
     build: () → the model with its first weights, on the CPU.
     train: (model, train_loader, val_loader) → history; the model ends with the weights that are kept.
+    augmentation: of training images instead of the graded `augment`.
     """
 
     name: str
     build: Callable[[], nn.Module]
     train: Callable[[nn.Module, Any, Any], History]
+    augmentation: Callable[..., torch.Tensor] | None = None
 
     def build_on(self, device: torch.device, precision: str) -> nn.Module:
         """The model on `device`, computing in `precision` whatever loop calls it."""
@@ -74,8 +78,12 @@ def make_recipes(settings: Settings, weights: Mapping[str, torch.Tensor] | None)
         epochs = (settings.head_epochs, settings.resnet_epochs)
         return hw5_dl.fine_tune(model, train_loader, val_loader, *epochs, LEARNING_RATE, patience=RESNET_PATIENCE)
 
+    def cnn(*given: Any) -> History:
+        return hw5_dl.train(*given, settings.epochs, LEARNING_RATE)
+
     recipes = {
-        "cnn": Recipe("CNN", hw5_dl.PneumoniaCNN, lambda *given: hw5_dl.train(*given, settings.epochs, LEARNING_RATE)),
+        "cnn": Recipe("CNN", hw5_dl.PneumoniaCNN, cnn),
+        "radiologist": Recipe("CNN, radiologist's augmentation", hw5_dl.PneumoniaCNN, cnn, as_a_radiologist_would),
         "resnet18": Recipe("ResNet-18 from scratch", small_resnet, lambda *given: hw5_dl.train(*given, *resnet)),
         "scratch": Recipe(
             f"{called(settings.backbone)} from scratch, {settings.image_size} pixels",
@@ -85,6 +93,26 @@ def make_recipes(settings: Settings, weights: Mapping[str, torch.Tensor] | None)
         "pretrained": Recipe(pretrained_name(settings.backbone), lambda: backbone(weights), fine_tune),
     }
     return {name: recipe for name, recipe in recipes.items() if name != "pretrained" or weights is not None}
+
+
+def as_a_radiologist_would(images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """uint8 (B, 1, H, W) → float32 in [-1, 1]: what another hospital changes, which is framing and exposure.
+
+    Zoom from 0.65 to 1.3, shift by up to 15 % of the side, contrast and brightness; never a mirror image, which would
+    put the heart on the right. That reason was there beforehand: validation images, which come from the same hospital
+    as the training images, do not prefer this augmentation.
+    """
+    B = len(images)
+    zoom, across, down, gain, offset = torch.rand(5, B, generator=generator).to(images.device)  # (B,) each, in [0, 1)
+    zoom = 0.65 * (1.3 / 0.65) ** zoom  # as likely halfway up as halfway down
+    zero = torch.zeros_like(zoom)
+    # The sampling grid runs from -1 to 1, so a shift of 15 % of the side is 0.3 of it.
+    row_x = torch.stack([1 / zoom, zero, 0.3 * (2 * across - 1)], dim=1)
+    row_y = torch.stack([zero, 1 / zoom, 0.3 * (2 * down - 1)], dim=1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(images.shape), align_corners=False)
+    framed = F.grid_sample(normalize(images), grid, padding_mode="reflection", align_corners=False)
+    gain, offset = 1 + 0.3 * (2 * gain - 1), 0.3 * (2 * offset - 1)
+    return (framed * gain.view(B, 1, 1, 1) + offset.view(B, 1, 1, 1)).clamp(-1, 1)
 
 
 def pretrained_name(backbone: str) -> str:

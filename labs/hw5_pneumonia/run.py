@@ -6,18 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from labs.hw5_pneumonia import choices, hw5_dl, parts, recipes
-from toolkit import backbones
+from labs.hw5_pneumonia import choices, hw5_dl, hw5_evaluate, page, parts, recipes
+from toolkit import backbones, plots
 from toolkit.cli import OneLineParser, in_range
 from toolkit.devices import describe, pick_device, resolve_precision
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
-from toolkit.runs import environment, writable_folder, write_json
+from toolkit.runs import environment, read_json, writable_folder, write_json
 from toolkit.study import Study
 
 QUICK_IMAGES = 1500
 # scratch: the backbone of the pretrained row without its weights; their difference is the gain of transfer
-MODELS = ("cnn", "resnet18", "scratch", "pretrained")
+# radiologist: the CNN with the augmentation of recipes.as_a_radiologist_would
+MODELS = ("cnn", "radiologist", "resnet18", "scratch", "pretrained")
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 # Flags that say where and how often, and not what is trained.
 FREE = ("models", "seeds", "data_root", "output_dir", "device", "precision")
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     started = time.perf_counter()
     folder = writable_folder(args.output_dir or (OUTPUTS / "quick" if args.quick else OUTPUTS))
+    results_path = folder / "results.json"
+    if args.quick and results_path.exists() and not read_json(results_path)["config"]["quick"]:
+        raise UserError(f"--quick: {folder} holds a real run, which a quick one would replace; leave out --output_dir")
     source = find_data(args.data_root, args.train_images)
     device = pick_device(args.device)
     machine = parts.Machine(device, resolve_precision(args.precision, device))
@@ -65,32 +69,49 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data: {source.name} from {source.origin}\ndevice: {about['device']}, {machine.precision}")
 
     weights = find_weights(args.backbone, args.weights, args.models)
+    if weights is None and set(args.models) == {"pretrained"}:
+        raise UserError(
+            f"--models pretrained: no ImageNet weights for {args.backbone}; give a file with --weights PATH"
+        )
     settings = recipes.Settings(args.epochs, args.resnet_epochs, args.head_epochs, args.backbone, args.image_size)
     known = recipes.make_recipes(settings, weights)
     flags = {name: value for name, value in vars(args).items() if name not in FREE}
     flags |= {"dataset": source.name, "code": parts.digest_of(Path(hw5_dl.__file__))}
     study = Study(folder, flags, range(args.seeds), about, replace_changed=True)
 
-    distribution = parts.part_1(source, folder)
-    asked = [known[name] for name in known if name in args.models]
-    trained = parts.train_all(study, machine, asked, source, args.batch_size)
-    loaders = hw5_dl.make_dataloaders(source, args.batch_size)
-    chosen = parts.choose_thresholds(trained, loaders["val"])
-    test = parts.look_at_test(trained, chosen, study.open_test(chosen, lambda: list(loaders["test"])))
-    results: dict[str, Any] = {"task": "hw5", **about, "images_of_each_class": distribution}
-    results |= parts.part_4(trained, test, folder)
-    results["interpretability"] = parts.part_5(trained, test, folder)
     missing = "pretrained" in args.models and weights is None
     not_run = {recipes.pretrained_name(args.backbone): "not run: no weights"} if missing else {}
-    parts.write_tables(results["models"], not_run, folder)
-    results |= {
-        "choices": chosen,
-        "histories": {name: [run["history"] for run in t.runs] for name, t in trained.items()},
-    }
+    with plots.stamped("quick run: means nothing" if args.quick else ""):
+        results = do_parts(study, machine, source, known, args.models, args.batch_size, not_run)
+    results |= {"task": "hw5", **about}
     results |= {"seconds": round(time.perf_counter() - started, 1), "environment": environment(), "config": vars(args)}
-    write_json(folder / "results.json", results)
+    write_json(results_path, results)
+    page.write(results, folder, [Path(hw5_dl.__file__), Path(hw5_evaluate.__file__)])
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     print(f"finished in {results['seconds']:.0f} s\nfiles in {folder}: {', '.join(names)}")
+
+
+def do_parts(
+    study: Study,
+    machine: parts.Machine,
+    source: Source | choices.FewerImages,
+    known: dict[str, recipes.Recipe],
+    asked: list[str],
+    batch_size: int,
+    not_run: dict[str, str],
+) -> dict[str, Any]:
+    """The five parts in order; the test images are read after every threshold is written down."""
+    folder = study.folder
+    distribution = parts.part_1(source, folder)
+    trained = parts.train_all(study, machine, [known[name] for name in known if name in asked], source, batch_size)
+    loaders = hw5_dl.make_dataloaders(source, batch_size)
+    chosen = parts.choose_thresholds(trained, loaders["val"])
+    test = parts.look_at_test(trained, chosen, study.open_test(chosen, lambda: list(loaders["test"])))
+    results: dict[str, Any] = {"images_of_each_class": distribution, **parts.part_4(trained, test, folder)}
+    results["interpretability"] = parts.part_5(trained, test, folder)
+    results["table"] = parts.write_tables(results["models"], not_run, folder)
+    histories = {name: [run["history"] for run in row.runs] for name, row in trained.items()}
+    return {**results, "choices": chosen, "histories": histories}
 
 
 def find_data(data_root: str, train_images: int) -> Source | choices.FewerImages:

@@ -204,3 +204,37 @@ def integer_layers(path: Path) -> Sequence[str]:
 
     integer = {"ConvInteger", "MatMulInteger", "QLinearConv", "QGemm", "QuantizeLinear", "DequantizeLinear"}
     return [node.op_type for node in onnx.load(str(path)).graph.node if node.op_type in integer]
+
+
+def float_operators(path: Path) -> list[str]:
+    """Kinds of the operators that ONNX Runtime computes in float32 for this file, after its own optimization; sorted.
+
+    A file of ours has float32 at its ends, too: QuantizeLinear takes float32 images, DequantizeLinear returns float32
+    logits; these two are not listed.
+    """
+    require("onnx", "onnxruntime")
+    import onnx
+    import onnxruntime
+
+    ends = {"QuantizeLinear", "DequantizeLinear"}
+    without_numbers = {
+        "Reshape",
+        "Flatten",
+        "Shape",
+        "Gather",
+        "Concat",
+        "Unsqueeze",
+        "Squeeze",
+        "MaxPool",
+        "Transpose",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        kinds = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    integer = {
+        kind for kind in kinds if kind.startswith("QLinear") or kind in ("QGemm", "ConvInteger", "MatMulInteger")
+    }
+    return sorted(kinds - ends - without_numbers - integer)

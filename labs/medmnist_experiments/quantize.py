@@ -97,9 +97,10 @@ def main(argv: list[str] | None = None) -> None:
     experiment = common.begin("quantize", vars(args), free=FREE, task_of=single_label_task)
     floats = experiment.study.train("float32", lambda seed, run: train(experiment, recipe, seed, run))
     students = experiment.study.train(recipe.aware, lambda seed, run: train_student(experiment, recipe, seed, run))
-    made, choices = {}, {}
+    made, choices, moved = {}, {}, []
     for seed in experiment.seeds:
-        made[seed], choices[seed] = quantize(experiment, recipe, seed)
+        made[seed], choices[seed], steps = quantize(experiment, recipe, seed)
+        moved.append(steps)
     val = experiment.source.read("val")
     on_val = quantize_report.evaluate(made, val, experiment.task)
     chosen = quantize_report.choose(on_val)
@@ -110,6 +111,10 @@ def main(argv: list[str] | None = None) -> None:
     timing = quantize_report.Timing(recipe.latency_batch, recipe.threads, recipe.rounds)
     speed = variants.measure(made[0], batch, recipe.rounds, recipe.threads)
     facts = {"runs": {"float32": floats, "qat": students}, "validation": on_val, "chosen": chosen}
+    facts["qat_int8_steps_moved"] = moved
+    facts["float32_operators"] = {
+        variant.kind: int8_onnx.float_operators(variant.path) for variant in made[0] if variant.runtime == variants.ONNX
+    }
     quantize_report.report(experiment, made[0], on_test, speed, timing, facts)
 
 
@@ -178,11 +183,17 @@ def normalized(experiment: Experiment, split: str, count: int | None = None) -> 
     return normalize(images).contiguous()
 
 
-def quantize(experiment: Experiment, recipe: Recipe, seed: int) -> tuple[list[Variant], dict[str, float]]:
-    """Write and open all variants of one seed; also how far each calibration is from float32 on validation data."""
+def quantize(
+    experiment: Experiment, recipe: Recipe, seed: int
+) -> tuple[list[Variant], dict[str, float], dict[str, float]]:
+    """Write and open all variants of one seed.
+
+    Returns also how far each calibration is from float32 on validation data, and int8_torch.steps_moved.
+    """
     folder = writable_folder(experiment.folder / "models" / f"seed{seed}")
     folded = folded_network(experiment, recipe.width, seed)
     student = common.trained(experiment, recipe.aware, seed, make_student(experiment, recipe, seed))
+    moved = int8_torch.steps_moved(folded, student)  # before make_all, which uses the student up
     calibration = normalized(experiment, "train", min(recipe.calibration_images, experiment.source.count("train")))
     batch = normalized(experiment, "train", recipe.latency_batch)
     int8_onnx.export(folded, batch[:2], folder / "float32.onnx")
@@ -194,7 +205,7 @@ def quantize(experiment: Experiment, recipe: Recipe, seed: int) -> tuple[list[Va
         if variant.runtime == variants.ONNX:
             int8_onnx.write_facts(variant.path, quantize_report.model_facts(experiment, variant.kind, seed))
     print(f"seed {seed}: {len(made)} variants in {folder}", flush=True)
-    return made, distances
+    return made, distances, moved
 
 
 if __name__ == "__main__":

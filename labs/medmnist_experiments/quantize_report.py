@@ -129,6 +129,13 @@ def report(
     for verdict in verdicts:
         met = "met" if verdict["met"] else "NOT met"
         print(f"{verdict['variant']}: {verdict['what']} {verdict['value']:.2f} (bar {verdict['bar']}: {met})")
+    for kind, operators in facts["float32_operators"].items():
+        if kind != "float32":
+            print(
+                f"{ONNX}, {kind}: images and logits are float32, and so is {', '.join(operators) or 'nothing inside'}"
+            )
+    mean, largest = (max(steps[name] for steps in facts["qat_int8_steps_moved"]) for name in ("mean", "largest"))
+    print(f"qat moved weights by {mean:.3f} int8 steps on average, at most {largest:.2f}")
     print(f"chosen on validation data: {facts['chosen']} → {experiment.folder / 'model.onnx'}")
     for title, found in table.items():
         if found["times_faster"] is not None and found["times_faster"] < 1:

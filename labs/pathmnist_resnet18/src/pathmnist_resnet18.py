@@ -24,13 +24,13 @@ STEPS = {
     "search": "optimizers, learning rates and batch sizes on a fifth of the training set, through dispatcher.py",
     "final": "train the best configuration of the search on the whole training set, and read the test set once",
     "ablation": "one change to the baseline at a time, judged on validation images, through dispatcher.py",
-    "report": "results.json, figures and the report as HTML and PDF, from what has been run",
+    "report": "results.json, figures and the report as HTML, PDF and Word file, from what has been run",
     "notebook": "execute the notebook on the results and export it as HTML",
     "all": "everything above, in this order",
 }
 # Packages of requirements-dev.txt: name to import, name to install.
 NEEDED = {
-    "report": {"jinja2": "jinja2", "markdown": "markdown", "weasyprint": "weasyprint"},
+    "report": {"jinja2": "jinja2", "markdown": "markdown", "weasyprint": "weasyprint", "docx": "python-docx"},
     "notebook": {name: name for name in ("nbformat", "nbclient", "nbconvert", "ipykernel")},
 }
 

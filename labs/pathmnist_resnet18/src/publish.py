@@ -11,11 +11,14 @@ from toolkit.runs import write_json
 
 
 def report(study: Study) -> None:
-    """results.json, the pictures, and the report as Markdown, HTML and PDF."""
+    """results.json, the pictures, and the report as Markdown, HTML, PDF and Word file."""
     results = collect.collect(study)
     if not any(results[name] for name in ("baseline", "search", "final", "ablation")):
         raise UserError(f"nothing of the study is in {study.folder} yet; run the baseline first, or all")
-    write_json(study.folder / "results.json", results)
+    # The second copy is published with the pages: the notebook reads it where the study's own folder is missing.
+    for folder in (study.folder, study.pages / "reports"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "results.json", results)
     print(f"results: {study.folder / 'results.json'}")
     (study.pages / "figures").mkdir(parents=True, exist_ok=True)
     figures.draw_all(results, study.pages / "figures")

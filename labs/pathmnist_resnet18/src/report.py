@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import markdown
 
+from labs.pathmnist_resnet18.src import document
 from labs.pathmnist_resnet18.src.wording import change, fixed, mean_sd, network, schedule, words
 from toolkit.errors import UserError
 from toolkit.runs import read_json, write_bytes
@@ -22,7 +23,7 @@ ORIGINS = {"bundled": "bundled with the repository", "file": "file in the data f
 
 
 def from_file(path: Path | str, pages: Path) -> None:
-    """Write reports/report.md, .html and .pdf in `pages` from a results.json and the pictures in pages/figures."""
+    """Write reports/report.md, .html, .pdf and .docx in `pages` from a results.json and the pictures in figures/."""
     results = read_json(path)
     folder = pages / "reports"
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,11 +31,13 @@ def from_file(path: Path | str, pages: Path) -> None:
         text = render(results, pages / "figures")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no results.json of this study, or of another version: {error}") from None
-    html = page(f"PathMNIST with ResNet-18, {results['data']['name']}", to_html(text), folder)
+    body = to_html(text)
+    html = page(f"PathMNIST with ResNet-18, {results['data']['name']}", body, folder)
     write_bytes(folder / "report.md", text.encode())
     write_bytes(folder / "report.html", html.encode())
     print(f"report: {folder / 'report.html'}")
     write_pdf(html, folder / "report.pdf")
+    document.write(body, folder, folder / "report.docx")
 
 
 def write_pdf(html: str, path: Path) -> None:

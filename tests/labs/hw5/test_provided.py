@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from labs.hw5_pneumonia import choices, hw5_dl, parts, recipes
+from labs.hw5_pneumonia import choices, figures, hw5_dl, hw5_evaluate, page, parts, recipes
 from labs.hw5_pneumonia import run as lab
 from tests.labs.hw5 import helpers
 from toolkit import backbones
@@ -36,6 +37,54 @@ def test_the_threshold_is_near_youdens_of_a_large_sample():
     # Two normal densities of the same width cross halfway, where Youden's index is highest.
     probabilities = 0.5 + 0.1 * (2 * labels - 1) + 0.1 * generator.standard_normal(4000)
     assert choices.choose_threshold(probabilities, labels) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_threshold_finds_the_wanted_share_of_the_ill():
+    probabilities = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.75, 0.2])
+    labels = np.array([1, 1, 1, 1, 1, 0, 0])
+    assert choices.threshold_for_sensitivity(probabilities, labels, 0.8) == 0.6, (
+        "four of five, and no lower than needed"
+    )
+    assert choices.threshold_for_sensitivity(probabilities, labels, 0.81) == 0.1
+    with pytest.raises(UserError, match="no validation image shows pneumonia"):
+        choices.threshold_for_sensitivity(probabilities, np.zeros(7), 0.9)
+
+
+def test_pictures_are_of_the_model_that_is_best_on_validation_images():
+    def rows(*auc):
+        return [{"validation": {"auc": value}} for value in auc]
+
+    assert parts.best_model({"first": rows(0.97, 0.90), "second": rows(0.95, 0.96), "third": rows(0.5)}) == "second"
+
+
+def test_a_radiologist_never_mirrors_and_frames_as_another_hospital_would():
+    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    image[..., 9:19, 9:14], image[..., 9:19, 14:19] = 120, 240  # a square, its right half brighter
+
+    def seen(function):
+        """Share of images whose brightest part is right of the middle of the square; area of the square, 1 as it is."""
+        changed = function(image.expand(400, -1, -1, -1), torch.Generator().manual_seed(0))[:, 0]
+        low, high = changed.amin((1, 2), keepdim=True), changed.amax((1, 2), keepdim=True)
+        square, bright = changed > low + 0.25 * (high - low), changed > high - 0.1
+        middle, right = ((part.sum(1) * torch.arange(28)).sum(1) / part.sum((1, 2)) for part in (square, bright))
+        return (right > middle).float().mean().item(), square.sum((1, 2)) / 100
+
+    share, area = seen(recipes.as_a_radiologist_would)
+    assert share > 0.95
+    assert area.min() < 0.6
+    assert area.max() > 1.5
+    share_of_the_handout, area_of_the_handout = seen(hw5_dl.augment_bytes)
+    assert share_of_the_handout < 0.6, "this test would not see a mirror image"
+    assert area_of_the_handout.min() > 0.8
+
+
+def test_a_map_that_is_zero_everywhere_is_said(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _path: drawn.append(figure))
+    maps = torch.stack([torch.zeros(28, 28), torch.ones(28, 28)])
+    figures.overlays(torch.zeros(2, 1, 28, 28), maps, ["a", "b"], "title", tmp_path / "x.png")
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert [title.startswith("0 everywhere") for title in titles].count(True) == 1
 
 
 def test_no_threshold_for_a_single_class():
@@ -203,7 +252,14 @@ def test_a_quick_run_without_network_leaves_everything(tmp_path):
         helpers.check_picture(path)
     names = {path.name for path in folder.iterdir()}
     assert {"1_samples.png", "2_curves_cnn.png", "4_roc_pr.png", "5_grad_cam.png", "3_table.csv"} <= names
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Quick run: these numbers mean nothing" in report
+    assert report.count("data:image/png;base64,") == len(list(folder.glob("*.png")))
+    assert "not run: no weights" in report
+    for number, answer in page.answers_in(Path(hw5_evaluate.__file__).read_text(encoding="utf-8")).items():
+        assert f"<b>{number}</b> {html.escape(answer)}" in report
     results = json.loads((folder / "results.json").read_text())
+    assert list(results["operating_points"]) == ["0.5", "Youden", "sensitivity 98%"]
     choices_made = json.loads((folder / "choices.json").read_text())
     assert results["models"]["CNN"]["thresholds"] == [row["threshold"] for row in choices_made["CNN"]]
     assert results["interpretability"]["mean_change_with_random_weights"] > 0.02
@@ -226,3 +282,16 @@ def test_mistakes_are_told_before_the_training(tmp_path, arguments, message):
     ]
     with pytest.raises(UserError, match=re.escape(message)):  # toolkit.cli makes one line and exit code 2 of it
         lab.main(given)
+
+
+def test_pretrained_without_weights_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "find_weights", lambda *_: None)
+    with pytest.raises(UserError, match="no ImageNet weights for resnet18; give a file with --weights PATH"):
+        lab.main(["--models", "pretrained", "--output_dir", str(tmp_path)])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_quick_run_replaces_no_real_one(tmp_path):
+    (tmp_path / "results.json").write_text('{"config": {"quick": false}}')
+    with pytest.raises(UserError, match="holds a real run"):
+        lab.main(["--quick", "--output_dir", str(tmp_path)])

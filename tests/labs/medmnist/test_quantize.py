@@ -86,6 +86,16 @@ def test_folding_leaves_the_function_alone(network: nn.Module, folded: nn.Module
         torch.testing.assert_close(folded(IMAGES), network(IMAGES), rtol=1e-5, atol=1e-6)
 
 
+def test_weights_moved_are_counted_in_steps_of_int8(folded: nn.Module) -> None:
+    student = int8_torch.QuantizationAware(folded, IMAGES[:2])
+    assert int8_torch.steps_moved(folded, student) == {"mean": 0.0, "largest": 0.0}
+    name, weight = next((n, w) for n, w in student.graph.named_parameters() if w.dim() > 1)
+    step = dict(folded.named_parameters())[name][0].abs().max().item() / 127
+    with torch.no_grad():
+        weight[0].flatten()[0] += 3 * step
+    assert int8_torch.steps_moved(folded, student)["largest"] == pytest.approx(3, rel=1e-3)
+
+
 @pytest.mark.parametrize("count", [1, 7, 32])
 def test_exported_file_answers_like_torch_for_any_batch(folded: nn.Module, folder: Path, count: int) -> None:
     session = int8_onnx.open_session(folder / "float32.onnx", 1)
@@ -323,3 +333,11 @@ def test_missing_packages_are_named_with_the_cure(monkeypatch: pytest.MonkeyPatc
         int8_onnx.require(*int8_onnx.PACKAGES)
     with pytest.raises(UserError, match="pip install no_such_package"):
         int8_onnx.require("no_such_package")
+
+
+def test_what_stays_float32_is_said(quantized: SimpleNamespace) -> None:
+    """Of float32 the convolutions; of the static file what its README section names, and no convolution."""
+    found = read_json(quantized.folder / "results.json")
+    assert any("Conv" in kind for kind in found["float32_operators"]["float32"])
+    assert not any("Conv" in kind or kind == "Gemm" for kind in found["float32_operators"]["static"])
+    assert 0 < found["qat_int8_steps_moved"][0]["mean"] < 5

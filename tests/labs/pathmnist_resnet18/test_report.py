@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from labs.pathmnist_resnet18.src import notebook, pathmnist_resnet18, report
+from labs.pathmnist_resnet18.src import document, notebook, pathmnist_resnet18, report
 from toolkit.runs import read_json
 
 pytestmark = [pytest.mark.provided, pytest.mark.timeout(900)]  # the quick study takes minutes on a busy machine
@@ -91,6 +91,20 @@ def test_html_and_pdf_change_with_the_file(results, quick_study, tmp_path) -> No
         assert "Bundled sample, not PathMNIST" in made
     assert page.count("data:image/png;base64,") == len(FIGURES)
     assert "0.765" not in (folder / "reports" / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_table_of_the_word_file_is_torn_over_pages(results, tmp_path) -> None:
+    docx = pytest.importorskip("docx", reason="python-docx is not installed (requirements-dev.txt)")
+    body = report.to_html(report.render(changed(results, "final.test.metrics.accuracy", 0.7654), Path("nowhere")))
+    document.write(body, tmp_path, tmp_path / "report.docx")
+    made = docx.Document(tmp_path / "report.docx")
+    assert len(made.tables) == body.count("<table>") > 3
+    assert any("0.765" in cell.text for table in made.tables for row in table.rows for cell in row.cells)
+    assert "Question" in [paragraph.text for paragraph in made.paragraphs if paragraph.style.name == "Heading 1"]
+    for table in made.tables:
+        assert all(row._tr.trPr.find(docx.oxml.ns.qn("w:cantSplit")) is not None for row in table.rows)
+        kept = [all(p.paragraph_format.keep_with_next for p in row.cells[0].paragraphs) for row in table.rows]
+        assert kept == [True] * (len(kept) - 1) + [False]
 
 
 def test_the_template_holds_no_figure_of_its_own() -> None:
