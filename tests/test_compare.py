@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import compare
+from toolkit.compare_checks import notes_on
 from toolkit.compare_plots import label_sizes
 from toolkit.errors import UserError
 from toolkit.plots import new_figure
@@ -165,6 +166,33 @@ def test_runs_on_different_data_are_not_compared(tmp_path):
     assert done.returncode == 2
     assert re.fullmatch(r"error: the runs of classification were made on different data: .*pathmnist.*\n", done.stderr)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([{}, {"learning_rate": 0.01}, {"batch_size": 8}], []),  # one thing at a time
+        ([{"model_name": "mlp", "model_args": {"width": 9}}, {"model_args": {"kernel_size": 5}}], []),  # another model
+        ([{"learning_rate": rate, "batch_size": size} for rate in (1, 2) for size in (8, 16)], []),  # a full grid
+        ([{}, {"learning_rate": 0.01, "batch_size": 8}], ["in 2 things at once"]),
+        ([{}, {"model_args": {"depth": 3, "kernel_size": 5}}], ["in 2 things at once"]),
+        ([{"learning_rate": 2.0**i, "batch_size": i} for i in range(1, 9)], ["such pairs (a random search?)"]),
+        ([{}, {"num_epochs": 30}], ["1 x 100 steps: cnn; 30 x 100 steps: cnn"]),
+    ],
+)
+def test_an_unfair_comparison_is_said(changes, words):
+    usual = {"model_name": "cnn", "learning_rate": 1, "batch_size": 32, "num_epochs": 1, "max_steps_per_epoch": 100}
+    notes = notes_on([(change.get("model_name", "cnn"), {**usual, **change}, "d1") for change in changes])
+    assert len(notes) == len(words), notes
+    assert all(word in note for word, note in zip(words, notes, strict=True)), notes
+
+
+def test_unfair_runs_are_named_in_the_report_and_on_the_terminal(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "runs/a", 0.5)
+    make_run(tmp_path / "runs/b", 0.6, learning_rate=0.1, model_args={"depth": 2})
+    compare_here(monkeypatch, tmp_path / "runs", "--output_dir", tmp_path / "out")
+    assert "note, classification: cnn (depth=2) with learning_rate=0.1, model_args.depth=2" in capsys.readouterr().out
+    assert "**Not a fair comparison.** cnn (depth=2)" in (tmp_path / "out/report_template.md").read_text()
 
 
 def test_what_is_no_run_is_named(tmp_path):

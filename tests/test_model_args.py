@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher import get_experiment_list
+from toolkit.compare_checks import differences, things_of
 from toolkit.errors import UserError
 from toolkit.experiment import build_model, models_digest
 
@@ -90,8 +92,13 @@ def test_what_holds_no_arguments_is_refused(value, message):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_ready_grid_tries_three_designs(tmp_path):
-    words = ("--script", "segmentation_main.py", "--config_path", "configs/grid_architectures.json", "--dry_run")
-    done = run("dispatcher.py", *words)
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_the_ready_ablations_change_one_thing_at_a_time(task):
+    path = f"configs/grid_ablation_{task}.json"
+    done = run("dispatcher.py", "--script", f"{task}_main.py", "--config_path", path, "--dry_run")
     assert done.returncode == 0, done.stderr
-    assert [line.count('--model_args={"base_channels": ') for line in done.stdout.splitlines()] == [1, 1, 1]
+    first, *others = [things_of(job) for job in get_experiment_list(json.loads((ROOT / path).read_text()))]
+    assert [len(differences(first, other)) for other in others] == [1] * len(others)
+    assert {"model_args.kernel_size", "learning_rate", "batch_size", "optimizer"} <= {
+        name for job in others for name in job
+    }

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.cli import OneLineParser, run_script
+from toolkit.compare_checks import notes_on
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
 from toolkit.study import markdown, mean_sd_n
@@ -239,6 +240,12 @@ def choices_table(runs: list[Run]) -> str:
     return markdown(["choice", "share of the differences", "best", "worst"], lines)
 
 
+def unfair(runs: list[Run]) -> list[str]:
+    """Why the table of these runs, which are of one task, may mislead."""
+    names = design_names(runs)
+    return notes_on([(names[run.design], run.settings, run.design[2]) for run in runs])
+
+
 def source_line(runs: list[Run]) -> str:
     """Where the numbers come from, as every number must say."""
     data = ", ".join(sorted({str(run.results.get("dataset")) for run in runs}))
@@ -267,7 +274,8 @@ def make_parts(runs: list[Run], folder: Path) -> tuple[dict[str, str], list[Path
         draw_curves(task, best_of_each(mine), mine[0].results.get("dataset"), picture)
         pictures.append(picture)
         shown = f"![learning curves of {task}]({picture.name})"
-        parts[task] = f"{architecture_table(mine)}\n\n{source_line(mine)}\n\n{shown}"
+        notes = "".join(f"\n\n**Not a fair comparison.** {note}" for note in unfair(mine))
+        parts[task] = f"{architecture_table(mine)}\n\n{source_line(mine)}{notes}\n\n{shown}"
         parts[f"{task}_choices"] = choices_table(mine)
     return parts, pictures
 
@@ -312,6 +320,9 @@ def main() -> None:
     written = write_comparison(runs, Path(args.output_dir))
     repeats = f" ({len(found) - len(runs)} older runs of the same settings and seed left out)"
     print(f"{len(runs)} runs{repeats if len(found) > len(runs) else ''}")
+    for task in TASKS:
+        for note in unfair([run for run in runs if run.results["task"] == task]):
+            print(f"note, {task}: {note}")
     print("wrote " + ", ".join(os.fspath(path) for path in written))
 
 
