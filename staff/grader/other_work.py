@@ -9,7 +9,7 @@ import io
 import re
 import tokenize
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from staff.grader.submission import Submission
 
 SIDES = (150, 6000)  # pixels of a figure that can be read and that a page can show
 MIN_SPREAD = 3.0  # standard deviation of the grey values; an empty plot with axes has about 10
-ANSWER = re.compile(r"#\s*ANSWER (\d+\.\d+):\s*(.*)")
+ANSWER = re.compile(r"(?:#\s*)?ANSWER (\d+\.\d+):\s*(.*)")
 
 
 def fault_of_figure(content: bytes) -> str:
@@ -39,25 +39,38 @@ def fault_of_figure(content: bytes) -> str:
 
 
 def answers_in(source: str) -> dict[str, str]:
-    """{'1.2': text} of the comments that start with ANSWER, each with the comment lines right below it."""
-    found: dict[str, str] = {}
-    current, last_line = "", -1
+    """{'1.2': text} of the answers in comments and docstrings: a line that starts with ANSWER, and those right below.
+
+    A docstring of the starter may ask its question in that form, so of several with one number the longest counts.
+    """
+    found: list[list[str]] = []
+    goes_on, last_row = False, -1
     try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type != tokenize.COMMENT:
-                continue
-            match = ANSWER.match(token.string)
+        for row, line in _prose_lines(source):
+            match = ANSWER.match(line)
             if match:
-                current = match[1]
-                found[current] = match[2].strip()
-            elif current and token.start[0] == last_line + 1:
-                found[current] += " " + token.string.lstrip("#").strip()
-            else:
-                current = ""
-            last_line = token.start[0]
+                found.append([match[1], match[2].strip()])
+            elif goes_on and line and row == last_row + 1:
+                found[-1][1] += " " + line.lstrip("#").strip()
+            goes_on = bool(match) or (goes_on and bool(line) and row == last_row + 1)
+            last_row = row
     except (tokenize.TokenError, SyntaxError, ValueError):
         pass  # what came before the fault counts; the code itself is judged elsewhere
-    return {number: clean(text.strip(), 5000) for number, text in found.items()}
+    texts: dict[str, str] = {}
+    for number, text in found:
+        texts[number] = max(texts.get(number, ""), clean(text.strip(), 5000), key=len)
+    return texts
+
+
+def _prose_lines(source: str) -> Iterator[tuple[int, str]]:
+    """(row, text) of each comment, which keeps its #, and each line in triple quotes; '' where such a string ends."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+        elif token.type == tokenize.STRING and token.string.lstrip("rRuUbB")[:3] in ('"""', "'''"):
+            for row, line in enumerate(token.string.lstrip("rRuUbB").strip("\"'").split("\n"), token.start[0]):
+                yield row, line.strip()
+            yield token.end[0], ""
 
 
 @dataclass

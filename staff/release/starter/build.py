@@ -35,6 +35,8 @@ def build(recipe: Recipe, *, classroom: bool = False) -> Build:
             continue
         if name.endswith(".py"):
             markers.parse(content.decode("utf-8"), name)
+        if content.startswith(b"---\nlayout: "):
+            content = handout.plain_page(content.decode("utf-8"), handout.due_date(recipe)).encode()
         contents[name] = content
     contents |= sample.bundled_data(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
     notes += _put_points(recipe, graded, contents)

@@ -26,6 +26,23 @@ def documents(recipe: Recipe, graded: Sequence[Graded], classroom: bool) -> dict
     return {path: fill(recipe.template(name), facts, name).encode() for path, name in templates.items()}
 
 
+def plain_page(page: str, due: str) -> str:
+    """A page of the course site (Jekyll) as Markdown that reads well as it is: title, due date, text."""
+    _before, head, text = page.split("---\n", 2)
+    title = re.search(r'^title: "(.*)"$', head, re.MULTILINE)
+    text = re.sub(r"\{% comment %\}.*?\{% endcomment %\}\n|<div class=\"alert.*?</div>\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^\{%.*%\}\n", "", text, flags=re.MULTILINE).replace("<small>", "").replace("</small>", "")
+    if title is None or "{%" in text or "{{" in text:
+        raise UserError("a page of the course site has no title, or commands of Jekyll that cannot be taken out")
+    return f"# {title[1]}\n\n**Due {due}.**\n\n{text.strip()}\n"
+
+
+def due_date(recipe: Recipe) -> str:
+    """'Friday, 12 March 2027, 23:59 (the university's local time)'."""
+    due = recipe.course[recipe.name]["due"]
+    return f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({recipe.course[recipe.name]['due_timezone']})"
+
+
 def fill(template: str, facts: dict[str, str], name: str) -> str:
     """Replace each {{fact}}; UserError for one that does not exist."""
     unknown = sorted({match[1] for match in PLACEHOLDER.finditer(template)} - set(facts))
@@ -38,7 +55,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     """Everything that a template may name."""
     course, grader = recipe.course[recipe.name], recipe.points
     points = todo_points(recipe, graded)
-    due, analysis = course["due"], course.get("analysis_points", 0)
+    analysis = course.get("analysis_points", 0)
     prefix = recipe.settings.get("marker", "todo")
     weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
     facts = {
@@ -46,7 +63,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "term": recipe.course["term"],
         "team_size": str(recipe.course["team_size"]),
         "office_hours": recipe.course["office_hours"],
-        "due": f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({course['due_timezone']})",
+        "due": due_date(recipe),
         "analysis_points": show(analysis),
         "extra_credit_points": show(grader.get("extra_points", 0)),
         "all_points": show(sum(points.values()) + analysis),

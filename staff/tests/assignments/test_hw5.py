@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from staff.assignments.hw5.graded_tests.test_handed_in import ANSWERS
+from staff.assignments.hw5.graded_tests.test_handed_in import ANSWERS, MIN_WORDS
 from staff.grader import assignment as assignments
 from staff.grader import other_work
 from staff.grader.submission import read_submission
 from staff.release.starter import recipe
+from staff.release.starter.build import build
 
 ROOT = Path(__file__).resolve().parents[3]
 LAB = "labs/hw5_pneumonia"
@@ -69,6 +70,9 @@ def test_answers_are_found_wherever_comments_stand():
     source = 'x = "# ANSWER 1.1: no"\n    # ANSWER 1.2: one\n    # two\n# ANSWER 1.3: three\n\n# apart\ny = 1 # z\n'
     assert other_work.answers_in(source.replace("    #", "#")) == {"1.2": "one two", "1.3": "three"}
     assert other_work.answers_in("# ANSWER 2.1: kept\n)))(((\n") == {"2.1": "kept"}
+    docstring = '"""One line.\n\nANSWER 1.2: in a\n  docstring\n\nmore\n"""\n# ANSWER 1.2: short\n'
+    docstring += '"""ANSWER 2.2: q."""\n# Hint: no\n'
+    assert other_work.answers_in(docstring) == {"1.2": "in a docstring", "2.2": "q."}
     assert "\x1b" not in other_work.answers_in("# ANSWER 2.1: a\x1b[31mb")["2.1"]
 
 
@@ -177,6 +181,18 @@ def test_the_handout_has_the_dates_and_points_of_the_settings():
     assert {n: float(p) for n, p in re.findall(r"^\*\*(\d\.\d) [^*]*\((\d+)\)\.\*\*", text, re.MULTILINE)} == points
     for part, total in re.findall(r"^## Part (\d): .*\((\d+) points\)$", text, re.MULTILINE):
         assert sum(value for todo, value in points.items() if todo.startswith(part)) == int(total)
+
+
+def test_questions_of_the_starter_are_no_answers_and_its_handout_is_plain():
+    made = build(recipe.load("hw5", ROOT)).files
+    for name in ("hw5_dl.py", "hw5_evaluate.py"):
+        answers = other_work.answers_in(made[f"{LAB}/{name}"].decode())
+        assert {number: text for number, text in answers.items() if len(text.split()) >= MIN_WORDS} == {}
+    handout = made[f"{LAB}/handout.md"].decode()
+    assert handout.startswith("# Homework 5: Pneumonia on Chest X-Rays\n\n**Due ")
+    assert not re.search(r"\{%|\{\{|<div|^---$|<small", handout, re.MULTILINE)
+    page = (ROOT / LAB / "handout.md").read_text(encoding="utf-8")
+    assert handout.partition("A child coughs")[2][:4000] == page.partition("A child coughs")[2][:4000]
 
 
 # One plausible mistake for each TODO; all of them in one submission, so that one run shows each of them to be found.

@@ -36,6 +36,6 @@ def test_figure(place, name):
 def test_answer(place, number):
     texts = [path.read_text("utf-8", "replace") for path in map(place.tree.joinpath, GRADED) if path.is_file()]
     answer = next((found[number] for found in map(other_work.answers_in, texts) if number in found), "")
-    expect(answer, f'no comment starts with "ANSWER {number}:"')
+    expect(answer, f'no comment and no line of a docstring starts with "ANSWER {number}:"')
     words = len(answer.split())
     expect(words >= MIN_WORDS, f"the answer {number} has {words} words, expected a few sentences")
