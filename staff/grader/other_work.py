@@ -41,7 +41,8 @@ def fault_of_figure(content: bytes) -> str:
 def answers_in(source: str) -> dict[str, str]:
     """{'1.2': text} of the answers in comments and docstrings: a line that starts with ANSWER, and those right below.
 
-    A docstring of the starter may ask its question in that form, so of several with one number the longest counts.
+    Docstrings of the starter ask their questions in that form: what ends with a question mark is no answer, and of
+    several with one number the longest counts.
     """
     found: list[list[str]] = []
     goes_on, last_row = False, -1
@@ -58,6 +59,8 @@ def answers_in(source: str) -> dict[str, str]:
         pass  # what came before the fault counts; the code itself is judged elsewhere
     texts: dict[str, str] = {}
     for number, text in found:
+        if text.endswith("?"):  # the question itself, in the docstring that the starter has
+            continue
         texts[number] = max(texts.get(number, ""), clean(text.strip(), 5000), key=len)
     return texts
 
