@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import platform
@@ -32,6 +33,7 @@ MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"
 STEP = "\0step "  # how the second process tells the first what it is about to do
 GIGABYTE = 1e9
 ENOUGH_DISK, LITTLE_DISK = 2 * GIGABYTE, 0.2 * GIGABYTE  # the full PathMNIST is 0.2 GB, a run folder a few MB
+GPU_PACKAGES, CPU_PACKAGES = 6.5 * GIGABYTE, 1.5 * GIGABYTE  # installed; pip brings the GPU libraries on Linux only
 ENOUGH_MEMORY = 2 * GIGABYTE
 NETWORK_LIMIT_S = 3.0
 
@@ -69,7 +71,7 @@ def check_python() -> None:
     else:
         ok("Python", f"{version} on {platform.system()} {platform.machine()}")
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
-        warn("Python", "no virtual environment is active", "make train makes one; by hand: python -m venv .venv")
+        warn("Python", "no virtual environment is active", "make one: conda create -n tissue python=3.11 (README.md)")
 
 
 def requirements(path: Path) -> list[tuple[str, str, str]]:
@@ -212,8 +214,13 @@ def check_training_step() -> None:
 
 
 def check_disk(data_root: Path) -> None:
-    """Free space where data and results go, and whether files can be made there."""
-    for name, folder in (("results folder", Path()), ("data folder", data_root)):
+    """Free space where packages, data and results go, and whether files can be made there."""
+    places = {"results folder": Path(), "data folder": data_root}
+    if importlib.util.find_spec("torch") is None:
+        places["packages"] = Path(sys.prefix)
+    packages = (CPU_PACKAGES, GPU_PACKAGES if platform.system() == "Linux" else CPU_PACKAGES)
+    for name, folder in places.items():
+        little, enough = packages if name == "packages" else (LITTLE_DISK, ENOUGH_DISK)
         while not folder.exists():  # made when it is needed
             folder = folder.parent
         try:
@@ -223,11 +230,12 @@ def check_disk(data_root: Path) -> None:
             fail(name, f"{folder.resolve()}: {error.strerror}", "work in a folder that you may write to")
             continue
         free = shutil.disk_usage(str(folder)).free
-        detail = f"{free / GIGABYTE:.1f} GB free on the disk of {folder.resolve()}"
-        if free < LITTLE_DISK:
-            fail(name, detail, "free some space")
-        elif free < ENOUGH_DISK:
-            warn(name, detail, "that is enough for short runs; free some space for more")
+        detail = f"{free / GIGABYTE:.1f} GB free on the disk of {folder.resolve()} (a quota may leave you less)"
+        if free < little:
+            fail(name, f"{detail}; {little / GIGABYTE:.1f} GB are needed", "free some space: conda clean --all")
+        elif free < enough:
+            lean = f"enough without GPU libraries: see README.md ({enough / GIGABYTE:.1f} GB with them)"
+            warn(name, detail, lean if name == "packages" else "enough for short runs; free some space for more")
         else:
             ok(name, detail)
 

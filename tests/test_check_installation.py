@@ -9,10 +9,12 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import check_installation
 from tests.misbehaving_server import MisbehavingServer
 
 pytestmark = pytest.mark.provided
@@ -198,3 +200,21 @@ def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path, broken):
 
 def test_old_pythons_can_read_it():
     ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+@pytest.mark.parametrize(
+    ("system", "free_gb", "lines"),
+    [
+        ("Linux", 20, ["ok       packages: 20.0 GB free"]),
+        ("Linux", 3, ["warning  packages: 3.0 GB free", "enough without GPU libraries", "(6.5 GB with them)"]),
+        ("Windows", 3, ["ok       packages: 3.0 GB free"]),
+        ("Windows", 1, ["FAIL     packages: 1.0 GB free", "1.5 GB are needed"]),
+    ],
+)
+def test_room_for_the_packages_is_told_before_they_are_installed(monkeypatch, capsys, system, free_gb, lines):
+    monkeypatch.setattr(check_installation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(check_installation.platform, "system", lambda: system)
+    monkeypatch.setattr(check_installation.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gb * 1e9))
+    check_installation.check_disk(Path("data"))
+    printed = capsys.readouterr().out
+    assert [line for line in lines if line not in printed] == []
