@@ -25,7 +25,8 @@ from typing import NamedTuple
 from toolkit.cli import OneLineParser, run_script
 from toolkit.errors import UserError, reason_of
 from toolkit.expectations import EXTRA_CREDIT, LONG
-from toolkit.runs import load_checkpoint, read_json
+from toolkit.runs import read_json
+from toolkit.weights import fit_weights, read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("classification_models.py", "classification_train.py", "segmentation_models.py", "segmentation_train.py")
@@ -146,18 +147,12 @@ def measure(name: str) -> str:
 
     from toolkit.medmnist_data import inspect, locate
 
-    task, content = WEIGHTS[name], load_checkpoint(ROOT / name)
+    task, (weights, content) = WEIGHTS[name], read_weights(ROOT / name)
     is_mask = task == "segmentation"
     model_name = content.get("model_name", "unet" if is_mask else "cnn")
-    keys = ("state_dict", "model_state_dict", "model_state", "model", "weights")
-    weights = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     models = importlib.import_module(f"{task}_models")
     model = (models.get_segmentation_model if is_mask else models.get_model)(model_name)
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        cure = "train again, or put the code back that made it (models are built without --model_args)"
-        raise UserError(f"does not fit the {model_name} of your code: {cure}; {reason_of(error, 150)}") from None
+    fit_weights(model, weights, name, model_name)
     source = inspect("pathmnist") or locate("pathmnist", dataset="sample")
     data = importlib.import_module("synthetic_data" if is_mask else "classification_dataset")
     loader = (data.create_box_dataloaders if is_mask else data.create_pathmnist_dataloaders)(250, source=source)[1]

@@ -15,25 +15,28 @@ from pathlib import Path
 from statistics import mean, median
 from urllib.parse import quote
 
+from staff.grader import facts
 from staff.grader.assignment import Assignment
 from staff.grader.reports import page
 from toolkit.runs import write_bytes
 from toolkit.sweeps import jobs
 
-STYLE = """
-:root { color-scheme: light dark; --soft: #8883; --good: #2a8a4a; --some: #b8860b; --bad: #c0392b; }
+STYLE = (
+    page.COLOURS
+    + """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 85rem; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } a { color: var(--hint); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--soft); text-align: left; white-space: nowrap; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 td.number, th.number { text-align: right; }
 td.note { white-space: normal; min-width: 22rem; }
 td.todo { text-align: center; } .passed { color: var(--good); } .partly { color: var(--some); }
-.failed { color: var(--bad); } .skipped, .not-started { opacity: .55; }
+.failed { color: var(--bad); } .skipped, .not-started { color: var(--muted); }
 .bar { display: inline-block; height: .7rem; background: var(--good); vertical-align: middle; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
+)
 MARKS = {"passed": "✓", "partly": "~", "failed": "✗", "skipped": "–", "not started": "·"}
 
 
@@ -43,13 +46,16 @@ class Entry:
 
     job: name of the folder with its results; "" if it cannot be read (`problem`).
     before: the folder with the results that these replace, "" if there are none.
+    again: whether it is graded again because somebody asked for that.
     """
 
     name: str
     path: Path
     digest: str = ""
+    history: str = ""
     job: str = ""
     before: str = ""
+    again: bool = False
     problem: str = ""
 
 
@@ -65,6 +71,8 @@ def collect(entries: list[Entry], out: Path) -> list[dict]:
             "problem": entry.problem,
             "results": None,
             "before": None,
+            "changed": [],
+            "last_change": None,
         }
         row["same_as"] = first_with.setdefault(entry.digest, entry.name) if entry.digest else entry.name
         rows.append(row)
@@ -79,8 +87,17 @@ def collect(entries: list[Entry], out: Path) -> list[dict]:
         else:
             row |= {"score": results["score"], "extra": results["extra"], "results": results}
             earlier = jobs.read_json(str(out / "jobs" / entry.before / "results.json")) if entry.before else None
-            row["before"] = earlier["score"] if isinstance(earlier, dict) else None
+            if isinstance(earlier, dict):
+                row |= {"before": earlier["score"], "changed": changed_points(earlier, results)}
+            row["last_change"] = facts.last_change(entry.path)
     return rows
+
+
+def changed_points(before: dict, now: dict) -> list[tuple[str, float, float]]:
+    """(Id, points before, points now) of every TODO that has other points than in the earlier results."""
+    old = {todo["id"]: todo["points"] for todo in before["todos"]}
+    pairs = [(todo["id"], old.get(todo["id"], 0.0), todo["points"]) for todo in now["todos"]]
+    return [(number, was, points) for number, was, points in pairs if was != points]
 
 
 def write(entries: list[Entry], assignment: Assignment, out: Path) -> list[dict]:
@@ -93,9 +110,15 @@ def write(entries: list[Entry], assignment: Assignment, out: Path) -> list[dict]
     for row in rows:
         if row["results"]:
             # Made here and not copied, so that a change of its looks reaches every student without grading again.
-            write_bytes(feedback / f"{file_name(row['name'])}.html", page.render(row["results"]).encode())
+            write_bytes(feedback / f"{file_name(row['name'])}.html", page.render(as_of_now(row, assignment)).encode())
     write_bytes(out / "overview.html", overview(rows, assignment).encode("utf-8", "backslashreplace"))
     return rows
+
+
+def as_of_now(row: dict, assignment: Assignment) -> dict:
+    """A row's results with whose they are: equal files are graded once, and a due date may move without a grading."""
+    whose = {"name": row["name"], "due": facts.due(assignment.name), "last_change": row["last_change"]}
+    return row["results"] | {"submission": row["results"]["submission"] | whose}
 
 
 def file_name(name: str) -> str:
@@ -153,12 +176,39 @@ def _plain(cell: object) -> object:
 def summary(rows: list[dict], out: Path) -> str:
     """The lines for the terminal."""
     scores = [row["score"] for row in rows if row["score"] is not None]
-    lines = [f"{row['name']}: not graded: {' '.join(row['problem'].split())[:200]}" for row in rows if row["problem"]]
+    lines = []
+    for row in rows:
+        if row["problem"]:
+            head = "not graded: " if row["score"] is None else ""
+            lines.append(f"{row['name']}: {head}{' '.join(row['problem'].split())[:200]}")
     if scores:
         lines.append(f"{len(scores)} of {len(rows)} graded; mean {mean(scores):.2f}, median {median(scores):g}")
     else:
         lines.append(f"0 of {len(rows)} graded")
+    lines += [f"{row['name']}: {told_again(row)}" for row in rows if row["before"] is not None]
     return "\n".join([*lines, f"{out / 'grades.csv'}", f"{out / 'overview.html'}"])
+
+
+def told_again(row: dict) -> str:
+    """'before 41.5, now 43.5 (TODO 1.4: 0 -> 2)' of a submission that was graded again."""
+    parts = [f"TODO {number}: {was:g} -> {now:g}" for number, was, now in row["changed"]]
+    return f"before {row['before']:g}, now {row['score']:g} ({'; '.join(parts) or 'no TODO changed'})"
+
+
+def _regraded(rows: list[dict]) -> str:
+    """Old and new points side by side, of those who were graded again."""
+    again = [row for row in rows if row["before"] is not None]
+    lines = []
+    for row in again:
+        points = "; ".join(f"{number}: {was:g} → {now:g}" for number, was, now in row["changed"])
+        numbers = [f"{row['before']:g}", f"{row['score']:g}", f"{row['score'] - row['before']:+g}"]
+        cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+        part = html.escape(row["results"].get("graded_again") or "all")
+        lines.append(
+            f'<tr><td>{html.escape(row["name"])}</td>{cells}<td>{part}</td><td class="note">{points}</td></tr>'
+        )
+    head = "<tr><th>name</th><th>before</th><th>now</th><th></th><th>what</th><th>TODOs that changed</th></tr>"
+    return f'<h2>Graded again</h2><div class="wide"><table>{head}{"".join(lines)}</table></div>' if again else ""
 
 
 def _histogram(scores: list[float], top: float) -> str:
@@ -201,7 +251,7 @@ def _todo_rows(rows: list[dict], assignment: Assignment) -> str:
 def _student_row(row: dict, assignment: Assignment) -> str:
     name, results = html.escape(row["name"]), row["results"]
     notes = [row["problem"]] if row["problem"] else []
-    notes += [f"graded again; before: {row['before']:g}"] if row["before"] is not None else []
+    notes += [f"graded again: {told_again(row)}"] if row["before"] is not None else []
     notes += row["results"].get("for_a_person", []) if row["results"] else []
     notes += [f"same files as {row['same_as']}"] if row["same_as"] != row["name"] else []
     note = f'<td class="note">{html.escape("; ".join(notes))}</td>'
@@ -246,5 +296,5 @@ def overview(rows: list[dict], assignment: Assignment) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Grades: {title}</title><style>{STYLE}</style></head><body><h1>Grades: {title}</h1>{body}"
         f"<h2>By student</h2><p>{legend}</p>"
-        f'<div class="wide"><table>{head}{table}</table></div></body></html>\n'
+        f'<div class="wide"><table>{head}{table}</table></div>{_regraded(rows)}</body></html>\n'
     )

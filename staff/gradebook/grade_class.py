@@ -18,10 +18,11 @@ from pathlib import Path
 
 from staff.gradebook import class_report
 from staff.gradebook.class_report import Entry
+from staff.gradebook.handed_in import find_entries
 from staff.grader import assignment as assignments
 from staff.grader import sandbox
 from staff.grader.hidden import HiddenData
-from staff.grader.packing import ARCHIVES, printable
+from staff.grader.packing import printable
 from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
@@ -41,8 +42,12 @@ SOURCES = (
     "toolkit/*.py",
 )
 # They choose hints and looks and change no grade, so that work on them does not grade a class again.
-NO_GRADING = ("staff/grader/code_features.py", "staff/grader/diagnosis.py", "staff/grader/reports/*")
-SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # what cannot be read gets a row that says so
+NO_GRADING = (
+    "staff/grader/code_features.py",
+    "staff/grader/diagnosis.py",
+    "staff/grader/facts.py",
+    "staff/grader/reports/*",
+)
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 JOB_TIMEOUT_S = 1200  # the grader ends a submission long before
 
@@ -78,29 +83,10 @@ def build_parser() -> OneLineParser:
         help="grade these again; old results stay until new are complete",
     )
     parser.add_argument("--secrets", choices=("new", "old"), default="new", help="secret data of --regrade")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--todo", nargs="+", metavar="ID", help="with --regrade: only these TODOs, the rest as it was")
+    part.add_argument("--check", nargs="+", metavar="TEST", help="with --regrade: only these checks")
     return parser
-
-
-def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[str]]:
-    """((name, path) of every submission, names of what else lies there). UserError if there is no submission."""
-    if not folder.is_dir():
-        raise UserError(f"folder is {str(folder)!r}, which is no folder")
-    found, others = [], []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.resolve() == out.resolve():
-            continue
-        (found if path.is_dir() or path.name.lower().endswith(SUBMISSIONS) else others).append(path)
-    if not found:
-        raise UserError(f"{folder} holds no submission: put one folder or zip archive a student there")
-    stems = [_stem(path) for path in found]
-    # Ada.zip and Ada/: both keep their full names.
-    names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, found, strict=True)]
-    return list(zip(names, found, strict=True)), [path.name for path in others]
-
-
-def _stem(path: Path) -> str:
-    ending = next((end for end in SUBMISSIONS if path.name.lower().endswith(end)), "")
-    return path.name if path.is_dir() or not ending else path.name[: -len(ending)]
 
 
 def file_digest(path: Path) -> str:
@@ -141,8 +127,8 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
             entry.problem = printable(f"it cannot be read: {type(error).__name__}: {error}", 500)
         else:
             entry.digest = submission.digest()
-            history = submission.history_digest() if assignment.history else ""
-            entry.job = hashlib.sha256(f"{grader} {entry.digest} {history}".encode()).hexdigest()[:20]
+            entry.history = submission.history_digest() if assignment.history else ""
+            entry.job = hashlib.sha256(f"{grader} {entry.digest} {entry.history}".encode()).hexdigest()[:20]
         entry.name = printable(name.encode("utf-8", "backslashreplace").decode())
         entries.append(entry)
     return entries
@@ -158,9 +144,8 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
     sweep = Sweep(GradeScript(), str(out / "jobs"), LocalEngine([Device(None, arguments.jobs)]), rules)
     for entry in entries:
         if entry.job:
-            old = ["--seed-file", str(out / "jobs" / entry.before / "results.json")] if entry.before else []
-            secrets = old if arguments.secrets == "old" and not complete_jobs(entry.job, out) else []
-            sweep.add([Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv, *secrets])])
+            again = regrade_argv(arguments, out / "jobs" / entry.before / "results.json") if entry.again else []
+            sweep.add([Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv, *again])])
     view = make_view(sweep.progress, lambda: "")
     sweep.on_finished.append(view.job_ended)
     sweep.on_turn.append(view.update)
@@ -170,26 +155,54 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
         view.close()
 
 
-def use_newest(entries: list[Entry], regrade: list[str], out: Path) -> None:
+def regrade_argv(arguments: argparse.Namespace, before: Path) -> list[str]:
+    """What tells staff.grade to grade a submission again whose earlier results are in `before`."""
+    words = ["--seed-file", str(before)] if arguments.secrets == "old" and before.is_file() else []
+    for flag, chosen in (("--todo", arguments.todo), ("--check", arguments.check)):
+        words += [flag, *chosen, "--onto", str(before)] if chosen else []
+    return words
+
+
+def use_newest(entries: list[Entry], regrade: list[str], out: Path, part: bool = False) -> None:
     """Point every entry at its newest complete results, and those that `regrade` names at a new folder.
 
     Older results stay; they count until newer ones are complete. UserError for a name that is not there.
+    part: only a part is graded again, onto the newest results of the same files, whichever grader made them; who is not
+    named keeps theirs.
     """
     names = [entry.name for entry in entries]
     for name in regrade:
         if name not in names:
             raise UserError(f"regrade is {name!r}; allowed: {', '.join(names)}")
     keys = {entry.job for entry in entries if entry.job and entry.name in regrade}
+    found = complete_by_files(out)
     for entry in entries:
         if not entry.job:
             continue
         key = entry.job
-        complete = complete_jobs(key, out)
-        if key in keys and complete:
+        ours, older = complete_jobs(key, out), found.get((entry.digest, entry.history), [])
+        if key in keys and part and not older:
+            raise UserError(f"{entry.name} has no complete results for these files; grade it as a whole first")
+        if key in keys and older:
             number = 1 + max((_number(path.name) for path in (out / "jobs").glob(f"{key}*")), default=0)
-            entry.job, entry.before = f"{key}-{number}", complete[-1]
-        elif complete:
-            entry.job, entry.before = complete[-1], complete[-2] if len(complete) > 1 else ""
+            entry.job, entry.before, entry.again = f"{key}-{number}", (ours or older)[-1], True
+        elif ours or (part and older):
+            entry.job = (ours or older)[-1]
+            entry.before = older[older.index(entry.job) - 1] if older.index(entry.job) else ""
+        elif older:  # of an earlier state of the grader
+            entry.before = older[-1]
+
+
+def complete_by_files(out: Path) -> dict[tuple[str, str], list[str]]:
+    """(Digest of the files, digest of the history) -> folders with complete results for them, oldest first."""
+    found: dict[tuple[str, str], list[tuple[float, int, str]]] = {}
+    for path in (out / "jobs").glob("*/results.json"):
+        results = jobs.read_json(str(path))
+        if isinstance(results, dict) and jobs.read_status(str(path.parent)).state == "done":
+            files = (results["submission"]["sha256"], results["submission"].get("history", ""))
+            name = path.parent.name
+            found.setdefault(files, []).append((path.stat().st_mtime, _number(name), name))
+    return {files: [name for _, _, name in sorted(rows)] for files, rows in found.items()}
 
 
 def complete_jobs(key: str, out: Path) -> list[str]:
@@ -206,6 +219,8 @@ def settle(entries: list[Entry], out: Path) -> None:
     """Where grading again was not completed, the results before it count."""
     for entry in entries:
         if entry.before and entry.job not in complete_jobs(entry.job.partition("-")[0], out):
+            why = jobs.read_status(str(out / "jobs" / entry.job)).detail or "not done yet"
+            entry.problem = f"graded again without a result ({why}); the earlier one counts"
             entry.job, entry.before = entry.before, ""
 
 
@@ -216,16 +231,19 @@ def main() -> int:
     folder = arguments.folder.resolve()
     out = (arguments.out or folder.with_name(f"{folder.name}-grades")).resolve()
     assignment = assignments.load(arguments.assignment)
+    assignment.check_names(arguments.todo, arguments.check)
+    if (arguments.todo or arguments.check) and not arguments.regrade:
+        raise UserError("--todo and --check need --regrade NAME: whose submission is to be graded again?")
     found, others = find_entries(folder, out)
     if arguments.require and (reason := sandbox.check_layer(arguments.require)):
         raise UserError(f"--require {arguments.require}: {reason}")
     data = HiddenData.find(arguments.data_root).source.path if assignment.hidden_data else None
     entries = read_entries(found, assignment, grader_digest(assignment, data, arguments.require))
     (out / "jobs").mkdir(parents=True, exist_ok=True)
-    use_newest(entries, arguments.regrade, out)
+    use_newest(entries, arguments.regrade, out, bool(arguments.todo or arguments.check))
     print(f"{len(entries)} submissions, results in {out}")
     if others:
-        print(f"note: neither folder nor zip archive: {', '.join(others[:10])}")
+        print(f"note: not taken for a submission: {', '.join(others[:10])}")
     interrupted = grade_all(entries, arguments, out)
     settle(entries, out)
     rows = class_report.write(entries, assignment, out)
@@ -233,4 +251,4 @@ def main() -> int:
     if interrupted:
         print("interrupted: the same command goes on with what is missing", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if any(row["score"] is None for row in rows) else 0
+    return EXIT_SOME_FAILED if any(row["problem"] for row in rows) else 0

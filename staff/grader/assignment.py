@@ -107,6 +107,13 @@ class Assignment:
                     return todo, check
         return None
 
+    def check_names(self, todos: list[str] | None, checks: list[str] | None) -> None:
+        """UserError unless all of them are TODOs and checks of this assignment."""
+        for number in todos or []:
+            check_choice("todo", number, [todo.id for todo in self.todos])
+        for test in checks or []:
+            check_choice("check", test, [check.test for todo in self.todos for check in todo.checks])
+
 
 def names() -> list[str]:
     """Assignments there are."""

@@ -126,12 +126,18 @@ class GradingPlugin:
         """The TODOs or checks that were asked for, and the core checks of those that they need."""
         if self.only is None and self.only_checks is None:
             return [check for _, check in wanted]
-        asked = {check.test for todo, check in wanted if todo.id in (self.only or ())} | set(self.only_checks or ())
+        asked = {check.test for _, check in wanted if self.is_asked(check.test)}
         needed: set[str] = set()
         for todo, check in reversed(wanted):  # a check needs earlier TODOs alone
             if check.test in asked or (todo.id in needed and check.core):
                 needed.update(check.needs)
         return [check for todo, check in wanted if check.test in asked or (todo.id in needed and check.core)]
+
+    def is_asked(self, test: str) -> bool:
+        """Whether a check was asked for, and not only run because another one needs it."""
+        if self.only is None and self.only_checks is None:
+            return True
+        return self.assignment.find(test)[0].id in (self.only or ()) or test in (self.only_checks or ())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -23,13 +23,13 @@ from pathlib import Path
 import pytest
 
 from staff.grader import assignment as assignments
-from staff.grader import checks, diagnosis, other_work, processes, sandbox
+from staff.grader import checks, diagnosis, earlier, facts, other_work, packing, processes, sandbox
 from staff.grader.checks import GradingPlugin
 from staff.grader.client import Budget, StudentProcess, clean
 from staff.grader.hidden import HiddenData
 from staff.grader.reports import gradescope, junit, page
 from staff.grader.submission import read_submission
-from toolkit.errors import UserError, check_choice
+from toolkit.errors import UserError
 from toolkit.runs import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m staff.grade", description=__doc__.splitlines()[0])
     parser.add_argument("submission", help="folder, zip archive or git repository")
     parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
+    parser.add_argument("--name", default="", help="of the student, for the page (default: the submission's)")
     parser.add_argument("--out", type=Path, default=Path("results.json"), help="results for the staff (JSON)")
     more = parser.add_argument_group("further outputs")
     more.add_argument("--gradescope", type=Path, metavar="FILE", help="results in Gradescope's format")
@@ -67,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument(
         "--check", nargs="+", metavar="TEST", help="only these checks, e.g. test_1_training.py::test_one_step"
+    )
+    how.add_argument(
+        "--onto", type=Path, metavar="FILE", help="with --todo or --check: take all other checks from this results.json"
     )
     how.add_argument("--no-gates", action="store_true", help="no accuracy gates: a quick look, not a grade")
     how.add_argument("--first-failure", action="store_true", help="of each TODO, stop at the first check that fails")
@@ -129,21 +133,51 @@ def run_checks(plugin, tests: Path) -> None:
 
 def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
-
     started = time.monotonic()
     processes.guard_grader()
     assignment = assignments.load(arguments.assignment)
+    assignment.check_names(arguments.todo, arguments.check)
     try:
         submission = read_submission(arguments.submission, assignment.files)
     except UserError as error:
         raise NotReadable(clean(str(error))) from None
+    before = earlier.read(arguments.onto, assignment, submission.digest()) if arguments.onto else None
     seed, notes = read_seed(arguments.seed_file), []
     hidden = HiddenData.find(arguments.data_root, announce=notes.append) if assignment.hidden_data else None
+    plugin, confined = confined_checks(arguments, assignment, submission, hidden, seed)
+    if before:
+        new = {test: outcome for test, outcome in plugin.outcomes.items() if plugin.is_asked(test)}
+        plugin.outcomes = earlier.outcomes(before, assignment) | new
+    results = collect(assignment, submission, plugin, seed)
+    results["submission"] |= {
+        "name": arguments.name or name_of(arguments.submission),
+        "due": facts.due(assignment.name),
+    }
+    results["submission"]["last_change"] = facts.last_change(arguments.submission)
+    results["submission"]["history"] = submission.history_digest() if assignment.history else ""
+    results["staff_only"] |= earlier.note(before, partial(arguments), seed) if before else {}
+    results["staff_only"]["problems"] += diagnosis.diagnose(results["todos"], assignment.name, submission.files)
+    results["data"]["notes"] = notes
+    results["partial"], results["graded_again"] = ("", partial(arguments)) if before else (partial(arguments), "")
+    results |= {"sandbox": confined, "grader": facts.grader_versions(), "graded_at": time.strftime("%Y-%m-%d %H:%M")}
+    results["seconds"] = round(time.monotonic() - started, 1)
+    if assignment.history:
+        other_work.judge(results, submission, assignment.history)
+    return results
+
+
+def name_of(submission: str) -> str:
+    """What a submission is called where nobody said whose it is: its folder or file without what marks an archive."""
+    name = Path(submission).resolve().name
+    ending = next((end for end in packing.ARCHIVES if name.lower().endswith(end)), "")
+    return clean(name[: len(name) - len(ending)], 120)
+
+
+def confined_checks(arguments, assignment, submission, hidden, seed: int) -> tuple[GradingPlugin, dict]:
+    """Run the checks on the submission in its sandbox: (what became of them, which layers were in force)."""
     layer, weaker = sandbox.choose_layer(arguments.require)
     secret_paths = [str(ROOT / name) for name in SECRET_PATHS if (ROOT / name).exists()]
     secret_paths += [str(hidden.source.path)] if hidden else []
-    for test in arguments.check or []:
-        check_choice("check", test, [check.test for todo in assignment.todos for check in todo.checks])
     with sandbox.temporary_place() as place:
         assemble(place, assignment, submission.files)
         limits = sandbox.Limits(threads=arguments.threads)
@@ -157,15 +191,7 @@ def grade(arguments: argparse.Namespace) -> dict:
             run_checks(plugin, assignment.tests)
         finally:
             process.end()  # nothing of the student's runs any more when results are written
-    results = collect(assignment, submission, plugin, seed)
-    results["staff_only"]["problems"] += diagnosis.diagnose(results["todos"], assignment.name, submission.files)
-    results["data"]["notes"] = notes
-    results["partial"] = partial(arguments)
-    results["sandbox"] = {"layer": layer, "in_force": process.in_force, "not_available": weaker}
-    results["seconds"] = round(time.monotonic() - started, 1)
-    if assignment.history:
-        other_work.judge(results, submission, assignment.history)
-    return results
+    return plugin, {"layer": layer, "in_force": process.in_force, "not_available": weaker}
 
 
 def partial(arguments: argparse.Namespace) -> str:
@@ -188,8 +214,10 @@ def collect(assignment, submission, plugin, seed: int) -> dict:
         "submission": {
             "sha256": submission.digest(),
             "files": sorted(submission.files),
+            "hashes": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(submission.files.items())},
             "ignored": submission.ignored,
             "notes": submission.notes,
+            "commit": submission.commit,
         },
         "data": {
             "name": hidden.source.name if hidden else "data drawn for this submission",
@@ -207,6 +235,10 @@ def collect(assignment, submission, plugin, seed: int) -> dict:
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Before two minutes are spent: can every output be written? An older result is no result of this run: it goes."""
+    if arguments.onto and not (arguments.todo or arguments.check):
+        raise UserError("--onto needs --todo or --check: which part is to be graded again?")
+    if arguments.onto and arguments.onto.resolve() == arguments.out.resolve():
+        raise UserError(f"--onto and --out are both {arguments.out}; the earlier results would be lost")
     outputs = [arguments.out, arguments.gradescope, arguments.junit, arguments.html]
     for path in filter(None, outputs):
         if path.is_dir():

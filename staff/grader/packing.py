@@ -82,6 +82,11 @@ def archive_entries(path: Path, use: Callable[[Iterable[Entry]], object]) -> obj
     try:
         if path.stat().st_size > MAX_ARCHIVE_BYTES:
             raise UserError(f"the archive is larger than {MAX_ARCHIVE_BYTES >> 20} MB")
+        if not is_archive(path):
+            state = "is damaged" if path.stat().st_size else "is empty"
+            raise UserError(
+                f"{printable(path.name)!r} {state}: no archive can be read from it; pack and upload it again"
+            )
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return use(_zip_entries(archive))

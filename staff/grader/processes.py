@@ -132,7 +132,7 @@ def kill_now(process: subprocess.Popen) -> None:
         _kill([process.pid, *descendants(process.pid)])
 
 
-def end_all(process: subprocess.Popen, spared: set[int], uid: int | None, patience_s: float = 5.0) -> list[int]:
+def end_all(process: subprocess.Popen, spared: set[int], uid: int | None, patience_s: float = 30.0) -> list[int]:
     """Kill a child and everything that came from it; process ids that would not go (empty when all is well).
 
     `uid`: the user that only this child and its offspring have, None if it runs as the grader's own user. In that case

@@ -9,6 +9,7 @@ from the last commit is said in `notes`.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import os
 import re
@@ -68,7 +69,7 @@ def read_submission(path: str | os.PathLike, allowed: Mapping[str, int]) -> Subm
     if path.is_dir():
         git_folder = repository.find(path)
         return _from_git(path, git_folder, allowed) if git_folder else _from_folder(path, allowed)
-    if packing.is_archive(path):
+    if packing.is_archive(path) or (path.is_file() and path.name.lower().endswith(packing.ARCHIVES)):
         return packing.archive_entries(path, lambda entries: _select(entries, allowed, "the archive"))
     if not path.exists():
         raise UserError(f"submission {printable(str(path))!r} does not exist")
@@ -78,18 +79,34 @@ def read_submission(path: str | os.PathLike, allowed: Mapping[str, int]) -> Subm
 
 
 def _from_folder(path: Path, allowed: Mapping[str, int]) -> Submission:
+    """The folder's files; what is missing there may lie in an archive in it, if there is only one."""
+    names = [name for name, read in packing.folder_entries(path) if read and name.lower().endswith(packing.ARCHIVES)]
+    found = inner = None
     try:
-        return _select(packing.folder_entries(path), allowed, "the folder")
+        found = _select(packing.folder_entries(path), allowed, "the folder")
     except _NothingFoundError:
-        names = [
-            name for name, read in packing.folder_entries(path) if read and name.lower().endswith(packing.ARCHIVES)
-        ]
         if len(names) != 1:
             raise
-        inner = path / names[0]
-        found = packing.archive_entries(inner, lambda entries: _select(entries, allowed, "the archive"))
-        found.notes.append(f"the files were found in {printable(names[0])!r}")
+    if len(names) != 1 or (found and len(found.files) == len(allowed)):
         return found
+    try:
+        inner = packing.archive_entries(path / names[0], lambda entries: _select(entries, allowed, "the archive"))
+    except UserError:
+        if found is None:
+            raise
+        return found
+    return _joined(found, inner, names[0])
+
+
+def _joined(found: Submission | None, inner: Submission, archive: str) -> Submission:
+    """A folder's files, and of the archive in it those that the folder lacks."""
+    found = found or Submission({})
+    new = [name for name in inner.files if name not in found.files]
+    if new:
+        found.notes += [*inner.notes, f"{', '.join(new)} found in {printable(archive)!r}"]
+        found.files |= {name: inner.files[name] for name in new}
+    found.ignored = [name for name in found.ignored if name != printable(archive)]
+    return found
 
 
 class _NothingFoundError(UserError):
@@ -116,7 +133,11 @@ def _select(entries: Iterable[Entry], allowed: Mapping[str, int], what: str) -> 
             chosen[file] = name
             notes.append(f"{printable(name)!r} was read as {file}")
     if not chosen:
-        raise _NothingFoundError(f"{what} holds none of the assignment's files ({', '.join(allowed)})")
+        raise _NothingFoundError(_nothing_found(what, regular, allowed))
+    notes += [
+        f"{printable(name)!r} was not read; did you mean {file}?"
+        for name, file in _meant(regular, [file for file in allowed if file not in chosen])
+    ]
     files = {}
     for file, limit in allowed.items():
         if file in chosen:
@@ -129,6 +150,27 @@ def _select(entries: Iterable[Entry], allowed: Mapping[str, int], what: str) -> 
     if len(ignored) > MAX_LISTED:
         notes.append(f"{len(ignored) - MAX_LISTED} more files were ignored")
     return Submission(files, ignored[:MAX_LISTED], notes)
+
+
+def _meant(names: list[str], missing: Iterable[str]) -> list[tuple[str, str]]:
+    """(Name, file of the assignment that is missing and that it resembles)."""
+    wanted = {file.rpartition("/")[2].lower(): file for file in missing}
+    pairs = [(name, difflib.get_close_matches(plain_name(name), wanted, 1, 0.85)) for name in names[:MAX_LISTED]]
+    return [(name, wanted[close[0]]) for name, close in pairs if close and plain_name(name) not in wanted]
+
+
+def _nothing_found(what: str, names: list[str], allowed: Iterable[str]) -> str:
+    """One line: what was expected, what is there instead, and what to do."""
+    files = ", ".join(name for name in allowed if name.endswith(".py"))
+    text = f"{what} holds none of the assignment's files ({files})"
+    meant = _meant(names, allowed)
+    if meant:
+        return f"{text}; did you mean {meant[0][1]} by {printable(meant[0][0])!r}?"
+    other = next((name for name in names if name.lower().endswith((".7z", ".rar", ".xz", ".zst"))), "")
+    if other:
+        return f"{text}; {printable(other)!r} is an archive that is not read: hand in a zip"
+    there = ", ".join(printable(name, 60) for name in names[:5])
+    return f"{text}; it holds {there or 'no file'}"
 
 
 def _base_folder(names: list[str], allowed: Iterable[str], what: str) -> str | None:

@@ -322,7 +322,9 @@ def checkpoint_model(student: StudentProcess, place, file: str, part: Part, defa
     try:
         reply = student.ask("load_checkpoint", args)
     except StudentError as error:
-        error.is_about_code = False  # weights of another model, or a damaged file
+        if error.kind == "UserError":  # of toolkit/weights.py: a whole sentence, with the cure
+            raise NothingToCheckError(error.message) from None
+        error.is_about_code = False
         raise
     number = reply.result.get("object")
     expect(type(number) is int, "your process answered nonsense about the checkpoint")

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 from staff.grader import assignment as assignments
+from staff.grader import facts
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
@@ -26,6 +27,7 @@ GRADER = (
     "staff/grader/*",
     "staff/grader/reports/*.py",
     "staff/assignments/__init__.py",
+    "staff/assignments/course.toml",
     "staff/assignments/{assignment}/*.py",
     "staff/assignments/{assignment}/assignment.toml",
     "staff/assignments/{assignment}/patterns.json",
@@ -80,6 +82,7 @@ def write_zip(path: Path, arguments: argparse.Namespace) -> int:
 
     assignment = assignments.load(arguments.assignment)
     entries: dict[str, bytes] = {n: t.encode() for n, t in scripts(assignment.name, arguments.require).items()}
+    entries[f"grader/{facts.COMMIT_FILE.name}"] = facts.grader_versions()["commit"].encode()  # results name it
     entries |= {name: file.read_bytes() for name, file in contents(assignment, arguments.data).items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

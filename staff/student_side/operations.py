@@ -155,21 +155,14 @@ def op_call(worker: Worker, args: dict, arrays: Arrays) -> Answer:
 
 
 def op_load_checkpoint(worker: Worker, args: dict, arrays: Arrays) -> Answer:
-    """Build the model that a submitted checkpoint names (else the default one) and load its weights.
+    """Build the model that a submitted checkpoint names (else the default one) and load its weights."""
+    from toolkit.weights import fit_weights, read_weights  # late: it lies in the submission's tree, with all provided
 
-    Plain weights, or the best.pt of a run: a dict that holds them and perhaps `model_name`.
-    """
-    path = os.path.join(worker.folder, args["file"])
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise TypeError(f"{args['file']} holds {type(content).__name__}, expected a dict of weights")
-    name = content.get("model_name", args["default"])
-    for key in ("state_dict", "model_state_dict", "model_state", "model", "weights"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    model = getattr(worker.module(args["module"]), args["factory"])(name if isinstance(name, str) else args["default"])
-    model.load_state_dict(content)
+    weights, content = read_weights(os.path.join(worker.folder, args["file"]))
+    named = content.get("model_name")
+    name = named if isinstance(named, str) else args["default"]
+    model = getattr(worker.module(args["module"]), args["factory"])(name)
+    fit_weights(model, weights, args["file"], name)
     return {"object": worker.keep(model)}, {}
 
 

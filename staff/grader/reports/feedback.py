@@ -1,6 +1,21 @@
-"""What a student may read: verdicts, expectations, hints and their own traceback lines; never seeds or hidden data."""
+"""What a student may read: verdicts, expectations, hints and their own traceback lines; never seeds or hidden data.
+
+Each thing that is said has a kind, so that a page can show a verdict, its cause, a hint and a question differently.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
+
+MARKS = {"passed": "✓", "failed": "✗", "not_started": "–", "skipped": "–", "grader_error": "!"}
+QUESTION = "ask yourself"
+
+
+class Said(NamedTuple):
+    """Something that is said about a check. kind: verdict, cause, where, measured, hint or question."""
+
+    kind: str
+    text: str
 
 
 def shown_message(check: dict) -> str:
@@ -11,29 +26,38 @@ def shown_message(check: dict) -> str:
     return "the grader failed here; the staff has been told" if failed_here else check["message"]
 
 
-def lines_of(check: dict) -> list[str]:
-    """The text of one check, line by line."""
-    marks = {"passed": "✓", "failed": "✗", "not_started": "–", "skipped": "–", "grader_error": "!"}
-    lines = [f"{marks[check['status']]} {check['title']}"]
+def said_of(check: dict) -> list[Said]:
+    """The verdict on one check, what caused it, where, and what to think about."""
+    said = [Said("verdict", f"{MARKS[check['status']]} {check['title']}")]
     if check["status"] != "passed":
-        lines += [f"    {line}" for line in shown_message(check).splitlines()[:6]]
+        said += [Said("cause", line) for line in shown_message(check).splitlines()[:6]]
     if check.get("same_as"):
-        return lines
-    lines += [f"    at {frame}" for frame in check["frames"]]
+        return said
+    said += [Said("where", f"at {frame}") for frame in check["frames"]]
     for measured in check["measured"]:
         values = ", ".join(f"{value:.3f}" for value in measured["values"])
         margin = max(measured["values"]) - measured["threshold"]
-        lines.append(f"    measured {values}; gate {measured['threshold']:.3f}; margin {margin:+.3f}")
+        said.append(Said("measured", f"measured {values}; gate {measured['threshold']:.3f}; margin {margin:+.3f}"))
     if check["hint"] and check["status"] == "failed":
-        lines.append(f"    hint: {check['hint']}")
-    return lines
+        said.append(Said("hint", check["hint"]))
+    return said
+
+
+def questions_of(todo: dict) -> list[Said]:
+    """What a mistake that fails like this one usually is, as questions."""
+    return [Said("question", text) for text in todo.get("diagnosis", [])]
+
+
+def lines_of(check: dict) -> list[str]:
+    """The text of one check, line by line."""
+    indents = {"verdict": "", "hint": "    hint: "}
+    return [indents.get(kind, "    ") + text for kind, text in said_of(check)]
 
 
 def todo_lines(todo: dict) -> list[str]:
-    """The text of a TODO: all its checks, then what a mistake that fails like this one usually is."""
+    """The text of a TODO: all its checks, then the questions."""
     lines = [line for check in todo["checks"] for line in lines_of(check)]
-    questions = todo.get("diagnosis", [])
-    return lines + [f"{'ask yourself' if not i else 'or'}: {text}" for i, text in enumerate(questions)]
+    return lines + [f"{'or' if i else QUESTION}: {said.text}" for i, said in enumerate(questions_of(todo))]
 
 
 def data_note(results: dict) -> str:
@@ -44,8 +68,10 @@ def data_note(results: dict) -> str:
 
 
 def public_notes(results: dict) -> list[str]:
-    """How the submission was read."""
+    """How the submission was read and graded."""
     notes = [f"partial grading, not a grade: {results['partial']}"] if results.get("partial") else []
+    if results.get("graded_again"):
+        notes.append(f"graded again: {results['graded_again']}; the rest is as it was graded before")
     notes += results["submission"]["notes"]
     if results["submission"]["ignored"]:
         names = ", ".join(results["submission"]["ignored"][:10])

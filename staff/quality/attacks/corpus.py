@@ -1,9 +1,10 @@
 """Reading the corpus: one `.attack` file a submission, laid over an unfilled starter.
 
-The first line says what it tries. `tags: system` marks attacks on the machine and not on the checks. Then come
-sections, each with a head `--- NAME [HOW]`: `+` appends to the starter's file (`all` stands for the four graded
-modules), `base64` gives the file's bytes, `-> PATH` makes a symbolic link, and no HOW gives the file's text. Words in
-braces are filled in with what an attacker may well know: {ROOT}, {OUT}, {GRADER} (its process id), {PORT}, {MARK}.
+The first line says what it tries. `tags: system` marks attacks on the machine and not on the checks, `quiet` those that
+try and leave the process as it was, so that several of them fit in one submission (`together`). Then come sections,
+each with a head `--- NAME [HOW]`: `+` appends to the starter's file (`all` stands for the four graded modules),
+`base64` gives the file's bytes, `-> PATH` makes a symbolic link, and no HOW gives the file's text. Words in braces are
+filled in with what an attacker may well know: {ROOT}, {OUT}, {GRADER} (its process id), {PORT}, {MARK}.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ class Attack:
             path.symlink_to(how[3:])
         else:
             path.write_text(text + "\n")
+
+
+def together(attacks: list[Attack]) -> Attack:
+    """One submission that makes all of these attacks, each whatever became of those before it."""
+    made = Attack("together", f"Makes {len(attacks)} quiet attacks: {', '.join(attack.name for attack in attacks)}.")
+    for attack in attacks:
+        for name, how, text in attack.sections:
+            if how != "+":
+                raise ValueError(f"{attack.name} replaces {name}, so it is not quiet")
+            made.sections.append((name, how, f"try: exec({text!r}, globals())\nexcept BaseException: pass"))
+    return made
 
 
 def read_corpus() -> list[Attack]:

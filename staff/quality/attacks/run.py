@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from staff.grader import grade, processes, sandbox
-from staff.quality.attacks.corpus import Attack, read_corpus
+from staff.quality.attacks.corpus import Attack, read_corpus, together
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYERS = ("bwrap", "user", "limits")
 TIME_LIMIT_S = 400.0
-QUICK_S = 10.0  # for one question to the student's process in the quick form
+QUICK_S = 6.0  # for one question to the student's process in the quick form
 WATCHED = (
     "/tmp",
     "/var/tmp",
@@ -124,7 +124,7 @@ class Run:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             arguments = [str(submission), "--out", str(self.out / "results.json"), "--require", self.layer]
-            quick = ["--request-s", str(QUICK_S), "--restarts", "3"] if self.quick else []
+            quick = ["--request-s", str(QUICK_S), "--restarts", "1"] if self.quick else []
             code = grade.main([*arguments, "--threads", "1", *quick])
         (self.out / "said.txt").write_text(said.getvalue())
         return code
@@ -234,7 +234,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="only these attacks (default: all)")
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="after the names")
     parser.add_argument("--starter", type=Path, help="folder with an unfilled starter (default: one is made)")
-    parser.add_argument("--quick", action="store_true", help="attacks on the checks in one layer each; short timeouts")
+    parser.add_argument(
+        "--quick", action="store_true", help="one layer each but for those on the machine; short timeouts"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="attacks graded at the same time (default 2)")
     arguments = parser.parse_args(argv)
     corpus = [a for a in read_corpus() if not arguments.names or a.name in arguments.names]
@@ -245,13 +247,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plan_of(corpus: list[Attack], layers: list[str], quick: bool) -> list[tuple[Attack, str]]:
-    """Every attack in every layer; quick: those on the machine in every layer, those on the checks by turns."""
+    """Every attack in every layer. Quick: every attack in the strongest layer, those on the machine in all others.
+
+    There the quiet ones are one submission: grading a submission costs seconds, and what one of them does is seen
+    whichever others are there; without `--quick` the culprit is named.
+    """
     if not quick:
         return [(attack, layer) for layer in layers for attack in corpus]
-    chosen = []
-    for number, attack in enumerate(corpus):
-        chosen += [(attack, layer) for layer in (layers if "system" in attack.tags else [layers[number % len(layers)]])]
-    return chosen
+    system = [attack for attack in corpus if "system" in attack.tags]
+    quiet = [attack for attack in system if "quiet" in attack.tags]
+    joined = [together(quiet)] if len(quiet) > 1 else quiet
+    others = joined + [attack for attack in system if attack not in quiet]
+    return [(attack, layers[0]) for attack in corpus] + [(a, layer) for layer in layers[1:] for a in others]
 
 
 def run(corpus: list[Attack], layers: list[str], jobs: int, starter: Path | None = None, quick: bool = False) -> int:
@@ -291,5 +298,6 @@ def run(corpus: list[Attack], layers: list[str], jobs: int, starter: Path | None
     gained = {v.name for v in runs if v.score > starter_score}
     broken = sum(bool(v.broken) for v in runner.verdicts) + bool(visitors) + bool(changed)
     print(f"{len(runs)} runs in {len(available)} layers ({', '.join(available)}); {broken} broke the law")
-    print(f"{len({v.name for v in runs})} attacks, {len(gained)} gained")
+    names = {v.name for v in runs} - {"together"}  # the attacks in it were also made alone
+    print(f"{len(names)} attacks, {len(gained)} gained")
     return 1 if gained or broken or not available else 0

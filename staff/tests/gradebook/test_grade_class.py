@@ -17,7 +17,8 @@ import pytest
 
 from staff.gradebook import class_report, grade_class
 from staff.gradebook.class_report import Entry, file_name
-from staff.gradebook.grade_class import find_entries, grader_digest
+from staff.gradebook.grade_class import grader_digest
+from staff.gradebook.handed_in import find_entries
 from staff.grader import assignment as assignments
 from staff.tests.grading_tools import LEGACY, MODULES, ROOT, command
 from toolkit.errors import UserError
@@ -88,10 +89,15 @@ def test_class(school):
 
     with open(school / "bob" / MODULES[0], "a") as file:
         file.write("# bob has changed his mind\n")
-    command("staff.grade_class", school, "--regrade", "ada")
+    again = command("staff.grade_class", school, "--regrade", "ada", "--todo", "2.4", "--secrets", "old")
     changed = [path for path in (out / "jobs").rglob("results.json") if before.get(path) != path.stat().st_mtime]
     assert before.keys() <= set((out / "jobs").rglob("results.json"))  # the older ones stay
     assert rows_of(out)["ada"]["score_before"] == "0.0"
+    assert "ada: before 0, now 0 (no TODO changed)" in again.stdout
+    part = next(json.loads(path.read_text()) for path in changed if "-1" in path.parent.name)
+    assert (part["partial"], part["graded_again"], len(part["todos"])) == ("", "only TODO 2.4", 17)  # whole again
+    assert part["staff_only"]["seed"] == part["staff_only"]["graded_again"][0]["seed"]
+    assert "Graded again" in (out / "overview.html").read_text()
     assert len(changed) == 2  # ada because it was asked for, bob because his files differ now; not cyd
     assert rows_of(out)["bob"]["same_files_as"] == ""
 
@@ -133,6 +139,30 @@ def test_names_and_what_is_left_out(tmp_path):
     assert others == ["grades.txt"]
 
 
+def test_files_of_many_students_in_one_folder(tmp_path):
+    """As Moodle and Canvas download them: one entry a student; whatever is not understood is one, too."""
+    school = tmp_path / "class"
+    (school / "Eve Adams_9_assignsubmission_file").mkdir(parents=True)
+    (school / "Eve Adams_9_assignsubmission_onlinetext").mkdir()
+    loose = [f"Ada Lovelace_12_assignsubmission_file_{name}" for name in MODULES]
+    loose += [f"curie_LATE_345_678_{name.replace('.py', '-1.py')}" for name in MODULES] + ["curie_345_679_best.zip"]
+    loose += ["noether_77_1_report.pdf", "turing.ipynb", "roster.csv"]
+    for name in loose:
+        (school / name).write_bytes(b"x = 1")
+    found, others = find_entries(school, tmp_path / "out")
+    assert others == ["roster.csv"]
+    names = [name for name, _ in found]
+    assert sorted(names) == ["Ada Lovelace_12", "Eve Adams_9", "curie_345", "noether_77", "turing.ipynb"]
+    project = assignments.load("project2")
+    entries = {entry.name: entry for entry in grade_class.read_entries(found, project, "grader")}
+    assert [name for name, entry in entries.items() if not entry.problem] == ["Ada Lovelace_12", "curie_345"]
+    assert "it holds noether_77_1_report.pdf" in entries["noether_77"].problem
+    assert entries["Ada Lovelace_12"].digest == entries["curie_345"].digest  # the same four files
+    (school / loose[0]).unlink()
+    again = dict(find_entries(school, tmp_path / "out")[0])["Ada Lovelace_12"]
+    assert len(list(again.iterdir())) == 3  # what was taken back is not graded
+
+
 @pytest.mark.parametrize(("folder", "message"), [("nowhere", "which is no folder"), (".", "holds no submission")])
 def test_no_class(tmp_path, folder, message):
     with pytest.raises(UserError, match=message):
@@ -168,26 +198,50 @@ def entry_with(out: Path, job: str, score: float | None, name: str = "ada") -> E
     folder = out / "jobs" / job
     folder.mkdir(parents=True)
     if score is not None:
-        results = {"score": score, "extra": 0, "submission": {"sha256": "d"}, "todos": []}
+        results = {"score": score, "extra": 0, "submission": {"sha256": "d"}, "todos": [{"id": "1.0", "points": score}]}
         (folder / "results.json").write_text(json.dumps(results))
         jobs.write_status(str(folder), jobs.Status(state="done"))
-    return Entry(name, Path("somewhere"), "d", job.partition("-")[0])
+    return Entry(name, Path("somewhere"), "d", job=job.partition("-")[0])
 
 
 def test_old_results_stay_until_new_ones_are_complete(tmp_path):
     first = entry_with(tmp_path, "key", 7.0)
     grade_class.use_newest([first], ["ada"], tmp_path)
-    assert (first.job, first.before) == ("key-1", "key")
+    assert (first.job, first.before, first.again) == ("key-1", "key", True)
     entry_with(tmp_path, "key-1", None)  # interrupted
     grade_class.settle([first], tmp_path)
     assert (first.job, first.before) == ("key", "")
-    assert class_report.collect([first], tmp_path)[0]["score"] == 7.0
+    row = class_report.collect([first], tmp_path)[0]
+    assert (row["score"], row["problem"]) == (
+        7.0,
+        "graded again without a result (not done yet); the earlier one counts",
+    )
     again = entry_with(tmp_path, "key-2", 8.0)
     grade_class.use_newest([again], [], tmp_path)
     row = class_report.collect([again], tmp_path)[0]
     assert (row["score"], row["before"]) == (8.0, 7.0)
+    assert class_report.told_again(row) == "before 7, now 8 (TODO 1.0: 7 -> 8)"
+    assert "<td>ada</td>" in class_report._regraded([row])
     with pytest.raises(UserError, match="regrade is 'eve'; allowed: ada"):
         grade_class.use_newest([again], ["eve"], tmp_path)
+
+
+def test_a_part_is_graded_again_after_a_change_of_the_grader(tmp_path):
+    """Onto the newest results of the same files, whichever grader made them; who is not named keeps theirs."""
+    entry_with(tmp_path, "old", 7.0)
+    ada, bob = (Entry(name, Path("somewhere"), "d", job=f"new{name}") for name in ("ada", "bob"))
+    grade_class.use_newest([ada, bob], ["ada"], tmp_path, part=True)
+    assert (ada.job, ada.before, bob.job, bob.again) == ("newada-1", "old", "old", False)
+    arguments = grade_class.build_parser().parse_args(["x", "--regrade", "ada", "--check", "a::b", "--secrets", "old"])
+    words = grade_class.regrade_argv(arguments, tmp_path / "jobs/old/results.json")
+    assert [word for word in words if word.startswith("--")] == ["--seed-file", "--check", "--onto"]
+    stranger = Entry("eve", Path("somewhere"), "other files", job="key")
+    with pytest.raises(UserError, match="eve has no complete results for these files"):
+        grade_class.use_newest([stranger], ["eve"], tmp_path, part=True)
+    changed = Entry("ada", Path("somewhere"), "d", job="newada")  # the whole class after the change, interrupted
+    grade_class.use_newest([changed], [], tmp_path)
+    grade_class.settle([changed], tmp_path)
+    assert class_report.collect([changed], tmp_path)[0]["score"] == 7.0
 
 
 def test_tables_of_homework_5(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from staff.grader.reports.feedback import todo_lines
 from staff.grader.sandbox import Limits, temporary_place
 from staff.grader.training_checks import checkpoint_model
 from staff.quality.bank import load_bank
+from staff.tests.grading_tools import ROOT
 
 MODULES = {
     "stops": "raise SystemExit(2)",
@@ -27,6 +29,7 @@ def student():
     with temporary_place() as place:
         for name, text in MODULES.items():
             (place.tree / f"{name}.py").write_text(text)
+        shutil.copytree(ROOT / "toolkit", place.tree / "toolkit")  # provided, as in every submission's tree
         (place.tree / "damaged.pt").write_bytes(b"no weights")
         student = StudentProcess(
             place, "limits", Limits(start_s=400, without=("landlock", "seccomp")), Budget(200, 900), []
@@ -67,7 +70,7 @@ def ask(student: StudentProcess, what: str) -> None:
         ("absent", "absent.py was not handed in"),
         ("stops", "SystemExit: 2 (while importing stops.py)"),
         ("missing.pt", "no missing.pt was handed in"),
-        ("damaged.pt", "Error"),
+        ("damaged.pt", "damaged.pt is damaged, or no file of torch.save"),
     ],
 )
 def test_no_hint_where_nothing_was_learnt_about_the_code(student, what, says):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
 
+from staff.gradebook import class_report
 from staff.grader import assignment, checks, grade
 from staff.grader.checks import Outcome
 from staff.grader.reports import gradescope, junit, page
@@ -33,7 +36,12 @@ def results():
         "assignment": "project2",
         "title": project.title,
         **checks.score_all(project, outcomes),
-        "submission": {"sha256": "0" * 64, "files": [], "ignored": [f"{HOSTILE}.txt"] * 12, "notes": ["a note"]},
+        "submission": {
+            **{"sha256": "0" * 64, "files": [], "ignored": [f"{HOSTILE}.txt"] * 12, "notes": ["a note"]},
+            **{"name": HOSTILE, "due": "2027-03-12 23:59", "last_change": 1.8e9, "hashes": {"a.py": "5" * 64}},
+        },
+        "grader": {"commit": "c0ffee", "python": "3.11.7", "torch": "2.15"},
+        "partial": "only TODO 1.0",
         "data": {"name": "pathmnist-sample", "kind": "sample", "notes": []},
         "sandbox": {"layer": "bwrap", "in_force": ["bwrap"], "not_available": []},
         "seconds": 12.5,
@@ -107,6 +115,49 @@ def test_page_is_whole_and_runs_nothing(results):
     assert tags.seen.count("details") == len(results["todos"])
     assert "http" not in text  # needs no network
     assert f"{results['score']:g} of 50" in text
+    for said in ("2027-03-12 23:59", "2027-01-15", "5" * 64, "commit c0ffee, Python 3.11.7", "Partial grading"):
+        assert said in text  # whose work, when, which files, what graded it, and that it is not a grade
+    assert text.count(html.escape(HOSTILE).replace("\n", " ")) > 3
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of '#rrggbb' (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("style", [page.STYLE, class_report.STYLE], ids=["feedback", "overview"])
+def test_every_text_can_be_read(style):
+    """Contrast of at least 4.5 to 1, in light and dark, and no text is made fainter or coloured in another way."""
+    grounds = [dict(re.findall(r"--(\w+): (#\w{6});", part)) for part in style.split("prefers-color-scheme: dark")]
+    assert [len(colours) for colours in grounds] == [10, 10]
+    for colours in grounds:
+        for ground in ("page", "box"):
+            for name in set(colours) - {"page", "box", "line"}:
+                light, dark = sorted((luminance(colours[name]), luminance(colours[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
+    assert "opacity" not in style
+    used = set(re.findall(r"(?<![\w-])color: ([^;]+);", style))
+    assert used <= {f"var(--{name})" for name in set(grounds[0]) - {"page", "box", "line"}}
+
+
+def test_verdict_cause_hint_and_question_differ(results):
+    todo = copy.deepcopy(
+        next(todo for todo in results["todos"] if any(c["status"] == "failed" for c in todo["checks"]))
+    )
+    failed = next(check for check in todo["checks"] if check["status"] == "failed")
+    failed |= {"title": "the title", "message": "the cause", "hint": "think", "frames": ["a.py:1"]}
+    todo["diagnosis"] = ["Is it so?"]
+    text = page.render(results | {"todos": [todo]})
+    for line in (
+        '<p class="verdict failed">✗ the title</p>',
+        '<p class="cause">the cause</p>',
+        '<p class="where">at a.py:1</p>',
+        '<p class="hint"><span class="label">Hint: </span>think</p>',
+        '<div class="question"><p class="label">Ask yourself</p><p>Is it so?</p></div>',
+    ):
+        assert line in text
 
 
 @pytest.mark.parametrize("form", ["gradescope", "junit", "page"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import types
 
 import pytest
 
 from staff.grader import assignment as assignments
+from staff.grader import earlier
 from staff.grader.assignment import Check, Gate, Todo
-from staff.grader.checks import GradingPlugin, Outcome, score_todo
+from staff.grader.checks import GradingPlugin, Outcome, score_all, score_todo
 from staff.grader.client import CheckFailed, clean
 from toolkit.errors import UserError
 
@@ -126,3 +128,34 @@ def test_no_outcome_holds_control_codes():
     plugin = GradingPlugin(assignments.load("project2"), types.SimpleNamespace(request_number=0), None, 0, None)
     outcome = plugin._outcome(TODO, TODO.checks[0], CheckFailed("no gradient: \x1b]0;pwned\x07\x1b[2J\ud800\u202e"))
     assert outcome.message.isprintable()
+
+
+def results_with(message: str, **more: object) -> dict:
+    """What a results.json holds of one check of TODO 1.0."""
+    check = {"test": TEST_OF_1_0, "status": "failed", "message": message, "frames": [], "seconds": 1.0, "measured": []}
+    about = {"assignment": "project2", "submission": {"sha256": "d"}, "staff_only": {"seed": 1}, "partial": ""}
+    return {**about, "todos": [{"id": "1.0", "checks": [check]}], **more}
+
+
+TEST_OF_1_0 = assignments.load("project2").todos[0].checks[0].test
+
+
+def test_earlier_results_are_joined_or_refused(tmp_path):
+    """Grading a part again takes the other checks from a whole result of the same files and nothing else."""
+    project = assignments.load("project2")
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results_with("as before")))
+    found = earlier.outcomes(earlier.read(path, project, "d"), project)
+    assert [(outcome.status, outcome.message) for outcome in found.values()] == [("failed", "as before")]
+    assert score_all(project, found)["todos"][0]["checks"][0]["message"] == "as before"
+    noted = earlier.note(results_with(""), "only TODO 1.4", 2)
+    assert noted == {"seed": 1, "graded_again": [{"what": "only TODO 1.4", "seed": 2}]}
+    for content, message in (
+        ([], "is no results.json"),
+        (results_with("", assignment="hw5"), "belongs to hw5"),
+        (results_with("", submission={"sha256": "e"}), "belongs to other files"),
+        (results_with("", partial="only TODO 1.0"), "is itself partial"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            earlier.read(path, project, "d")

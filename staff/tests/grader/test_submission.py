@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -10,7 +11,7 @@ import zipfile
 
 import pytest
 
-from staff.grader import repository
+from staff.grader import packing, repository
 from staff.grader.submission import read_submission
 from staff.tests.conftest import require_layer
 from toolkit.errors import UserError
@@ -95,7 +96,7 @@ def test_paths_that_leave_the_archive_are_ignored(tmp_path, name):
     assert read_submission(archive, ALLOWED).files == {"train.py": b"B = 2\n"}
 
 
-def test_bombs_stop_at_the_limit_and_damage_is_one_line(tmp_path):
+def test_bombs_stop_at_the_limit_and_damage_is_one_line(tmp_path, monkeypatch):
     bomb = make_zip(tmp_path / "bomb.zip", [("models.py", b"\0" * 50_000_000), ("train.py", b"")])
     for large in (bomb, make_folder(tmp_path / "big", {"models.py": b"#" * 1001, "train.py": b""})):
         submission = read_submission(large, ALLOWED)
@@ -107,7 +108,8 @@ def test_bombs_stop_at_the_limit_and_damage_is_one_line(tmp_path):
     (tmp_path / "damaged.zip").write_bytes(bytes(damaged))
     with pytest.raises(UserError):
         read_submission(tmp_path / "damaged.zip", ALLOWED)
-    many = make_zip(tmp_path / "many.zip", ((f"f{i}", b"") for i in range(50_001)))
+    monkeypatch.setattr(packing, "MAX_ENTRIES", 100)
+    many = make_zip(tmp_path / "many.zip", ((f"f{i}", b"") for i in range(101)))
     with pytest.raises(UserError, match="more than"):
         read_submission(many, ALLOWED)
 
@@ -174,6 +176,38 @@ def test_other_packings(tmp_path):
     assert submission.files == FILES
     assert "found in 'solution.zip'" in submission.notes[0]
     assert read_submission(folder / "models.py", ALLOWED).files == {"models.py": FILES["models.py"]}
+
+
+def test_files_next_to_an_archive_count_first(tmp_path):
+    """A checkpoint next to the zip of the code, as Canvas lays them; of a file in both, the loose one counts."""
+    folder = make_folder(tmp_path / "folder", {"best.pt": b"weights", "train.py": b"newer"})
+    make_zip(folder / "code.zip", FILES.items())
+    submission = read_submission(folder, ALLOWED)
+    assert submission.files == {"best.pt": b"weights", "train.py": b"newer", "models.py": FILES["models.py"]}
+    assert submission.notes == ["models.py found in 'code.zip'"]
+    (folder / "code.zip").write_bytes(b"damaged")
+    assert set(read_submission(folder, ALLOWED).files) == {"best.pt", "train.py"}
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"model.py": b""}, "did you mean models.py by 'model.py'?"),
+        ({"work.7z": b""}, "'work.7z' is an archive that is not read: hand in a zip"),
+        ({"report.pdf": b"", "x/notes.ipynb": b""}, "it holds report.pdf, x/notes.ipynb"),
+        ({"work.zip": b"PK"}, "'work.zip' is damaged"),
+        ({}, "it holds no file"),
+    ],
+)
+def test_what_is_not_understood_says_what_is_there(tmp_path, files, says):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_submission(make_folder(tmp_path / "folder", files), ALLOWED)
+
+
+def test_a_name_that_is_nearly_right_is_asked_about(tmp_path):
+    submission = read_submission(make_folder(tmp_path / "a", {"train.py": b"", "mdels.py": b""}), ALLOWED)
+    assert submission.notes == ["'mdels.py' was not read; did you mean models.py?"]
 
 
 def test_two_names_for_one_file_are_not_guessed(tmp_path):

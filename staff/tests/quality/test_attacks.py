@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from staff.quality.attacks.corpus import read_corpus
+from staff.quality.attacks.corpus import Attack, read_corpus, together
 from staff.quality.attacks.run import plan_of
 from staff.tests.grading_tools import LEGACY, ROOT
 
@@ -35,13 +36,24 @@ def test_no_attack_gains_anything(starter_folder):
 
 
 def test_quick_plan_leaves_nothing_out():
+    """Every attack in the strongest layer; those on the machine in the others too, the quiet ones in one submission."""
     corpus = read_corpus()
     plan = plan_of(corpus, list(LAYERS), quick=True)
-    assert {attack.name for attack, _ in plan} == {attack.name for attack in corpus}
-    for attack in corpus:
-        layers = [layer for planned, layer in plan if planned is attack]
-        assert sorted(layers) == sorted(LAYERS) if "system" in attack.tags else len(layers) == 1
+    assert {attack.name for attack, layer in plan if layer == "bwrap"} == {attack.name for attack in corpus}
+    for other in ("user", "limits"):
+        said = " ".join(f"{attack.name} {attack.tries}" for attack, layer in plan if layer == other)
+        missing = {a.name for a in corpus if "system" in a.tags and not re.search(rf"\b{a.name}\b", said)}
+        assert missing == set()
     assert len(plan_of(corpus, list(LAYERS), quick=False)) == 3 * len(corpus)
+
+
+def test_attacks_in_one_submission_are_all_made(tmp_path, starter_folder):
+    """Also those after one that raises, ends the interpreter's loop or replaces names."""
+    texts = ["raise SystemExit", "DONE = [1]", "import none_of_this_name", "DONE.append(2)"]
+    made = together([Attack(f"a{i}", "", ["quiet"], [("all", "+", text)]) for i, text in enumerate(texts)])
+    made.write(tmp_path / "submission", starter_folder, {})
+    found = runpy.run_path(str(tmp_path / "submission/classification_train.py"))
+    assert found["DONE"] == [1, 2]
 
 
 def weakened(folder, *changes: tuple[str, str, str]):

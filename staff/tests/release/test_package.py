@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from staff.grader import sandbox
+from staff.grader import facts, sandbox
 from staff.tests.grading_tools import LEGACY, MODULES, command
 
 SYSTEM = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64")
@@ -107,6 +107,7 @@ def test_runs_in_a_scratch_root_without_network(site):
     assert results["score"] == 4
     staff = json.loads((site.autograder / "staff-results.json").read_text())
     assert staff["sandbox"]["layer"] in ("bwrap", "user")
+    assert staff["grader"]["commit"] == facts.grader_versions()["commit"]
     for path in (
         site.autograder / "staff-results.json",
         site.autograder / "source/grader/staff/student_side/worker.py",

@@ -1,0 +1,82 @@
+"""What lies in a class's folder: one entry a submission, also where a course's site puts all files into one folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from staff.gradebook.class_report import file_name
+from staff.grader.packing import ARCHIVES
+from toolkit.errors import UserError
+
+SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # taken off a submission's name
+# Without a student's name in front of them they are the staff's own; any other file is somebody's, and gets a row.
+NOTES = (".txt", ".md", ".csv", ".html", ".log", ".json", ".xlsx")
+# Moodle: Ada Lovelace_1234_assignsubmission_file_NAME; Canvas: lovelaceada_LATE_1234_56789_NAME (user, submission).
+SITE_NAMES = (
+    re.compile(r"(?P<who>.+?_\d+)_assignsubmission_(?P<kind>file|onlinetext)_?(?P<file>.*)", re.DOTALL),
+    re.compile(r"(?P<who>[^_/]+)_(?:LATE_)?(?P<number>\d+)_\d+_(?P<file>.+)", re.DOTALL),
+)
+
+
+def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[str]]:
+    """((name, path) of every submission, names of what else lies there). UserError if there is no submission.
+
+    Several files of one student, as Moodle and Canvas lay them side by side, are copied into a folder of `out`.
+    """
+    if not folder.is_dir():
+        raise UserError(f"folder is {str(folder)!r}, which is no folder")
+    alone, together, others = [], {}, []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.resolve() == out.resolve():
+            continue
+        who = _student_of(path.name)
+        if who:
+            together.setdefault(who, []).append(path)
+        elif path.is_dir() or not path.name.lower().endswith(NOTES):
+            alone.append(path)
+        else:
+            others.append(path.name)
+    if not alone and not together:
+        raise UserError(f"{folder} holds no submission: put one folder or zip archive a student there")
+    return [*_named(alone), *((who, _one_path(who, paths, out)) for who, paths in together.items())], others
+
+
+def _student_of(name: str) -> str:
+    """Who a file is from, as the site's name says; "" for a name that no site made."""
+    for form in SITE_NAMES:
+        found = form.fullmatch(name)
+        if found:
+            number = found.groupdict().get("number")
+            return f"{found['who']}_{number}" if number else found["who"]
+    return ""
+
+
+def _named(paths: list[Path]) -> list[tuple[str, Path]]:
+    """Submissions by their names without what marks an archive. Ada.zip and Ada/: both keep their full names."""
+    stems = [_stem(path) for path in paths]
+    count = Counter(stems)
+    return [(stem if count[stem] == 1 else path.name, path) for stem, path in zip(stems, paths, strict=True)]
+
+
+def _stem(path: Path) -> str:
+    ending = next((end for end in SUBMISSIONS if path.name.lower().endswith(end)), "")
+    return path.name if path.is_dir() or not ending else path.name[: -len(ending)]
+
+
+def _one_path(who: str, paths: list[Path], out: Path) -> Path:
+    """The only file or folder of a student; of several, a folder in `out` that holds them all."""
+    work = [path for path in paths if "_assignsubmission_onlinetext" not in path.name] or paths
+    if len(work) == 1:
+        return work[0]
+    target = out / "handed_in" / file_name(who)
+    shutil.rmtree(target, ignore_errors=True)  # an earlier run's: files may have been taken back
+    target.mkdir(parents=True)
+    for path in work:
+        if path.is_dir():
+            shutil.copytree(path, target / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, target / path.name, follow_symlinks=False)
+    return target

@@ -1,0 +1,63 @@
+"""What results say about where they come from: the grader's commit and versions, due dates, times of files."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import tomllib
+
+from staff.grader.packing import folder_entries
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT_FILE = ROOT / "COMMIT"  # `python -m staff.package` writes it, because a package has no repository
+
+
+def grader_versions() -> dict[str, str]:
+    """Commit of the grader ("unknown" without a repository), Python and torch."""
+    return {"commit": _commit(), "python": platform.python_version(), "torch": version("torch")}
+
+
+def _commit() -> str:
+    if COMMIT_FILE.is_file():
+        return COMMIT_FILE.read_text(encoding="ascii").strip()
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "staff", "toolkit", "*.py")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    """Output of git on our own repository."""
+    words = ["git", "-C", str(ROOT), "-c", "safe.directory=*", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def due(assignment: str) -> str:
+    """'2027-03-12 23:59 (the university's local time)' from course.toml; "" where no date is known."""
+    path = ROOT / "staff/assignments/course.toml"
+    if not path.is_file():
+        return ""
+    facts = tomllib.loads(path.read_text(encoding="utf-8")).get(assignment, {})
+    zone = f" ({facts['due_timezone']})" if "due_timezone" in facts else ""
+    return f"{facts['due']:%Y-%m-%d %H:%M}{zone}" if "due" in facts else ""
+
+
+def last_change(path: str | os.PathLike) -> float | None:
+    """Time of the newest file of a submission, or of its archive; None if there is none.
+
+    A site that packs submissions may set it to the time of the download.
+    """
+    path = Path(path)
+    times = []
+    for name in [""] if not path.is_dir() else [name for name, read in folder_entries(path) if read]:
+        try:
+            times.append(os.lstat(path / name).st_mtime)
+        except OSError:
+            continue
+    return max(times, default=None)
