@@ -40,7 +40,8 @@ class Resized(nn.Module):
 def build(name: str, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
     """The torchvision classifier `name` for ImageNet, with random weights or `weights`.
 
-    resnet18_2223: a ResNet-18 with a third block in its last stage, of which ML.NET publishes ImageNet weights.
+    resnet18_2223: a ResNet-18 with a third block in its last stage, of which ML.NET has ImageNet weights without a
+        classifier: its last layer stays random, and whoever fine-tunes puts a new one there anyway.
     Raises UserError for a name that torchvision does not have and for weights with missing or odd keys or shapes.
     """
     names = torchvision.models.list_models(module=torchvision.models)
@@ -51,8 +52,11 @@ def build(name: str, weights: dict[str, torch.Tensor] | None = None) -> nn.Modul
     else:
         network = torchvision.models.get_model(name, weights=None)
     if weights is not None:
-        check_keys(name, network.state_dict(), weights)
-        network.load_state_dict(weights)
+        expected = network.state_dict()
+        optional = {key for key in expected if key.endswith("num_batches_tracked")}
+        optional |= {"fc.weight", "fc.bias"} if name == "resnet18_2223" else set()
+        check_keys(name, expected, weights, optional=optional)
+        network.load_state_dict(expected | weights)
     return network
 
 

@@ -145,7 +145,7 @@ def describe_final(report: Mapping[str, Any], where: str) -> str:
         low, high = report["intervals"][name]
         words = name.replace("_", " ").replace("auc", "AUC").replace("iou", "IoU")
         values = f"{report[name]:.4f} (95 % interval {low:.3f} to {high:.3f})"
-        lines.append(f"  {words} {values}, {100 * gap:+.1f} points between validation and test")
+        lines.append(f"  {words} {values}; validation {report[name] + gap:.4f}, a gap of {100 * gap:+.1f} points")
     each = report.get("recall_of_each_class") or report["mean_iou_of_each_class"]
     kind = "recall" if "recall_of_each_class" in report else "IoU"
     lines.append(f"  {kind} of each class: " + ", ".join(f"{name} {value:.2f}" for name, value in each.items()))

@@ -122,7 +122,8 @@ def pretrained_name(backbone: str) -> str:
 
 def called(backbone: str) -> str:
     """A backbone's name for people."""
-    return "ResNet-18" if backbone == "resnet18" else backbone
+    names = {"resnet18": "ResNet-18", "resnet18_2223": "ResNet-18 (2-2-2-3 blocks, ML.NET)"}
+    return names.get(backbone, backbone)
 
 
 def checked(history: Any) -> History:

@@ -176,6 +176,17 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         backbones.build("resnet18", backbones.find_weights("resnet18", str(tmp_path / "bad.pth")))
 
 
+def test_weights_that_come_without_a_classifier_fit_the_network_they_are_for():
+    whole = backbones.build("resnet18_2223").state_dict()
+    without = {key: value for key, value in whole.items() if not key.startswith("fc.") and "num_batches" not in key}
+    loaded = backbones.build("resnet18_2223", without).state_dict()
+    assert all(torch.equal(loaded[key], whole[key]) for key in without)
+    assert not torch.equal(loaded["fc.weight"], whole["fc.weight"])
+    plain = backbones.build("resnet18").state_dict()
+    with pytest.raises(UserError, match=r"missing: fc\.bias"):
+        backbones.build("resnet18", {key: value for key, value in plain.items() if key != "fc.bias"})
+
+
 @pytest.mark.parametrize("content", [None, "text", [1, 2], {1: 2}], ids=["missing", "text", "list", "odd names"])
 def test_files_that_hold_no_weights(tmp_path, content):
     path = tmp_path / "weights.pth"
