@@ -214,7 +214,7 @@ def plot_grad_cam(
 ) -> list[int]:
     """Lay the maps of the class that was called over up to three right and three wrong images; return their indices.
 
-    ANSWER 5.2: are these regions clinically relevant? Look at the wrong ones, too.
+    ANSWER 5.2: are these regions clinically relevant, also in the images that were called wrongly?
     """
     # Hint: sort_cases gives the indices, figures.overlays draws.
     # BEGIN SOLUTION 5.2: choose the images and draw

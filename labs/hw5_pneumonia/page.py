@@ -7,7 +7,7 @@ import html
 import io
 import re
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,32 @@ def write(results: Mapping[str, Any], folder: Path, code: Sequence[Path]) -> Non
 
 
 def answers_in(source: str) -> dict[str, str]:
-    """{'1.2': text}: comments that start with ANSWER and a number, each with the comment lines right below it."""
-    found: dict[str, str] = {}
-    number, last_line = "", -1
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT:
-            continue
-        text, line = token.string.lstrip("# ").strip(), token.start[0]
-        match = re.match(r"ANSWER (\d+\.\d+):\s*(.*)", text)
-        if match:
-            number, found[match[1]] = match[1], match[2]
-        elif number and line == last_line + 1:
-            found[number] += f" {text}"
+    """{'1.2': text} of the answers in comments and docstrings: a line that starts with ANSWER, and those right below.
+
+    What ends with a question mark is the question, which the docstrings ask in the same form.
+    """
+    paragraphs: list[list[str]] = []
+    last_row, is_open = -1, False
+    for row, line in written_lines(source):
+        if match := re.match(r"ANSWER (\d+\.\d+):\s*(.*)", line):
+            paragraphs.append([match[1], match[2]])
+            is_open = True
+        elif is_open and line and row == last_row + 1:
+            paragraphs[-1][1] += f" {line}"
         else:
-            number = ""
-        last_line = line
-    return found
+            is_open = False
+        last_row = row
+    return {number: text for number, text in paragraphs if not text.endswith("?")}
+
+
+def written_lines(source: str) -> Iterator[tuple[int, str]]:
+    """(row, text) of each comment and of each line of a text in triple quotes, '' where such a text ends."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string.lstrip("# ").strip()
+        elif token.type == tokenize.STRING and token.string.startswith('"""'):
+            yield from enumerate((line.strip() for line in token.string.strip('"').split("\n")), token.start[0])
+            yield token.end[0], ""
 
 
 def answers_html(answers: Mapping[str, str], part: str) -> str:

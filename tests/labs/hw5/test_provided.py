@@ -50,6 +50,14 @@ def test_a_threshold_finds_the_wanted_share_of_the_ill():
         choices.threshold_for_sensitivity(probabilities, np.zeros(7), 0.9)
 
 
+def test_the_page_shows_answers_in_comments_and_docstrings_and_no_questions():
+    source = (
+        'def f():\n    """Do.\n\n    ANSWER 1.2: why?\n    """\n    # ANSWER 1.3: because\n    # of that\n    x = 1\n'
+    )
+    source += '"""ANSWER 2.3: in\ntwo lines.\n\nMore."""\n# no answer\n'
+    assert page.answers_in(source) == {"1.3": "because of that", "2.3": "in two lines."}
+
+
 def test_pictures_are_of_the_model_that_is_best_on_validation_images():
     def rows(*auc):
         return [{"validation": {"auc": value}} for value in auc]
