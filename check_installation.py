@@ -63,7 +63,7 @@ def first_line(error: BaseException) -> str:
 
 
 def check_python() -> None:
-    """Version, and whether packages go into an environment of their own."""
+    """Version, and whether packages go into their own environment."""
     version = platform.python_version()
     if sys.version_info < OLDEST_PYTHON:
         wanted = ".".join(map(str, OLDEST_PYTHON))
@@ -86,7 +86,7 @@ def requirements(path: Path) -> list[tuple[str, str, str]]:
 
 
 def applies_and_fits(line: str, version: str) -> tuple[bool, bool]:
-    """Does a requirement concern this machine, and is the version allowed? Yes to both where nobody can tell."""
+    """Does a requirement concern this machine, and is the version allowed? Yes to both if it cannot be told."""
     for module in ("packaging.requirements", "pip._vendor.packaging.requirements"):
         try:
             requirement = importlib.import_module(module).Requirement(line)
@@ -121,7 +121,7 @@ def check_package(name: str, allowed: str, line: str) -> None:
         return
     wanted = f" (allowed: {allowed})" if allowed else ""
     try:
-        # medmnist answers a broken torchvision by printing that its own requirements are missing, and goes on.
+        # With a broken torchvision, medmnist prints that its own requirements are missing, and continues.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importlib.import_module(MODULES.get(name.lower(), name.replace("-", "_")))
@@ -275,7 +275,7 @@ def check_data(data_root: Path, flag: str = "pathmnist") -> None:
     try:
         address = download_address(flag)
         sample = locate(flag, dataset="sample")
-    except (DataError, ImportError) as error:  # a package is missing, a damaged bundle, a mirror that is no address
+    except (DataError, ImportError) as error:  # a package is missing, a damaged bundle, a mirror that is not an address
         return fail("data", first_line(error), "fix what this line names")
     try:
         source = inspect(flag, data_root=data_root)

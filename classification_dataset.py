@@ -12,14 +12,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from toolkit.augment import Augmentation, named_augmentation, normalize
-from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
+from toolkit.batches import MIN_BATCHES, SeededDataset, StackedBatch, make_loader
 from toolkit.medmnist_data import Source, Split, locate, official_test
 
 
 class ImageDataset(SeededDataset):
     """Images and labels of one split, for any MedMNIST set with two-dimensional images.
 
-    An item is (image, label): float32 (C, H, W) in [-1, 1] and int64 () (or (L,) for several labels an image).
+    An item is (image, label): float32 (C, H, W) in [-1, 1] and int64 () (or (L,) for several labels per image).
     augmentation: for training; None leaves the images as they are.
     """
 
@@ -46,17 +46,17 @@ class ImageDataset(SeededDataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
         """Stacked images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,); a model may say images.view(B, -1)."""
         where = torch.as_tensor(indices, device=self.labels.device)
         images = self.raw(where)
         labels = self.labels.index_select(0, where)
         images = normalize(images) if self.augmentation is None else self.augmentation(images, self.generator)
-        return WholeBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
+        return StackedBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
 
     def raw(self, indices: torch.Tensor) -> torch.Tensor:
         """The stored images, uint8 (B, C, H, W)."""
-        picked = self._flat.index_select(0, indices).view(-1, *self._image_shape)  # one memcpy an image
+        picked = self._flat.index_select(0, indices).view(-1, *self._image_shape)  # one memcpy per image
         return picked.permute(0, 3, 1, 2) if self._channels_last else picked
 
 
@@ -76,12 +76,12 @@ def create_pathmnist_dataloaders(
 
     A batch is (images, labels): float32 (B, 3, 28, 28) normalised with mean 0.5 and sd 0.5 to [-1, 1], int64 (B,).
     Only training batches are augmented. An epoch has at least MIN_BATCHES training batches: a small set (the bundled
-    sample has 600 images) is gone over several times, shuffled again each time.
+    sample has 600 images) is repeated several times per epoch, shuffled again each time.
 
     dataset: 'auto' (file in data_root, else download, else the bundled sample), 'full' or 'sample'. mirror: base
     address to download from. augment: see toolkit.augment.NAMES. seed: of shuffling and augmentation. device: where
     the images are kept. source: a file located before; then data_root, dataset and mirror are not used.
-    Raises UserError (a ValueError) for arguments out of range and for data that cannot be had.
+    Raises UserError (a ValueError) for arguments out of range and for data that are not available.
     """
     source = source or locate("pathmnist", data_root=data_root, dataset=dataset, mirror=mirror)
     train = ImageDataset(source.read("train"), augmentation=named_augmentation(augment), seed=seed, device=device)

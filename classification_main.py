@@ -110,17 +110,9 @@ def main() -> None:
         facts["test_data"] = official_test(source).name
         facts["test_metrics"] = metrics.final_report(*answers, source.class_names, facts["val_metrics"])
         print(metrics.describe_final(facts["test_metrics"], facts["test_data"]))
-    experiment.report(
-        run,
-        TASK,
-        vars(args),
-        history,
-        facts,
-        dataset_name=source.name,
-        device=device,
-        precision=precision,
-        guessing=(f"ln {num_classes}", math.log(num_classes)),
-    )
+    about = {"dataset_name": source.name, "device": device, "precision": precision}
+    guessing = (f"ln {num_classes}", math.log(num_classes))  # the loss of a model that gives all classes 1/K
+    experiment.report(run, TASK, vars(args), history, facts, guessing=guessing, **about)
 
 
 if __name__ == "__main__":

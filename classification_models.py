@@ -65,7 +65,7 @@ class CNNModel(nn.Module):
     def __init__(self, num_classes: int = 9) -> None:
         super().__init__()
         # Hint: conv_block (convolution, BatchNorm, ReLU), or blocks of your own, with pooling between them; more
-        # channels where the map is smaller. Where tissue lies in the image says nothing about its kind.
+        # channels where the map is smaller. The position of the tissue in the image says nothing about its class.
         # BEGIN SOLUTION 1.2: define the layers of the CNN
         self.features = nn.Sequential(
             conv_block(IMAGE_SHAPE[0], 64),
@@ -73,7 +73,7 @@ class CNNModel(nn.Module):
             conv_block(64, 128),
             nn.MaxPool2d(2),  # (B, 128, 7, 7)
             conv_block(128, 256),
-            # The mean over all places: it does not matter where in the image a pattern lies.
+            # The mean over all positions: it does not matter where in the image a pattern is.
             nn.AdaptiveAvgPool2d(1),  # (B, 256, 1, 1)
         )
         self.classifier = nn.Linear(256, num_classes)

@@ -3,7 +3,7 @@
 GRADED: TODO 1.3 (loss), 1.4 (train_epoch), 1.5 (validate_epoch), 1.6 (results).
 
 The two loops are the ones of every PyTorch tutorial. Precision, averaged weights, learning-rate schedules, checkpoints
-and the progress bar are the session's business (toolkit/training.py), which works around them.
+and the progress bar belong to the session (toolkit/training.py), which works around the loops.
 """
 
 from __future__ import annotations

@@ -108,17 +108,9 @@ def main() -> None:
         print(metrics.describe_final(facts["test_metrics"], facts["test_data"]))
     visualize_box_samples(val_loader.dataset, save_path=run.file("samples.png"))
     visualize_predictions(model, val_loader.dataset, save_path=run.file("predictions.png"))
-    experiment.report(
-        run,
-        TASK,
-        vars(args),
-        history,
-        facts,
-        dataset_name=source.name,
-        device=device,
-        precision=precision,
-        guessing=("ln 2 (cross-entropy alone)", math.log(2)),
-    )
+    about = {"dataset_name": source.name, "device": device, "precision": precision}
+    guessing = ("ln 2 (cross-entropy alone)", math.log(2))  # the loss of a model that answers 1/2 for every pixel
+    experiment.report(run, TASK, vars(args), history, facts, guessing=guessing, **about)
 
 
 if __name__ == "__main__":

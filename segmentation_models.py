@@ -70,7 +70,7 @@ class MLPSegmentation(nn.Module):
 
 
 class SimpleCNN(nn.Module):
-    """An encoder and a decoder without skip connections: all that the mask is made from passes the narrow middle."""
+    """An encoder and a decoder without skip connections: all information passes through the narrow middle."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 1) -> None:
         super().__init__()
@@ -159,8 +159,8 @@ def calculate_iou(
 ) -> float:
     """Intersection over union, averaged over the images of a batch. Provided.
 
-    Both masks are (B, 1, H, W) or (B, H, W), tensors or arrays; what lies above `threshold` belongs to the mask. Two
-    empty masks agree fully and count as 1.
+    Both masks are (B, 1, H, W) or (B, H, W), tensors or arrays; pixels above `threshold` belong to the mask. Two
+    empty masks agree completely and count as 1.
     """
     return iou_per_image(pred_mask, true_mask, threshold).mean().item()
 
@@ -183,6 +183,10 @@ class DiceLoss(nn.Module):
 
     For one image the coefficient is (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), with probabilities p and true
     mask t (Milletari et al. 2016 have squares in the denominator; this is the more usual form without).
+
+    Why not cross-entropy alone? A box covers about a sixth of the image, so "no box anywhere" has most pixels right.
+    Dice compares the predicted with the true area and ignores the background. Why `smooth`? Without it, two empty masks
+    would give 0 / 0.
     """
 
     def __init__(self, smooth: float = 1.0) -> None:
@@ -212,6 +216,8 @@ class CombinedLoss(nn.Module):
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Probabilities and masks, both (B, 1, H, W) → loss, a scalar."""
         # BEGIN SOLUTION 2.5: combine the two losses
+        # float(): the logarithm of a bfloat16 probability near 0 or 1 is too coarse. No ..._with_logits: the models end
+        # with a sigmoid, so `pred` holds probabilities.
         bce = F.binary_cross_entropy(pred.float(), target.float())
         return self.bce_weight * bce + self.dice_weight * self.dice(pred, target)
         # END SOLUTION 2.5

@@ -17,6 +17,7 @@ from torch import nn
 from segmentation_models import CombinedLoss, calculate_iou, iou_per_image
 from toolkit.devices import evaluating
 from toolkit.errors import UserError
+from toolkit.plots import mask_predictions
 from toolkit.training import TrainingSession
 
 METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
@@ -155,8 +156,6 @@ def visualize_predictions(
 
     Provided. Saved to `save_path` if given; returns the matplotlib Figure.
     """
-    from toolkit.plots import mask_predictions
-
     device = next(model.parameters()).device
     items = [dataset[index] for index in range(min(len(dataset), max(256, num_samples)))]
     images, masks = (torch.stack([item[name] for item in items]).cpu() for name in ("image", "mask"))

@@ -3,7 +3,7 @@
 The box: sides 8 to 14 pixels, uniform place, a border one pixel thick; the mask is the whole rectangle with its border.
 The border's colour is, for each channel, ±(0.7 .. 1.0) written on the [0, 1] image *before* Normalize(0.5, 0.5), so it
 lies in [-3, -2.4] or [0.4, 1] afterwards. That looks like a slip of the original course, but its expectations hold only
-with it: an MLP gets about 0.46 IoU so and 0.22 with borders that stay in range. `border="in_range"` is the harder task.
+with it: an MLP gets about 0.46 IoU, but 0.22 if borders stay in range. `border="in_range"` is the harder task.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from toolkit.augment import Augmentation, named_augmentation
-from toolkit.batches import MIN_BATCHES, SeededDataset, WholeBatch, make_loader
+from toolkit.batches import MIN_BATCHES, SeededDataset, StackedBatch, make_loader
 from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import SPLITS, Source, locate, official_test
+from toolkit.plots import box_samples
 
 BORDERS = ("original", "in_range")
 # What each of the random numbers behind a box decides.
@@ -98,7 +99,7 @@ class PathMNISTBoxDataset(SeededDataset):
     sample's images without label, which serve here too), has_box bool. Training boxes are fresh at every access;
     those of validation and test depend only on seed and index.
 
-    transform: turns a float image (3, 28, 28) in [0, 1] with its box into what the model gets; the default is
+    transform: turns a float image (3, 28, 28) in [0, 1] with its box into the input of the model; the default is
     Normalize(0.5, 0.5). download: False never touches the network. Keyword-only: seed, border (see the module's text),
     augmentation of the tissue before the box is drawn, device, and `source` or `dataset` and `mirror` as for locate.
     """
@@ -138,7 +139,7 @@ class PathMNISTBoxDataset(SeededDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
         """Stacked dict of image (B, 3, 28, 28), mask (B, 1, 28, 28), pathmnist_label (B,) and has_box (B,)."""
         self._read()
         chosen = torch.as_tensor(indices)
@@ -161,7 +162,7 @@ class PathMNISTBoxDataset(SeededDataset):
             "pathmnist_label": self._labels.index_select(0, chosen.to(self.device)),
             "has_box": torch.full((len(images),), self.add_boxes),
         }
-        return WholeBatch(batch, len(images), lambda i: {name: value[i] for name, value in batch.items()})
+        return StackedBatch(batch, len(images), lambda i: {name: value[i] for name, value in batch.items()})
 
     def _uniforms(self, indices: torch.Tensor) -> torch.Tensor:
         """The random numbers behind the boxes of these images, float32 (B, UNIFORMS_PER_BOX)."""
@@ -170,7 +171,7 @@ class PathMNISTBoxDataset(SeededDataset):
         return self._fixed_uniforms.index_select(0, indices)
 
     def _read(self) -> None:
-        """Read the images at first use, so that a test set that is never asked for is never touched."""
+        """Read the images at first use, so that a test set is read only if it is used."""
         if self._pixels is None:
             split = self.source.read(self.split, unlabelled=True)
             self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)  # (N, H, W, 3)
@@ -179,7 +180,7 @@ class PathMNISTBoxDataset(SeededDataset):
 
 def box_collate_fn(batch: Any) -> dict[str, torch.Tensor]:
     """Stack items of PathMNISTBoxDataset: a list of dicts, or the whole batch that `__getitems__` made."""
-    return batch.stacked if isinstance(batch, WholeBatch) else default_collate(batch)
+    return batch.stacked if isinstance(batch, StackedBatch) else default_collate(batch)
 
 
 def create_box_dataloaders(
@@ -230,7 +231,5 @@ def visualize_box_samples(dataset: Dataset, num_samples: int = 6, save_path: str
 
     Returns the matplotlib Figure.
     """
-    from toolkit.plots import box_samples
-
     items = [dataset[index] for index in range(min(num_samples, len(dataset)))]  # type: ignore[arg-type]
     return box_samples(items, save_path)

@@ -1,4 +1,4 @@
-"""Images per second of our loader beside the usual one, in one run: medmnist + torchvision transforms + DataLoader.
+"""Images per second of our loader and of the usual one, in one run: medmnist + torchvision transforms + DataLoader.
 
     python -m bench.loader              # 90,000 images, made by repeating the bundled sample
     python -m bench.loader --quick      # 6,000 images

@@ -18,9 +18,10 @@ from typing import Any
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError, check_choice
 from toolkit.expectations import QUICK
+from toolkit.mean_sd import mean_sd
 from toolkit.quickstart import print_table
 from toolkit.runs import RunFolder, read_json, writable_folder
-from toolkit.study import Study, mean_sd
+from toolkit.study import Study
 
 MODELS = {f"{task}-{model}": (task, model) for task, model in QUICK}
 METRICS = {"classification": "best_val_acc", "segmentation": "best_val_iou"}
@@ -39,7 +40,7 @@ def build_parser() -> OneLineParser:
 
 
 def run_main(task: str, model: str, flags: Sequence[str], seed: int, run: RunFolder) -> dict[str, Any]:
-    """Run a main in a process of its own → its best validation metric and what the table says about it."""
+    """Run a main in its own process → its best validation metric and what the table says about it."""
     command = [sys.executable, f"{task}_main.py", f"--model_name={model}", f"--seed={seed}"]
     command += [f"--output_dir={run.file('main')}", "--overwrite", *flags]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)

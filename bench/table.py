@@ -1,4 +1,4 @@
-"""How every benchmark prints: the setting first, then rows of two figures and their ratio, with the goal."""
+"""How every benchmark prints: the setting first, then rows of two numbers and their ratio, with the goal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def show_ratio(name: str, ours: float, other: float, unit: str, our_name: str, o
     """Print one row, higher is better on both sides; return True if ours / other reaches the goal."""
     ratio = ours / other
     verdict = "met" if ratio >= goal else "NOT MET"
-    figures = f"{our_name} {ours:>10,.0f} {unit}   {other_name} {other:>9,.0f} {unit}"
-    print(f"{name:<24} {figures}   {ratio:6.1f} times (goal {goal:g}: {verdict})", flush=True)
+    values = f"{our_name} {ours:>10,.0f} {unit}   {other_name} {other:>9,.0f} {unit}"
+    print(f"{name:<24} {values}   {ratio:6.1f} times (goal {goal:g}: {verdict})", flush=True)
     return ratio >= goal

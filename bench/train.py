@@ -1,11 +1,11 @@
-"""Images per second of training steps: float32 in contiguous layout beside our default, in one run.
+"""Images per second of training steps: float32 in contiguous layout compared with our default, in one run.
 
     python -m bench.train            # reference CNN and U-Net, and ResNet-18 at 64 pixels, batch 32 and 128
     python -m bench.train --quick
 
 Our default is a channels_last model and, where the processor has it, bfloat16 autocast. Steps of the two sides
 alternate in blocks, so that both see the same machine. That nothing is lost in accuracy is shown by bench.scores with
-`--main_flags "--precision float32"` beside the default.
+`--main_flags "--precision float32"` next to the default.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from bench.table import show_ratio, show_setting
 from classification_models import get_model
+from labs.image_classifier.models.networks import build
 from segmentation_models import CombinedLoss, get_segmentation_model
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.devices import autocast, place_model, resolve_precision
@@ -31,14 +32,14 @@ CPU = torch.device("cpu")
 def build_parser() -> OneLineParser:
     """The flags of this benchmark."""
     parser = OneLineParser(prog="python -m bench.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=in_range(int, 1), default=20, help="training steps a block")
-    parser.add_argument("--blocks", type=in_range(int, 1), default=5, help="blocks a side; the median counts")
+    parser.add_argument("--steps", type=in_range(int, 1), default=20, help="training steps per block")
+    parser.add_argument("--blocks", type=in_range(int, 1), default=5, help="blocks per side; the median counts")
     parser.add_argument("--quick", action="store_true", help="two blocks of three steps")
     return parser
 
 
 @dataclass(frozen=True)
-class Row:
+class Workload:
     """A network and the images that it is trained on."""
 
     build: Callable[[], torch.nn.Module]
@@ -49,20 +50,18 @@ class Row:
 
 def resnet18() -> torch.nn.Module:
     """The network of labs/pathmnist_resnet18, which gets its images at 64 pixels here."""
-    from labs.image_classifier.models.networks import build
-
     return build("resnet18", channels=3, num_classes=9, image_size=64)
 
 
 ROWS = {
-    "CNN": Row(lambda: get_model("cnn")),
-    "U-Net": Row(lambda: get_segmentation_model("unet"), boxes=True),
-    "ResNet-18 64 px": Row(resnet18, image_size=64, share_of_steps=0.2),
+    "CNN": Workload(lambda: get_model("cnn")),
+    "U-Net": Workload(lambda: get_segmentation_model("unet"), boxes=True),
+    "ResNet-18 64 px": Workload(resnet18, image_size=64, share_of_steps=0.2),
 }
 
 
 def make_step(
-    row: Row, batch_size: int, default: bool, device: torch.device = CPU, compiled: dict[str, Any] | None = None
+    row: Workload, batch_size: int, default: bool, device: torch.device = CPU, compiled: dict[str, Any] | None = None
 ) -> Callable[[], None]:
     """A function that does one training step, with our default settings or with float32 contiguous.
 

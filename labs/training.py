@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,19 +33,20 @@ class Setup:
         return self.run
 
 
-def prepare(args: argparse.Namespace, task: str, source: Callable[[], Source], *, begin: bool = True) -> Setup:
+def prepare(settings: Any, task: str, source: Callable[[], Source], *, begin: bool = True) -> Setup:
     """Choose device and precision, seed, locate the data, and make or open the run folder.
 
+    settings: an object with the flags of the course's mains as attributes.
     With `begin` false the folder is made by `train`, so that a mistake that shows while loaders and model are built
     leaves nothing behind and takes nothing away.
     """
-    device = pick_device(args.device)
-    precision = resolve_precision(args.precision, device)
-    seed_everything(args.seed)
+    device = pick_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    seed_everything(settings.seed)
     found = source()
-    experiment.check_promises(found, args.evaluate_test, args.results_path)
+    experiment.check_promises(found, settings.evaluate_test, settings.results_path)
     print(experiment.describe_start(found, device, precision))
-    setup = Setup(None, device, precision, found, lambda: experiment.open_run(task, vars(args), found.name))
+    setup = Setup(None, device, precision, found, lambda: experiment.open_run(task, vars(settings), found.name))
     if begin:
         setup.begin()
     return setup
@@ -56,7 +56,7 @@ def train(
     train_function: Callable[..., dict[str, list[float]]],
     model: nn.Module,
     loaders: tuple[Any, Any],
-    args: argparse.Namespace,
+    settings: Any,
     setup: Setup,
     *,
     best_extra: Mapping[str, Any],
@@ -69,16 +69,16 @@ def train(
         history = train_function(
             model,
             *loaders,
-            epochs=args.num_epochs,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            max_steps_per_epoch=args.max_steps_per_epoch,
-            optimizer=make_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay),
-            scheduler=args.schedule,
+            epochs=settings.num_epochs,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_steps_per_epoch=settings.max_steps_per_epoch,
+            optimizer=make_optimizer(settings.optimizer, model, settings.learning_rate, settings.weight_decay),
+            scheduler=settings.schedule,
             device=setup.device,
             precision=setup.precision,
-            ema_decay=args.ema_decay,
-            patience=args.patience,
+            ema_decay=settings.ema_decay,
+            patience=settings.patience,
             run=run,
             best_extra=best_extra,
             **more,
@@ -88,7 +88,7 @@ def train(
 
 
 def report(
-    args: argparse.Namespace,
+    settings: Any,
     setup: Setup,
     task: str,
     history: dict[str, list[float]],
@@ -96,4 +96,4 @@ def report(
 ) -> dict[str, Any]:
     """Write results.json and curves.png and print the summary."""
     machine = {"device": setup.device, "precision": setup.precision}
-    return experiment.report(setup.run, task, vars(args), history, facts, dataset_name=setup.source.name, **machine)
+    return experiment.report(setup.run, task, vars(settings), history, facts, dataset_name=setup.source.name, **machine)

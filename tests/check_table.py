@@ -2,7 +2,7 @@
 
 Not started, failing or passing, with points, the first useful line of what went wrong and the command that runs that
 TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it crashes or a test takes
-too long, that TODO fails, and a new child goes on with the TODOs after it. Exit code: 0 if all pass, else 1.
+too long, that TODO fails, and a new child runs the TODOs after it. Exit code: 0 if all pass, else 1.
 """
 
 from __future__ import annotations

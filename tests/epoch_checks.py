@@ -1,8 +1,7 @@
 """Checks of a training and a validation epoch that Part 1 and Part 2 have in common.
 
-`Epochs` says what differs: batches, model, loss and score. What is right comes from a loop written out here with
-nothing but torch, on a small model of the tests' own. What is wrong is looked for among the usual mistakes, so that the
-first line of a failing test names the cause.
+`Epochs` says what differs: batches, model, loss and score. The expected results come from a loop in plain torch below,
+and wrong ones are compared with the usual mistakes, so that the first line of a failing test names the cause.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def check_shape(tensor: Any, expected: tuple[int, ...], what: str) -> None:
 
 
 def check_close(got: float, expected: float, what: str, tolerance: float) -> None:
-    """Fail with both figures if they differ by more than `tolerance`."""
+    """Fail with both numbers if they differ by more than `tolerance`."""
     assert isinstance(got, (int, float)) or torch.as_tensor(got).numel() == 1, f"expected {what} as one number"
     assert abs(float(got) - expected) <= tolerance, f"expected {what} {expected:.6f}, got {float(got):.6f}"
 

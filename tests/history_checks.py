@@ -68,7 +68,7 @@ def _usual_mistakes(name: str, expected: dict[str, list[float]]) -> list[tuple[s
 
 
 def check_fractions(history: dict[str, list[float]], names: tuple[str, ...]) -> None:
-    """Fail unless these figures lie in [0, 1]."""
+    """Fail unless these values lie in [0, 1]."""
     for name in names:
         assert all(0 <= value <= 1 for value in history[name]), (
             f"expected {name} as fractions between 0 and 1, got {history[name]}; not percent"

@@ -24,7 +24,7 @@ class Behaviour:
     drop_after: int | None = None  # bytes of the body, then the connection is closed
     reset_after: int | None = None  # bytes of the body, then the connection is reset
     stall_after: int | None = None  # bytes of the body, then silence
-    trickle: tuple[int, float] | None = None  # (bytes, seconds): so many bytes at a time, so long a pause between
+    trickle: tuple[int, float] | None = None  # (bytes, seconds): this many bytes at a time, with this pause between
     ignore_range: bool = False  # status 200 and the whole file, whatever was asked
     wrong_start: bool = False  # status 206, but from another byte than asked
     body: bytes | None = None  # another file than the one asked for
@@ -56,7 +56,7 @@ class MisbehavingServer:
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
-            # The handshake runs in the request's thread, so that a client that refuses it disturbs nobody.
+            # The handshake runs in the request's thread, so that a client that refuses it disturbs no other.
             self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
             self.scheme = "https"
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

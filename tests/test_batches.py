@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from toolkit.batches import WholeBatch, generators_of, make_loader
+from toolkit.batches import StackedBatch, generators_of, make_loader
 from toolkit.errors import UserError
 
 pytestmark = pytest.mark.provided
@@ -27,9 +27,9 @@ class Numbers(Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> WholeBatch:
+    def __getitems__(self, indices: list[int]) -> StackedBatch:
         stacked = torch.stack([torch.tensor(indices).double(), torch.rand(len(indices), generator=self.generator)], 1)
-        return WholeBatch(stacked, len(indices), lambda i: stacked[i])
+        return StackedBatch(stacked, len(indices), lambda i: stacked[i])
 
 
 def indices_of(loader) -> list[list[int]]:

@@ -69,7 +69,7 @@ def check(
 
 
 def closed_address() -> str:
-    """An address where nobody listens."""
+    """An address where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -175,7 +175,7 @@ def test_a_bad_file_is_reported_and_left_alone(tmp_path, broken):
     path.write_bytes(b"not a zip")
     _, lines = check(tmp_path, site=broken)
     assert lines["data"][0].startswith("warning  data: ")
-    assert "pathmnist.npz is truncated or is no npz file" in lines["data"][0]
+    assert "pathmnist.npz is truncated or is not an npz file" in lines["data"][0]
     assert path.read_bytes() == b"not a zip"
 
 

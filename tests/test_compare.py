@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_run(path: Path, value: float, model: str = "cnn", task: str = "classification", **more) -> Path:
-    """A run folder as the mains leave it, with the best validation figure `value` in its second epoch."""
+    """A run folder as the mains leave it, with the best validation metric `value` in its second epoch."""
     metric = compare.TASKS[task].metric
     column = metric.removeprefix("best_")
     results = {

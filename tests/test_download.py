@@ -225,7 +225,7 @@ def test_a_silent_host_is_given_up_after_the_connection_limit():
         deaf = stack.enter_context(socket.socket())
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
-        for _ in range(4):  # fill the queue of connections that nobody accepts
+        for _ in range(4):  # fill the queue of connections that are never accepted
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(deaf.getsockname())
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):
 
 
 def start_fetch(server: MisbehavingServer, target: Path, limits: str = "Limits(stall_s=30)") -> subprocess.Popen:
-    """The same download in a process of its own."""
+    """The same download in its own process."""
     code = (
         "import sys; from pathlib import Path; from toolkit.download import *\n"
         f"try: fetch({server.url('a.npz')!r}, Path({str(target)!r}), {MD5!r}, limits={limits})\n"

@@ -9,6 +9,7 @@ import torch
 
 from classification_dataset import create_pathmnist_dataloaders
 from classification_models import get_model
+from classification_train import train_model
 from toolkit.earlier_terms import accepting_options
 from toolkit.medmnist_data import locate
 from toolkit.runs import RunFolder, load_checkpoint
@@ -103,8 +104,6 @@ def start(module: types.ModuleType, run: RunFolder, epochs: int = 2, **options):
 
 
 def test_a_function_that_takes_options_is_left_alone():
-    from classification_train import train_model
-
     assert accepting_options(train_model, "classification") is train_model
 
 

@@ -15,7 +15,9 @@ import torch
 
 import classification_main
 import segmentation_main
+from classification_dataset import create_pathmnist_dataloaders
 from classification_models import CNNModel
+from classification_train import validate_epoch
 from toolkit import medmnist_data
 from toolkit.cli import run_script
 from toolkit.runs import load_checkpoint, read_json
@@ -107,9 +109,6 @@ def test_the_seed_decides_the_history(run):
 
 def test_best_checkpoint_gives_the_reported_accuracy(run):
     """best.pt holds the averaged weights that were validated, not the ones that were being trained."""
-    from classification_dataset import create_pathmnist_dataloaders
-    from classification_train import validate_epoch
-
     assert run("classification", "--model_name", "cnn", "--precision", "float32", "--output_dir", "out")[0] == 0
     model = CNNModel()
     model.load_state_dict(load_checkpoint("out/best.pt")["state_dict"])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from medmnist import BreastMNIST
 
 from tests.medmnist_files import arrays, find, flip_a_byte_of, lines, server, small_arrays, write
 from tests.misbehaving_server import Behaviour, MisbehavingServer
@@ -75,8 +76,6 @@ def test_bundled_files_equal_what_numpy_reads(flag, find):
 
 
 def test_our_reading_equals_that_of_medmnist(find):
-    from medmnist import BreastMNIST
-
     theirs = BreastMNIST(split="val", root=str(BUNDLED_FOLDER), size=28)
     ours = find("breastmnist").read("val")
     assert len(theirs) == len(ours)

@@ -1,4 +1,4 @@
-"""The figures that the mains report: against scikit-learn and by hand."""
+"""The metrics that the mains report: against scikit-learn and by hand."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def test_figures_are_those_of_scikit_learn(classes):
         "macro_average_precision": sklearn_metrics.average_precision_score(one_hot, scores, average="macro"),
     }
     assert classification_metrics(probabilities, labels) == pytest.approx(expected, abs=1e-6)
-    assert expected["accuracy"] != pytest.approx(expected["macro_f1"], abs=1e-6)  # figures that can be told apart
+    assert expected["accuracy"] != pytest.approx(expected["macro_f1"], abs=1e-6)  # values that can be told apart
 
 
 def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_has_no_auc():
     probabilities, labels = random_case(3, 60)
     without = labels < 2
-    figures = classification_metrics(probabilities[without], labels[without])
+    metrics_found = classification_metrics(probabilities[without], labels[without])
     auc = [sklearn_metrics.roc_auc_score(labels[without] == c, probabilities[without][:, c]) for c in (0, 1)]
-    assert figures["macro_auc"] == pytest.approx(np.mean(auc), abs=1e-6)
+    assert metrics_found["macro_auc"] == pytest.approx(np.mean(auc), abs=1e-6)
     only = labels == 1
-    figures = classification_metrics(probabilities[only], labels[only])
-    assert (figures["macro_auc"], figures["macro_average_precision"]) == (None, None)
+    metrics_found = classification_metrics(probabilities[only], labels[only])
+    assert (metrics_found["macro_auc"], metrics_found["macro_average_precision"]) == (None, None)
 
 
 def test_a_final_report_says_each_class_its_interval_and_the_gap():
@@ -153,8 +153,8 @@ def test_evaluation_of_segmentation_counts_every_image_once():
 
 
 def test_expectations_are_those_of_the_course():
-    figures = {f"{task} {model}": str(expectation) for (task, model), expectation in QUICK.items()}
-    assert figures == {
+    metrics_found = {f"{task} {model}": str(expectation) for (task, model), expectation in QUICK.items()}
+    assert metrics_found == {
         "classification mlp": "about 32%",
         "classification cnn": "> 54%",
         "segmentation mlp": "about 43%",

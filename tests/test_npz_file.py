@@ -1,4 +1,4 @@
-"""Bad files in data_root: each is named with its array and set aside, and the search goes on. The memory of MD5s."""
+"""Bad files in data_root: each is named with its array and set aside, and the search continues. The memory of MD5s."""
 
 # ruff: noqa: F401, F811 -- fixtures are imported by name and named again as arguments
 from __future__ import annotations
@@ -65,7 +65,7 @@ def test_a_bad_array_is_named_and_the_file_set_aside(case, server, find, tmp_pat
     path = tmp_path / "data" / "pathmnist.npz"
     write(path, arrays)
     spoiled = path.read_bytes()
-    assert find().origin == "download", "the search goes on"
+    assert find().origin == "download", "the search continues"
     assert path.with_name("pathmnist.npz.bad").read_bytes() == spoiled, "renamed, never deleted"
     assert len(lines) == 1
     assert lines[0].startswith(f"{path}: ")
@@ -85,9 +85,9 @@ def test_a_bad_file_of_ones_own_is_named_and_left_where_it_is(case, find, tmp_pa
 
 
 BAD_BYTES = {
-    "truncated": (truncate, "is truncated or is no npz file"),
-    "empty": (lambda path: path.write_bytes(b""), "is truncated or is no npz file"),
-    "a web page": (lambda path: path.write_text("<html>Not found</html>"), "is truncated or is no npz file"),
+    "truncated": (truncate, "is truncated or is not an npz file"),
+    "empty": (lambda path: path.write_bytes(b""), "is truncated or is not an npz file"),
+    "a web page": (lambda path: path.write_text("<html>Not found</html>"), "is truncated or is not an npz file"),
     "bad checksum": (flip_a_byte_of("val_images.npy"), "array val_images cannot be read .Bad CRC-32"),
 }
 

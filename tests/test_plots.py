@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
 
 from toolkit import plots
 from toolkit.medmnist_catalog import official_entry
@@ -40,7 +41,6 @@ def assert_readable(figure, groups: list[list]) -> None:
 def outline(axes, color: str) -> set:
     """The line segments of one colour in `axes`, each as a sorted pair of points."""
     wanted = plots.TRUE_COLOR if color == "true" else plots.PREDICTED_COLOR
-    from matplotlib.colors import to_rgba
 
     collections = [c for c in axes.collections if isinstance(c, LineCollection)]
     chosen = [c for c in collections if np.allclose(c.get_color()[0], to_rgba(wanted))]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from toolkit import study
+from toolkit import mean_sd, study
+from toolkit.bootstrap import bootstrap_intervals
 from toolkit.errors import UserError
-from toolkit.metrics import bootstrap_intervals
 from toolkit.runs import RunFolder, writable_folder
-from toolkit.study import Row, Study
+from toolkit.study import Study, TableRow
 
 pytestmark = pytest.mark.provided
 
@@ -46,8 +47,6 @@ def test_finished_seeds_are_read_and_new_ones_trained(tmp_path, capsys):
 
 
 def test_random_generators_are_seeded_before_each_training(tmp_path):
-    import torch
-
     drawn: dict[int, float] = {}
     open_study(tmp_path, seeds=2).train("row", lambda seed, _run: {"x": drawn.setdefault(seed, torch.rand(1).item())})
     again = open_study(tmp_path, seeds=2, overwrite=True).train("row", lambda _seed, _run: {"x": torch.rand(1).item()})
@@ -114,18 +113,18 @@ def test_a_sealed_source_gives_everything_but_the_test_split():
 
 
 def test_mean_and_spread_by_hand():
-    assert study.mean_and_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))  # sample deviation: the root of 2 / (2 - 1)
-    assert study.mean_and_sd([5.0]) == (5.0, None)
-    assert study.mean_sd([0.8, 0.9], 3) == "0.850 ± 0.071"
-    assert study.mean_sd_n([0.8]) == "0.8000 (n=1)"
-    assert study.mean_sd_n([]) == "-"
+    assert mean_sd.mean_and_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))  # sample deviation: the root of 2 / (2 - 1)
+    assert mean_sd.mean_and_sd([5.0]) == (5.0, None)
+    assert mean_sd.mean_sd([0.8, 0.9], 3) == "0.850 ± 0.071"
+    assert mean_sd.mean_sd_n([0.8]) == "0.8000 (n=1)"
+    assert mean_sd.mean_sd_n([]) == "-"
     found = study.summary([{"auc": 0.8, "f1": 0.5}, {"auc": 0.9, "f1": 0.5}], ["auc", "f1"])
     assert found["mean"] == pytest.approx({"auc": 0.85, "f1": 0.5})
     assert found["sd"] == pytest.approx({"auc": 0.0707107, "f1": 0.0})
 
 
 def test_the_table_has_mean_spread_and_published_figures_without_a_spread():
-    rows = [Row("ours", {"auc": [0.8, 0.9], "accuracy": []}), Row("theirs", {"auc": [0.839]}, published=True)]
+    rows = [TableRow("ours", {"auc": [0.8, 0.9], "accuracy": []}), TableRow("theirs", {"auc": [0.839]}, published=True)]
     text = study.table(rows, ("auc", "accuracy"))
     assert "| ours | test | 0.8500 ± 0.0707 (n=2) | - |" in text
     assert "| theirs | test | 0.8390 | - |" in text

@@ -91,7 +91,7 @@ def test_the_dispatchers_jobs_are_runs(tmp_path, capsys):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         tensorboard_logs.find_runs([str(tmp_path / "missing")])
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):

@@ -11,7 +11,7 @@ from classification_dataset import create_pathmnist_dataloaders
 from classification_models import CNNModel, LinearModel, MLPModel, count_parameters, get_model
 from tests import helpers
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 LINEAR = pytest.param(LinearModel, marks=pytest.mark.todo_1_0, id="linear")
 MLP = pytest.param(MLPModel, marks=pytest.mark.todo_1_1, id="mlp")

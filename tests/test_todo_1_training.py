@@ -13,7 +13,7 @@ from classification_dataset import create_pathmnist_dataloaders
 from classification_models import CNNModel
 from tests import epoch_checks, helpers, history_checks
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 TRAIN_RESULTS = [(2.0, 0.25), (1.5, 0.5), (1.0, 0.75)]
 VAL_RESULTS = [(2.5, 0.125), (1.25, 0.625), (1.75, 0.375)]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from segmentation_models import CombinedLoss, DiceLoss
 from tests import helpers
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 
 def two_images() -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from segmentation_models import (
 from synthetic_data import create_box_dataloaders
 from tests import helpers
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 LINEAR = pytest.param(LinearSegmentation, marks=pytest.mark.todo_2_0, id="linear")
 MLP = pytest.param(MLPSegmentation, marks=pytest.mark.todo_2_1, id="mlp")

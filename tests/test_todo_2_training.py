@@ -10,7 +10,7 @@ from segmentation_models import TinyUNet
 from synthetic_data import create_box_dataloaders
 from tests import epoch_checks, helpers, history_checks
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 TRAIN_RESULTS = [(0.75, 0.25), (0.5, 0.5), (0.25, 0.75)]
 VAL_RESULTS = [(1.0, 0.125), (0.375, 0.625), (0.625, 0.375)]

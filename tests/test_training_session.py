@@ -10,8 +10,6 @@ import os
 import signal
 import sys
 import time
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,19 +17,22 @@ import torch
 from torch import nn
 
 from classification_dataset import create_pathmnist_dataloaders
+from tests.session_tools import (
+    METRICS,
+    STEPS_PER_EPOCH,
+    same_weights,
+    small_model,
+    toy_session,
+    train,
+)
 from toolkit.errors import UserError
 from toolkit.experiment import step_facts
 from toolkit.medmnist_data import locate
-from toolkit.precision import LossScale, compute_in
 from toolkit.runs import RunFolder, load_checkpoint
-from toolkit.schedules import average_weights
 from toolkit.step_log import read_steps
 from toolkit.training import DivergedError, TrainingSession
 
 pytestmark = pytest.mark.provided
-
-METRICS = ("train_loss", "val_acc")
-STEPS_PER_EPOCH = 4
 
 
 @pytest.fixture(scope="module")
@@ -42,64 +43,6 @@ def source():
 @pytest.fixture
 def run(tmp_path):
     return RunFolder.create(tmp_path / "run", {})
-
-
-def small_model() -> nn.Module:
-    """With BatchNorm and Dropout, so that statistics and random numbers must be restored too."""
-    layers = (nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten())
-    return nn.Sequential(*layers, nn.Linear(4 * 13 * 13, 9))
-
-
-def train(
-    source: Any, epochs: int, run: RunFolder | None = None, *, seed: int = 0, model: nn.Module | None = None, **more
-) -> tuple[dict[str, list[float]], nn.Module]:
-    """A whole training with augmentation, dropout and a falling learning rate, as a new process would run it."""
-    torch.manual_seed(seed)
-    train_loader, val_loader, _ = create_pathmnist_dataloaders(8, source=source, seed=seed, augment="strong")
-    model = small_model() if model is None else model
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    criterion = nn.CrossEntropyLoss()
-    options = {"optimizer": optimizer, "scheduler": schedule, "device": "cpu", "run": run, **more}
-    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), epochs, **options)
-    for _epoch in session.epochs():
-        loss = train_one_epoch(model, train_loader, session.optimizer, criterion)
-        session.history["train_loss"].append(loss)
-        session.history["val_acc"].append(accuracy(session.evaluation_model(), val_loader))
-    return session.history, model
-
-
-def train_one_epoch(model: nn.Module, loader: Any, optimizer: Any, criterion: nn.Module) -> float:
-    """A loop that knows nothing of sessions."""
-    model.train()
-    total = 0.0
-    for images, labels in islice(loader, STEPS_PER_EPOCH):
-        optimizer.zero_grad()
-        loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-    return total / STEPS_PER_EPOCH
-
-
-def toy_session(model: nn.Module | None = None, epochs: int = 1, lr: float = 0.5, **options: Any) -> TrainingSession:
-    """A session over a model of one weight, for tests that do its training by hand."""
-    model = nn.Linear(1, 1, bias=False) if model is None else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    options = {"optimizer": optimizer, "device": "cpu", **options}
-    return TrainingSession(model, nn.MSELoss(), ("val_acc",), (), epochs, **options)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, loader: Any) -> float:
-    model.eval()
-    hits = [(model(images).argmax(dim=1) == labels).float().sum().item() for images, labels in loader]
-    return sum(hits) / len(loader.dataset)
-
-
-def same_weights(model: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -161,129 +104,6 @@ def test_resuming_another_architecture_is_one_clear_error(source, run):
     with pytest.raises(UserError, match=r"cannot resume from .*last\.pt") as caught:
         train(source, 2, run, model=other)
     assert "\n" not in str(caught.value)
-
-
-def test_averaged_weights_follow_their_formula():
-    model, decay = nn.BatchNorm1d(2), 0.5
-    averaged = average_weights(model, decay)
-    expected = None
-    for step, value in enumerate((5.0, -2.0, 3.0, 8.0, 1.0, 1.0, 4.0, 0.0, 2.0, 6.0)):
-        with torch.no_grad():
-            model.weight.fill_(value)
-            model.num_batches_tracked.fill_(step)
-        averaged.update_parameters(model)
-        d = min(decay, (1 + step) / (10 + step))  # reaches 0.5 at step 8
-        expected = value if expected is None else d * expected + (1 - d) * value
-        assert averaged.module.weight.tolist() == pytest.approx([expected] * 2, abs=1e-5)
-        assert averaged.module.num_batches_tracked == step  # counts are copied, not averaged
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
-def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(UserError, match="ema_decay is"):
-        average_weights(nn.Linear(1, 1), decay)
-
-
-def step_to(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """One step of SGD with learning rate 1 that leaves the only weight at `value`."""
-    weight = optimizer.param_groups[0]["params"][0]
-    weight.grad = weight.detach() - value
-    optimizer.step()
-
-
-def test_validation_sees_the_average_and_training_keeps_its_own_weights():
-    model = nn.Linear(1, 1, bias=False)
-    session = toy_session(model, epochs=2, lr=1.0, ema_decay=0.9)
-    in_training, in_validation = [], []
-    for epoch in session.epochs():
-        in_training.append(model.weight.item())
-        step_to(session.optimizer, 10.0 * epoch)
-        in_validation.append(session.evaluation_model().weight.item())
-        session.history["val_acc"].append(0.0)
-    second = 2 / 11 * 10 + 9 / 11 * 20
-    assert in_training[1] == pytest.approx(10)
-    assert in_validation == pytest.approx([10, second])
-    assert model.weight.item() == pytest.approx(second)
-
-
-def test_an_optimizer_that_the_loop_makes_by_itself_is_followed():
-    """Averages, schedule and step log work with a train_model that makes its own optimizer."""
-    model = nn.Linear(1, 1, bias=False)
-    session = toy_session(model, ema_decay=0.9, scheduler="cosine", epochs=4)
-    other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
-    for epoch in session.epochs():
-        if epoch == 1:
-            own = torch.optim.SGD(model.parameters(), lr=1.0)
-        rate = own.param_groups[0]["lr"]
-        step_to(own, model.weight.item() - rate * 3.0)
-        other.step()  # of another model: none of this session's business
-        session.history["val_acc"].append(0.0)
-    assert session.optimizer is own
-    assert session.log.step == 4
-    assert own.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-    assert session.evaluation_model().weight.item() == pytest.approx(model.weight.item())
-
-
-def test_hooks_are_gone_when_the_training_is_over():
-    model = nn.Linear(1, 1)
-    session = toy_session(model, precision="bfloat16")
-    criterion = session.criterion
-    for _epoch in session.epochs():
-        assert model._forward_pre_hooks
-        assert criterion._forward_hooks
-        session.history["val_acc"].append(0.0)
-    assert not model._forward_pre_hooks
-    assert not model._forward_hooks
-    assert not criterion._forward_hooks
-    assert not session.optimizer._optimizer_step_post_hooks
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_the_model_computes_in_bfloat16_and_answers_in_float32(broken):
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
-    seen = []
-
-    def look(_module, _inputs, output):
-        seen.append(output.dtype)
-        if broken:
-            raise RuntimeError("a mistake in forward")
-
-    model[0].register_forward_hook(look)
-    with compute_in("bfloat16", model, torch.device("cpu")):
-        if broken:
-            with pytest.raises(RuntimeError, match="a mistake"):
-                model(torch.ones(2, 8))
-        else:
-            assert model(torch.ones(2, 8)).dtype == torch.float32
-        assert seen == [torch.bfloat16]
-        assert not torch.is_autocast_enabled("cpu")  # whatever follows the forward pass is in float32
-        assert nn.Linear(8, 8)(torch.ones(2, 8)).dtype == torch.float32
-
-
-def test_small_gradients_survive_float16_and_too_large_ones_cost_a_step():
-    """The gradient of a mean over many values: 1e-9 is 0 in float16, whose smallest number is 6e-8."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    images = torch.rand(8, 4) + 0.5
-    (1e-9 * model(images)).sum().backward()
-    wanted = model[0].weight.grad.clone()
-    assert wanted.abs().min() > 0
-    model.zero_grad()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with compute_in("float16", model, torch.device("cpu")):
-        (1e-9 * model(images)).sum().backward()
-        assert not model[0].weight.grad.any()  # without the scale
-        model.zero_grad()
-        scale = LossScale(model)
-        (1e-9 * model(images)).sum().backward()
-        assert torch.allclose(model[0].weight.grad, wanted, rtol=0.02)
-        model.zero_grad()
-        before = model[0].weight.detach().clone()
-        (1e3 * model(images)).sum().backward()
-        scale.before_step(optimizer)
-        optimizer.step()
-    assert torch.equal(model[0].weight, before)
-    assert scale.value == 2**15
 
 
 def test_best_checkpoint_holds_the_validated_weights_of_the_best_epoch(run):

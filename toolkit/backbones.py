@@ -92,7 +92,7 @@ def _shortened(keys: list[str]) -> str:
 def find_weights(name: str, path: str | None, say: Callable[[str], None] = print) -> dict[str, torch.Tensor] | None:
     """State dict of `path` if given, else torchvision's own by download, else None, which is said in one line.
 
-    Raises UserError for a file that is no state dict.
+    Raises UserError for a file that is not a state dict.
     """
     if path is not None:
         return _read_weights(path)

@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from toolkit.errors import UserError
 
-# An epoch of a smaller set goes over it several times, so that "100 steps of 32" means the same on every set.
+# An epoch of a smaller set repeats it several times, so that "100 steps of 32" means the same on every set.
 MIN_BATCHES = 100
 
 
-class WholeBatch(Sequence):
+class StackedBatch(Sequence):
     """A batch that is stacked already, and still a sequence of items for collate functions that expect one.
 
-    stacked: what the DataLoader shall deliver. item: (index) → that item alone, made only when somebody asks.
+    stacked: what the DataLoader delivers. item: (index) → that item alone, made only when it is asked for.
     """
 
     def __init__(self, stacked: Any, length: int, item: Callable[[int], Any]) -> None:
@@ -32,13 +32,13 @@ class WholeBatch(Sequence):
         return self._item(index)
 
 
-def unstack(batch: WholeBatch) -> Any:
-    """Collate function for datasets that return a WholeBatch: nothing is left to do."""
+def unstack(batch: StackedBatch) -> Any:
+    """Collate function for datasets that return a StackedBatch: nothing is left to do."""
     return batch.stacked
 
 
 class SeededDataset(Dataset):
-    """A dataset with a random generator of its own, which travels to loader processes on every system.
+    """A dataset with its own random generator, which travels to loader processes on every system.
 
     torch passes a Generator's state through shared memory, which fails where processes are spawned and not forked
     (macOS, Windows; torch 2.15): it is sent as bytes instead.
@@ -68,8 +68,8 @@ def make_loader(
 ) -> DataLoader:
     """A standard DataLoader over a dataset with `__getitems__`; the same seed draws the same batches.
 
-    shuffle: draw without replacement; a set of fewer than `min_batches` batches is gone over as often as it takes to
-    fill them. Raises UserError for a batch size that is not positive or larger than the set that is shuffled.
+    shuffle: draw without replacement; a set of fewer than `min_batches` batches is repeated until they are full.
+    Raises UserError for a batch size that is not positive or larger than the set that is shuffled.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; allowed: 1 or more")
@@ -78,9 +78,12 @@ def make_loader(
     length = len(dataset)  # type: ignore[arg-type]
     if shuffle and batch_size > length:
         raise UserError(f"batch_size is {batch_size}, but the set has {length} images; allowed: 1 .. {length}")
+    # Its own generator: the order of the images depends on the seed alone. With PyTorch's global one, a model with
+    # one layer more would draw more initial weights, see other batches, and could not be compared.
     generator = torch.Generator().manual_seed(seed)
     sampler = None
     if shuffle:
+        # Not shuffle=True: an epoch of a small set draws more images than the set has, reshuffled each time through.
         sampler = RandomSampler(dataset, num_samples=max(length, min_batches * batch_size), generator=generator)
     return DataLoader(
         dataset,
@@ -94,7 +97,10 @@ def make_loader(
 
 
 def _seed_worker(_worker_id: int) -> None:
-    """Give the worker's copy of the dataset a generator of its own, seeded from the loader's generator."""
+    """Give the worker's copy of the dataset its own generator, seeded from the loader's generator.
+
+    Each process has a copy of the dataset: without this, all of them would flip and crop in the same way.
+    """
     info = torch.utils.data.get_worker_info()
     generator = getattr(info.dataset, "generator", None)
     if generator is not None:

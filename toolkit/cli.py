@@ -98,9 +98,9 @@ def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name:
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="step size")
     group.add_argument("--num_epochs", type=in_range(int, 1), default=1, help="epochs in all, a resumed run's included")
     group.add_argument("--weight_decay", type=in_range(float, 0), default=0.0, help="L2 penalty of the optimizer")
-    group.add_argument("--batch_size", type=in_range(int, 1), default=32, help="images a step")
+    group.add_argument("--batch_size", type=in_range(int, 1), default=32, help="images per step")
     group.add_argument(
-        "--max_steps_per_epoch", type=in_range(int, 0), default=100, help="steps an epoch; 0: all batches"
+        "--max_steps_per_epoch", type=in_range(int, 0), default=100, help="steps per epoch; 0: all batches"
     )
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="sgd: Nesterov, 0.9")
     group.add_argument(
@@ -112,7 +112,7 @@ def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name:
     group.add_argument(
         "--ema_decay", type=in_range(float, 0, 0.99999), default=0.95, help="averaging of weights; 0: none"
     )
-    group.add_argument("--patience", type=in_range(int, 1), help="stop after so many epochs without a better result")
+    group.add_argument("--patience", type=in_range(int, 1), help="stop after this many epochs without a better result")
     group.add_argument(
         "--augment", choices=("none", "flips", "standard", "strong"), default=augment, help="of training images"
     )
@@ -153,8 +153,8 @@ def add_machine_and_output_flags(parser: OneLineParser) -> None:
     )
     group.add_argument("--overwrite", action="store_true", help="replace a run that is in --output_dir")
     group.add_argument("--results_path", type=not_empty, help="also write results.json here")
-    group.add_argument("--evaluate_test", action="store_true", help="read the test split, once, for the final figure")
-    group.add_argument("--resume", type=not_empty, metavar="RUN_DIR", help="go on with a run, with its settings")
+    group.add_argument("--evaluate_test", action="store_true", help="read the test split, once, for the final score")
+    group.add_argument("--resume", type=not_empty, metavar="RUN_DIR", help="continue a run, with its settings")
     group.add_argument("--config", type=not_empty, metavar="FILE", help="JSON of flags; flags on the command line win")
 
 
@@ -172,7 +172,7 @@ def parse(parser: OneLineParser, argv: Sequence[str] | None = None, task: str | 
 
 
 def config_to_argv(parser: OneLineParser, config: Any, origin: str) -> list[str]:
-    """Turn a JSON object of flags into command-line words. Raises UserError naming keys that are no flags."""
+    """Turn a JSON object of flags into command-line words. Raises UserError naming keys that are not flags."""
     if not isinstance(config, dict):
         raise UserError(f"{origin} must hold one JSON object of flags, not a {type(config).__name__}")
     flags = {flag[2:]: action for flag, action in parser.flags().items() if flag[2:] not in NOT_IN_CONFIG}

@@ -21,15 +21,16 @@ from typing import Any
 
 from toolkit.cli import OneLineParser, run_script
 from toolkit.compare_checks import notes_on
+from toolkit.compare_plots import draw_curves, draw_sizes
 from toolkit.errors import UserError
+from toolkit.mean_sd import markdown, mean_sd_n
 from toolkit.runs import write_bytes
-from toolkit.study import markdown, mean_sd_n
 from toolkit.sweeps.jobs import Status
 from toolkit.sweeps.table import Row, main_effects
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskNames:
     """What the results of one task are called."""
 
     metric: str  # key of the best validation metric in results.json
@@ -38,8 +39,8 @@ class Task:
 
 
 TASKS = {
-    "classification": Task("best_val_acc", "accuracy", "accuracy"),
-    "segmentation": Task("best_val_iou", "IoU", "mean_iou"),
+    "classification": TaskNames("best_val_acc", "accuracy", "accuracy"),
+    "segmentation": TaskNames("best_val_iou", "IoU", "mean_iou"),
 }
 # Settings that say where or how a run was made and not what was trained.
 NOT_A_CHOICE = {"seed", "data_root", "mirror", "num_workers", "device", "precision", "output_dir", "overwrite"}
@@ -55,7 +56,7 @@ class Run:
     settings: dict[str, Any]  # what was chosen, model_name among it
 
     @property
-    def task(self) -> Task:
+    def task(self) -> TaskNames:
         return TASKS[self.results["task"]]
 
     @property
@@ -259,8 +260,6 @@ def source_line(runs: list[Run]) -> str:
 
 def make_parts(runs: list[Run], folder: Path) -> tuple[dict[str, str], list[Path]]:
     """Name -> Markdown of each table, and the pictures that they show, drawn into `folder`."""
-    from toolkit.compare_plots import draw_curves, draw_sizes
-
     sizes = folder / "sizes.png"
     draw_sizes({task: best_of_each([run for run in runs if run.results["task"] == task]) for task in TASKS}, sizes)
     parts = {"overview": f"{overview_table(runs)}\n\n![size and quality of each architecture]({sizes.name})"}

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
+
+from toolkit.mean_sd import mean_and_sd
 from toolkit.plots import new_figure, save_figure
-from toolkit.study import mean_and_sd
 
 # One colour and marker per architecture in every picture (Okabe and Ito's colours, told apart by the colour-blind).
 STYLES = {"linear": ("#e69f00", "s"), "mlp": ("#0072b2", "o"), "cnn": ("#009e73", "^"), "unet": ("#d55e00", "D")}
@@ -59,7 +61,6 @@ def draw_curves(task: str, best: Mapping[str, Candidate], data: object, path: Pa
 
 def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
     """A panel for each task: the metric over the number of parameters, with the spread over seeds."""
-
     shown = [task for task in best if any(one.parameters for one in best[task].values())]
     drawing = new_figure(4.6 * max(1, len(shown)), 3.9)
     for axes, task in zip(drawing.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
@@ -81,8 +82,6 @@ def draw_sizes(best: Mapping[str, Mapping[str, Candidate]], path: Path) -> None:
 
 def label_sizes(axes: Any) -> None:
     """Make the x axis of Matplotlib axes logarithmic, with a few labels (1k, 2k, 5k) that never overlap."""
-    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
-
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     for locator in (LogLocator(numticks=5), LogLocator(subs=(1, 2, 5), numticks=5), MaxNLocator(4)):

@@ -24,6 +24,9 @@ from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import filelock
+from tqdm import tqdm
+
 from toolkit.errors import UserError
 from toolkit.npz_file import md5_of
 
@@ -97,7 +100,7 @@ def fetch(
 ) -> None:
     """Download `url` to `path`, which appears only when complete and with the MD5 expected.
 
-    Until then the bytes lie in `<path>.part`, which the next call continues. A file that does not start with `magic` is
+    Until then the bytes are in `<path>.part`, which the next call continues. A file that does not start with `magic` is
     given up at once. Raises DownloadError; on KeyboardInterrupt the .part stays.
     """
     part = path.with_name(path.name + ".part")
@@ -122,8 +125,6 @@ def fetch(
 
 def _only_one(path: Path, announce: Callable[[str], None]) -> AbstractContextManager:
     """Lock of this download, waiting for the process that has it. The system frees it when that process ends."""
-    import filelock
-
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         return lock.acquire(timeout=0)
@@ -202,8 +203,6 @@ def _attempt(url: str, part: Path, magic: bytes, limits: Limits) -> None:
 
 def _receive(response: http.client.HTTPResponse, part: Path, offset: int, magic: bytes, limits: Limits) -> None:
     """Write the body of `response` to `part` from `offset` on, with a progress bar if stderr is a terminal."""
-    from tqdm import tqdm
-
     length = response.headers.get("Content-Length")
     total = offset + int(length) if length and length.isdigit() else None
     _require_space(part.parent, (total or 0) - offset)

@@ -1,4 +1,4 @@
-"""What the course expects: the one place where these figures stand.
+"""What the course expects: the one place that holds these numbers.
 
 Source: the course's handout of Project 2, for the full PathMNIST, validation split, one epoch of 100 steps of 32
 ("quick"), and for a long schedule of the student's choice ("long").
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Expectation:
-    """A validation accuracy or IoU (fraction) to reach; `about` marks figures that describe more than they demand."""
+    """A validation accuracy or IoU (fraction) to reach; `about` marks values that describe more than they demand."""
 
     value: float
     about: bool = False

@@ -14,8 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn import functional as F
+
+from classification_dataset import create_pathmnist_dataloaders
+from synthetic_data import create_box_dataloaders
 from toolkit.cli import OneLineParser, in_range, json_object, run_script
 from toolkit.errors import UserError, reason_of
+from toolkit.experiment import build_model
+from toolkit.medmnist_data import inspect, locate
+from toolkit.tensorboard_logs import import_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARNED = 0.05  # nats; so low a loss on one batch means that the model has learned it by heart
@@ -90,12 +98,8 @@ def check_output(task: str, output: Any, count: int) -> None:
 
 def overfit(model: Any, loss_of: Callable, images: Any, steps: int, learning_rate: float, folder: str | None) -> float:
     """Train on one batch and print the loss; returns the last one. `folder`: where histograms for TensorBoard go."""
-    import torch
-
     optimizer, writer, layers = torch.optim.Adam(model.parameters(), lr=learning_rate), None, None
     if folder:
-        from toolkit.tensorboard_logs import import_writer
-
         writer, layers = import_writer()(folder), Layers(model)
     model.train()
     for step in range(1, steps + 1):
@@ -148,15 +152,9 @@ def explain(loss: float, evaluated: float, guessing: float) -> str:
 
 def load_batch(task: str, count: int) -> tuple[Any, Any]:
     """Images and labels or masks of one training batch, not augmented; from data/ or the bundled sample."""
-    from toolkit.medmnist_data import inspect, locate
-
     source = inspect("pathmnist") or locate("pathmnist", dataset="sample")
     if task == "classification":
-        from classification_dataset import create_pathmnist_dataloaders
-
         return next(iter(create_pathmnist_dataloaders(count, source=source, augment="none")[0]))
-    from synthetic_data import create_box_dataloaders
-
     batch = next(iter(create_box_dataloaders(count, source=source)[0]))
     return batch["image"], batch["mask"]
 
@@ -176,11 +174,6 @@ def main() -> None:
     task = args.task or ("segmentation" if args.model_name == "unet" else "classification")
     if (args.model_name, task) == ("unet", "classification"):
         raise UserError("--task classification has no unet; allowed: linear, mlp, cnn")
-
-    import torch
-    from torch.nn import functional as F
-
-    from toolkit.experiment import build_model
 
     torch.manual_seed(0)
     models = importlib.import_module(f"{task}_models")

@@ -9,7 +9,7 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
     """Convolution, normalisation, nonlinearity: (B, in_channels, H, W) → (B, out_channels, H, W).
 
     A 3 x 3 convolution with one pixel of padding keeps height and width. It has no bias, because BatchNorm subtracts
-    the mean of each channel and adds a bias of its own.
+    the mean of each channel and adds its own bias.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),

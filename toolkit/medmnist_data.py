@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from toolkit import npz_file
 from toolkit.download import IMPATIENT, DownloadError, Limits, fetch
 from toolkit.errors import check_choice
@@ -77,7 +79,7 @@ class Source:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, or of labels an image for multi-label sets."""
+        """Number of classes, or of labels per image for multi-label sets."""
         return self.layout.num_classes
 
     @property
@@ -103,7 +105,6 @@ class Source:
 
         Raises DataError if the file has no such split or changed since it was checked.
         """
-        import numpy as np
         import torch
 
         names = self._arrays(split, unlabelled)
@@ -123,10 +124,8 @@ class Source:
         names = [f"{split}_images", f"unlabelled_{split}_images"]
         return [name for name in names[: 2 if unlabelled else 1] if name in self.headers]
 
-    def _read_labels(self, images_name: str, rows: int) -> np.ndarray:  # noqa: F821 -- NumPy is imported lazily
+    def _read_labels(self, images_name: str, rows: int) -> np.ndarray:
         """Labels that belong to an image array: int64 (rows,) or (rows, num_classes)."""
-        import numpy as np
-
         if images_name.startswith("unlabelled_"):
             return np.full((rows, self.num_classes) if self.multi_label else rows, -1, np.int64)
         name = images_name.replace("_images", "_labels")

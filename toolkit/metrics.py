@@ -1,14 +1,17 @@
-"""Figures for classifiers. scikit-learn computes them; this file says which, from which inputs, and when they exist."""
+"""Metrics for classifiers. scikit-learn computes them; this file says which, from which inputs, and when they exist."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
+from sklearn import metrics
 from torch import nn
 
+from toolkit.bootstrap import bootstrap_intervals
 from toolkit.devices import autocast, evaluating
 
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_auc")  # of a test report, in this order
@@ -35,8 +38,6 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dic
     probabilities float (N, num_classes), rows sum to 1; labels int (N,). AUC and average precision are means over the
     classes that occur and do not fill the whole set (elsewhere they are undefined); None if there is no such class.
     """
-    from sklearn import metrics
-
     predicted = probabilities.argmax(axis=1)
     one_hot = np.eye(probabilities.shape[1], dtype=int)[labels]  # (N, num_classes)
     defined = [c for c in range(one_hot.shape[1]) if 0 < one_hot[:, c].sum() < len(labels)]
@@ -54,8 +55,6 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dic
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts int (num_classes, num_classes): row = true class, column = class with the highest probability."""
-    from sklearn import metrics
-
     return metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
 
 
@@ -74,8 +73,6 @@ def final_report(
         classification_metrics, and n, intervals (bootstrap over images), recall of each class with its count, and gap:
         validation minus test of the headline metrics.
     """
-    from sklearn import metrics
-
     found = classification_metrics(probabilities, labels)
     recall = metrics.recall_score(labels, probabilities.argmax(axis=1), labels=range(len(class_names)), average=None)
     counts = np.bincount(labels, minlength=len(class_names))
@@ -98,8 +95,6 @@ def _headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float 
     AUC from ranks: the share of pairs (an image of the class, another image) that are in the right order, with the
     mean rank for equal probabilities (Mann and Whitney 1947).
     """
-    from scipy.stats import rankdata
-
     N, K = probabilities.shape
     right = labels[probabilities.argmax(axis=1) == labels]
     counts, hits = np.bincount(labels, minlength=K), np.bincount(right, minlength=K)
@@ -150,33 +145,3 @@ def describe_final(report: Mapping[str, Any], where: str) -> str:
     kind = "recall" if "recall_of_each_class" in report else "IoU"
     lines.append(f"  {kind} of each class: " + ", ".join(f"{name} {value:.2f}" for name, value in each.items()))
     return "\n".join(lines)
-
-
-def bootstrap_intervals(
-    measure: Callable[[np.ndarray], Mapping[str, float | None]],
-    units: np.ndarray,
-    replicates: int,
-    seed: int,
-    strata: np.ndarray | None = None,
-) -> dict[str, list[float]]:
-    """95 % percentile intervals [low, high] of each metric, from samples drawn with replacement.
-
-    measure: int rows (n,) → metrics of these images; None (undefined) is left out.
-    units: (N,) what is drawn, patients for instance: images of one patient are not independent, and intervals that
-        treat them as independent are too narrow.
-    strata: (N,) classes that are each drawn separately, so that every sample has as many of each; None: all together.
-    """
-    generator = np.random.default_rng(seed)
-    _, unit_of = np.unique(units, return_inverse=True)
-    order = np.argsort(unit_of, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(unit_of))[:-1])  # the rows of each unit
-    parts = [members]
-    if strata is not None:
-        parts = [[rows for rows in members if strata[rows[0]] == value] for value in np.unique(strata)]
-    drawn: dict[str, list[float]] = {}
-    for _ in range(replicates):
-        rows = np.concatenate([part[i] for part in parts for i in generator.integers(len(part), size=len(part))])
-        for name, value in measure(rows).items():
-            if value is not None:
-                drawn.setdefault(name, []).append(value)
-    return {name: [float(v) for v in np.percentile(values, (2.5, 97.5))] for name, values in drawn.items()}

@@ -17,12 +17,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from toolkit.errors import UserError
-
-if TYPE_CHECKING:  # NumPy is imported where arrays are read, so that `--help` of a main stays instant
-    import numpy as np
 
 SPLITS = ("train", "val", "test")
 CHUNK_BYTES = 1 << 20
@@ -69,7 +68,7 @@ class Layout:
 
 
 def read_headers(path: Path) -> dict[str, Header]:
-    """Shape and dtype of every array in `path`, without decoding any; DataError if it is no readable npz."""
+    """Shape and dtype of every array in `path`, without decoding any; DataError if it is not a readable npz."""
     with _named_errors(path), zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
     headers = {}
@@ -81,8 +80,6 @@ def read_headers(path: Path) -> dict[str, Header]:
 
 def read_array(path: Path, name: str) -> np.ndarray:
     """Decode the array `name` of `path` and compare its CRC-32; DataError if it is missing or broken."""
-    import numpy as np
-
     with _named_errors(path, name), zipfile.ZipFile(path) as archive:
         member = f"{name}.npy"
         if member not in archive.namelist():
@@ -195,8 +192,6 @@ def _read_memory(memory_path: Path) -> dict:
 
 def _read_header(stream: BinaryIO) -> Header:
     """Parse the npy header at the start of `stream`; ValueError for another format or for pickled objects."""
-    import numpy as np
-
     version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
@@ -237,7 +232,7 @@ def _named_errors(path: Path, name: str | None = None) -> Iterator[None]:
         kind = DataError if error.errno in (None, errno.EINVAL) else UnreadableError
         raise kind(f"{where} cannot be read ({error.strerror or error})") from None
     except zipfile.BadZipFile as error:
-        what = "cannot be read" if name else "is truncated or is no npz file"
+        what = "cannot be read" if name else "is truncated or is not an npz file"
         raise DataError(f"{where} {what} ({error})") from None
     except (zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
         reason = str(error).partition("\n")[0] or "it ends early"

@@ -69,7 +69,7 @@ def learning_curves(
     Args:
         history: lists train_loss, val_loss, train_acc, val_acc (or _iou), one value per epoch.
         metric: acc or iou, fractions.
-        steps: columns step and loss of steps.csv. An epoch may be the whole training, and one dot is no curve.
+        steps: columns step and loss of steps.csv. An epoch may be the whole training, and one dot is not a curve.
         guessing: name and value of the loss of a model that knows nothing, such as ("ln 9", 2.197).
     """
     figure = new_figure(9, 3.6)

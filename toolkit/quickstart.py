@@ -51,9 +51,9 @@ def main() -> int:
         expectation = QUICK[task, model_name]
         met = expectation.is_met(results[key])
         all_met &= met
-        figure = f"{results[key]:.4f} {metric}"
+        measured = f"{results[key]:.4f} {metric}"
         rows.append(
-            (model_name, figure, f"{expectation} {metric}", "yes" if met else "NO", results["dataset"], str(folder))
+            (model_name, measured, f"{expectation} {metric}", "yes" if met else "NO", results["dataset"], str(folder))
         )
     print_table(("model", "result", "expected", "met", "data", "pictures in"), rows)
     return 0 if all_met else 1

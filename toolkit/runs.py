@@ -17,6 +17,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ class RunFolder:
         return read_json(self.file("config.json"))
 
     def prolong(self, num_epochs: int) -> None:
-        """Note in config.json that a resumed run goes on to `num_epochs`, so that the next resume does so too."""
+        """Note in config.json that a resumed run continues to `num_epochs`, so that the next resume does so too."""
         config = self.config
         if num_epochs > config.get("num_epochs", num_epochs):
             write_json(self.file("config.json"), {**config, "num_epochs": num_epochs})
@@ -227,8 +228,6 @@ def writable_folder(path: Path | str, flag: str = "--output_dir") -> Path:
 
 def environment() -> dict[str, str]:
     """Versions and machine, for results.json."""
-    from importlib import metadata
-
     packages = ("torch", "torchvision", "numpy", "medmnist")
     found = {name: metadata.version(name) for name in packages if _is_installed(name)}
     return {
@@ -247,8 +246,6 @@ def started_as() -> str:
 
 
 def _is_installed(name: str) -> bool:
-    from importlib import metadata
-
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,7 +1,8 @@
-"""Two ways to end a training calmly: a learning rate that falls, and weights that are averaged."""
+"""How a training ends: a learning rate that falls, weights that are averaged; and the settings that it may have."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,3 +44,19 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
 
     averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
     return averaged.requires_grad_(False)
+
+
+def check_settings(
+    epochs: int, learning_rate: float, weight_decay: float, max_steps: int | None, loaders: Sequence[Any]
+) -> None:
+    """Raise UserError for a training that cannot be done."""
+    if epochs < 1:
+        raise UserError(f"epochs is {epochs}; allowed: 1 or more")
+    if not 0 < learning_rate < float("inf"):
+        raise UserError(f"learning_rate is {learning_rate}; allowed: above 0")
+    if not 0 <= weight_decay < float("inf"):
+        raise UserError(f"weight_decay is {weight_decay}; allowed: 0 or above")
+    if max_steps is not None and max_steps < 0:
+        raise UserError(f"max_steps_per_epoch is {max_steps}; allowed: 0 or None (all batches), or 1 and more")
+    if any(hasattr(loader, "__len__") and len(loader) == 0 for loader in loaders):
+        raise UserError("a loader has no batch; is the set empty, or smaller than one batch with drop_last?")

@@ -3,7 +3,7 @@
     study = Study(folder, settings={"epochs": 30}, seeds=range(5))
     runs = study.train("cnn", train)              # train(seed, run) → facts; a finished seed is read, not trained again
     test = study.open_test(choices, read_test)    # the choices are written first; a second call raises
-    print(table([Row("CNN", {"auc": [0.96, 0.97]})], ["auc"]))
+    print(table([TableRow("CNN", {"auc": [0.96, 0.97]})], ["auc"]))
 
 Every training has a run folder (toolkit/runs.py), FOLDER/runs/ROW-seedN. Metrics are reported as mean ± sample standard
 deviation over n seeds.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolkit.errors import UserError
+from toolkit.mean_sd import markdown, mean_and_sd, mean_sd, mean_sd_n
 from toolkit.runs import RunFolder, environment, read_json, started_as, write_bytes, write_json
 
 T = TypeVar("T")
@@ -153,22 +153,17 @@ def _validation_line(results: Mapping[str, Any]) -> str:
     return f"validation {', '.join(f'{name} {value:.4f}' for name, value in known)} ({results['seconds']:.0f} s)"
 
 
-# ---- mean, spread and tables -----------------------------------------------------------------------------------------
+# ---- tables of rows and metrics --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table: metric → one value per seed. `where`: the split that it was measured on."""
 
     title: str
     values: Mapping[str, Sequence[float]]
     where: str = "test"
     published: bool = False  # by others: a single value, which is not a single seed
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for the spread of a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def summary(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
@@ -181,26 +176,7 @@ def summary(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> dict[str
     }
 
 
-def mean_sd_n(values: Sequence[float], digits: int = 4) -> str:
-    """'0.9120 ± 0.0040 (n=3)'; without a spread for one value, '-' for none."""
-    return f"{mean_sd(values, digits)} (n={len(values)})" if values else "-"
-
-
-def mean_sd(values: Sequence[float], digits: int = 4) -> str:
-    """'0.9120 ± 0.0040'; the value alone for a single one, '-' for none."""
-    if not values:
-        return "-"
-    mean, sd = mean_and_sd(values)
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def table(rows: Sequence[TableRow], metrics: Sequence[str]) -> str:
     """Markdown: mean ± sample standard deviation over the seeds, '-' where a row lacks a metric."""
     heads = ["", "measured on", *(name.replace("_", " ") for name in metrics)]
     lines = []
@@ -210,7 +186,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     return markdown(heads, lines)
 
 
-def table_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def table_csv(rows: Sequence[TableRow], metrics: Sequence[str]) -> str:
     """The same as CSV: n, mean and sd of each metric as numbers, empty where there are none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -225,7 +201,7 @@ def table_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def write_tables(folder: Path, rows: Sequence[Row], metrics: Sequence[str], note: str) -> str:
+def write_tables(folder: Path, rows: Sequence[TableRow], metrics: Sequence[str], note: str) -> str:
     """Write table.md, with `note` below the table, and table.csv; return the Markdown."""
     text = f"{table(rows, metrics)}\n\n{note}\n"
     write_bytes(folder / "table.md", text.encode())

@@ -1,4 +1,4 @@
-"""Runs for TensorBoard: learning curves as scalars, settings and final figures as hparams. An optional extra.
+"""Runs for TensorBoard: learning curves as scalars, settings and final results as hparams. An optional extra.
 
     python -m toolkit.tensorboard_logs runs logs --output_dir tensorboard --follow
     tensorboard --logdir tensorboard
@@ -22,7 +22,7 @@ from toolkit.errors import UserError
 from toolkit.runs import read_json
 
 NOT_CURVES = ("epoch", "seconds")
-# Settings that say where a run lies and not what it is.
+# Settings that say where a run is stored and not what it is.
 NOT_HPARAMS = {"data_root", "mirror", "output_dir", "overwrite", "results_path", "resume", "config", "num_workers"}
 
 
@@ -36,7 +36,7 @@ def import_writer() -> Any:
 
 
 def find_runs(paths: Iterable[str]) -> dict[str, Path]:
-    """Name -> folder of every run at or below `paths` that has a history by now. UserError for what is no folder.
+    """Name -> folder of every run at or below `paths` that has a history by now. UserError for what is not a folder.
 
     A job of the dispatcher is one run, whether its history is still in its run/ or copied next to its results.
     """
@@ -44,7 +44,7 @@ def find_runs(paths: Iterable[str]) -> dict[str, Path]:
     for path in paths:
         root = Path(path)
         if not root.is_dir():
-            raise UserError(f"{path} is no folder; give run folders, or folders that contain them")
+            raise UserError(f"{path} is not a folder; give run folders, or folders that contain them")
         for config in sorted(root.rglob("config.json")):
             folder = config.parent
             is_part_of_a_job = folder.name == "run" and (folder.parent / "status.json").exists()
@@ -82,8 +82,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in kept.items()}
 
 
-def final_figures(folder: Path) -> dict[str, float]:
-    """The single numbers of results.json; empty while the run goes on."""
+def final_metrics(folder: Path) -> dict[str, float]:
+    """The single numbers of results.json; empty until the run has ended."""
     path = folder / "results.json"
     results = read_json(path) if path.exists() else {}
     return {
@@ -106,14 +106,14 @@ class Logbook:
         """Write new epochs and newly finished runs; return how many runs are known."""
         runs = find_runs(self.paths)
         for name, folder in runs.items():
-            epochs, figures = read_epochs(folder), final_figures(folder)
+            epochs, metrics = read_epochs(folder), final_metrics(folder)
             is_new = name not in self._written or len(epochs) < self._written[name]  # shorter: it was started again
-            if is_new or len(epochs) > self._written[name] or (figures and name not in self._finished):
-                self._write(name, folder, epochs, figures, is_new)
+            if is_new or len(epochs) > self._written[name] or (metrics and name not in self._finished):
+                self._write(name, folder, epochs, metrics, is_new)
         return len(runs)
 
     def _write(
-        self, name: str, folder: Path, epochs: list[dict[str, str]], figures: dict[str, float], is_new: bool
+        self, name: str, folder: Path, epochs: list[dict[str, str]], metrics: dict[str, float], is_new: bool
     ) -> None:
         target = self.output_dir / name
         if is_new:  # events of an earlier call or of an earlier attempt would be drawn twice
@@ -125,9 +125,9 @@ class Logbook:
             for column, cell in row.items():
                 if column not in NOT_CURVES and is_number(cell):
                     writer.add_scalar(curve_name(column), float(cell), step)
-        if figures and (is_new or name not in self._finished):
+        if metrics and (is_new or name not in self._finished):
             # run_name ".": into this run's folder; else each run would appear twice in TensorBoard's list.
-            writer.add_hparams(settings_of(folder), figures, run_name=".")
+            writer.add_hparams(settings_of(folder), metrics, run_name=".")
             self._finished.add(name)
         writer.close()
         self._written[name] = len(epochs)
@@ -141,11 +141,11 @@ def is_number(cell: str | None) -> bool:
 
 
 def main() -> None:
-    """Write what is there; with --follow go on until Ctrl-C."""
+    """Write what is there; with --follow continue until Ctrl-C."""
     parser = OneLineParser(prog="python -m toolkit.tensorboard_logs", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that contain them")
     parser.add_argument("--output_dir", default="tensorboard", help="folder for `tensorboard --logdir`")
-    parser.add_argument("--follow", action="store_true", help="go on with what the runs append, until Ctrl-C")
+    parser.add_argument("--follow", action="store_true", help="continue with what the runs append, until Ctrl-C")
     parser.add_argument("--every_s", type=in_range(float, 0.1), default=5.0, help="seconds between two looks")
     args = parser.parse_args()
     logbook = Logbook(args.runs, args.output_dir)

@@ -23,7 +23,7 @@ from toolkit.devices import pick_device, shape_lazy_layers
 from toolkit.errors import UserError
 from toolkit.precision import LossScale, compute_in
 from toolkit.runs import RunFolder, best_epoch_of, load_checkpoint, save_checkpoint
-from toolkit.schedules import average_weights, make_scheduler
+from toolkit.schedules import average_weights, check_settings, make_scheduler
 from toolkit.step_log import StepLog
 
 CURES = "likely cures: a learning rate ten times smaller, --precision float32, no log(0) or division by 0 in the loss"
@@ -52,7 +52,7 @@ class TrainingSession:
         metrics: names of the history's lists; the last one (val_acc, val_iou) is watched, and higher is better.
         loaders: training and validation batches; their random generators are part of a checkpoint.
         epochs, learning_rate, weight_decay, max_steps_per_epoch: as for classification_train.train_model.
-        optimizer: adam, adamw, sgd, or a ready one. A loop that steps an optimizer of its own is followed all the same.
+        optimizer: adam, adamw, sgd, or a ready one. A loop that steps its own optimizer is followed all the same.
         scheduler: of the learning rate: constant, cosine, onecycle, or a ready scheduler, stepped after every batch.
         device: picked if None.
         precision: float32, bfloat16 or float16, of the forward pass.
@@ -87,26 +87,21 @@ class TrainingSession:
         check_settings(epochs, learning_rate, weight_decay, max_steps_per_epoch, loaders)
         self.device = pick_device("auto") if device is None else torch.device(device)
         self.model, self.criterion, self.run = model.to(self.device), criterion, run
-        shape_lazy_layers(model, loaders, self.device)
+        shape_lazy_layers(model, loaders, self.device)  # before the optimizer: until then they have no weights
         self.steps_per_epoch = _steps_per_epoch(loaders, max_steps_per_epoch)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, learning_rate, weight_decay)
         self.optimizer, self._wanted_scheduler, self.scheduler = optimizer, scheduler, None
         self._last_epoch, self.patience = epochs, patience
         self.history: dict[str, list[float]] = {name: [] for name in metrics}
-        self.monitor = metrics[-1]
-        self.best_extra = dict(best_extra or {})
+        self.monitor, self.best_extra = metrics[-1], dict(best_extra or {})
+        # Shuffling and augmentation continue where they were, so that a resumed run equals one that was not stopped.
         self._generators = [generator for loader in loaders for generator in generators_of(loader)]
         self._timing: dict[str, list[float]] = {"learning_rate": [], "seconds": []}
         self._hooks = compute_in(precision, model, self.device)
-        self._ema_decay = ema_decay
-        self.averaged = average_weights(model, ema_decay) if ema_decay else None
+        self._ema_decay, self.averaged = ema_decay, average_weights(model, ema_decay) if ema_decay else None
         self._loss_scale = LossScale(model) if precision == "float16" else None
-        self.log, self._bar, self._interrupted = StepLog(), None, False
-        self._watched: list[nn.Module] = []
-        self._weights = {id(weight) for weight in model.parameters()}
-        self._saved_optimizer: dict[str, Any] | None = None
-        self._follow(optimizer)
+        self._listen(optimizer)
         if run is not None and run.file("last.pt").exists():
             self._restore(load_checkpoint(run.file("last.pt"), device="cpu"))
 
@@ -137,7 +132,7 @@ class TrainingSession:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, the session hears of every loss, every optimizer step and every Ctrl-C."""
+        """Inside, the session is told of every loss, every optimizer step and every Ctrl-C."""
         if self.run is not None:
             decay = f"averaged weights (--ema_decay {self._ema_decay:g})"
             tqdm.write(f"validation and best.pt use {decay if self._ema_decay else 'the weights of the last step'}")
@@ -216,6 +211,7 @@ class TrainingSession:
 
     def _end_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After every step: the schedule, the averaged weights, the log, the bar."""
+        # Schedule and average change per step, not per epoch: the course's quick run is a single epoch of 100 steps.
         loss = self.log.end_step(optimizer.param_groups[0]["lr"])
         if loss is not None and not math.isfinite(loss):
             rate = optimizer.param_groups[0]["lr"]
@@ -227,6 +223,14 @@ class TrainingSession:
         if self._bar is not None:
             self._bar.update()
         self._raise_swallowed_ctrl_c()
+
+    def _listen(self, optimizer: torch.optim.Optimizer) -> None:
+        """Begin to follow steps: nothing is watched yet, and no optimizer has been restored."""
+        self.log, self._bar, self._interrupted = StepLog(), None, False
+        self._watched: list[nn.Module] = []
+        self._weights = {id(weight) for weight in self.model.parameters()}
+        self._saved_optimizer: dict[str, Any] | None = None
+        self._follow(optimizer)
 
     def _watch(self, criterion: Any) -> None:
         """Hear of every loss that `criterion` computes, if it is a module and not watched already."""
@@ -337,22 +341,6 @@ class TrainingSession:
             ) from None
         # A run that was stopped between its two files may have a row more than its checkpoint.
         self.run.write_history({**self.history, **self._timing})
-
-
-def check_settings(
-    epochs: int, learning_rate: float, weight_decay: float, max_steps: int | None, loaders: Sequence[Any]
-) -> None:
-    """Raise UserError for a training that cannot be done."""
-    if epochs < 1:
-        raise UserError(f"epochs is {epochs}; allowed: 1 or more")
-    if not 0 < learning_rate < float("inf"):
-        raise UserError(f"learning_rate is {learning_rate}; allowed: above 0")
-    if not 0 <= weight_decay < float("inf"):
-        raise UserError(f"weight_decay is {weight_decay}; allowed: 0 or above")
-    if max_steps is not None and max_steps < 0:
-        raise UserError(f"max_steps_per_epoch is {max_steps}; allowed: 0 or None (all batches), or 1 and more")
-    if any(hasattr(loader, "__len__") and len(loader) == 0 for loader in loaders):
-        raise UserError("a loader has no batch; is the set empty, or smaller than one batch with drop_last?")
 
 
 def _steps_per_epoch(loaders: Sequence[Any], max_steps: int | None) -> int | None:

@@ -110,7 +110,7 @@ class VolumeAugmentation:
     """Random changes of volumes (B, C, S, S, S).
 
     flips: along each axis with probability 1/2. turns: the axes in any order; with the flips that makes all 48
-    symmetries of the cube, quarter turns about every axis among them. shift: up to so many voxels along each axis; the
+    symmetries of the cube, quarter turns about every axis among them. shift: at most, in voxels along each axis; the
     border is repeated. intensity: half-range of contrast and brightness.
     """
 

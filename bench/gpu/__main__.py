@@ -6,7 +6,7 @@
 
 It prints one Markdown table for docs/MEASURED.md. The table is also written to --out (to $OUT/gpu.md where the
 environment variable OUT is set), with the rows as JSON and everything that the commands printed next to it, again after
-each section: a run that is killed loses only the section that it was in. Each section runs in a process of its own with
+each section: a run that is killed loses only the section that it was in. Each section runs in its own process with
 a time limit; one that fails gives a row "failed: reason", and the next one starts.
 
 No data set is needed: images are the bundled sample, repeated to the size of the full PathMNIST where size matters.
@@ -41,7 +41,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SECTION", help=", ".join(names))
     parser.add_argument("--limit_s", type=in_range(float, 1), default=480.0, help="seconds for all sections together")
     parser.add_argument("--out", default="runs/bench-gpu/gpu.md", help="the table; $OUT/gpu.md where OUT is set")
-    parser.add_argument("--tiny", action="store_true", help="a few steps each, on any device; figures mean nothing")
+    parser.add_argument("--tiny", action="store_true", help="a few steps each, on any device; numbers mean nothing")
     return parser
 
 

@@ -44,7 +44,7 @@ def python(bench: Bench, *words: object, limit_s: float = math.inf, allowed: tup
     started = time.monotonic()
     output = bench.work / f"{bench.name}.command"
     limit_s = min(limit_s, bench.left_s())
-    # The made set is no official file, which its reader must be told.
+    # The made set is not an official file, which its reader must be told.
     settings = {**environment(bench.tiny), VERIFY_VARIABLE: "0"}
     with open(output, "wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=file, stderr=subprocess.STDOUT)

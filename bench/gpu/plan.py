@@ -1,4 +1,4 @@
-"""Which sections there are, how long each may take, and how one is run in a process of its own."""
+"""Which sections there are, how long each may take, and how one is run in its own process."""
 
 from __future__ import annotations
 

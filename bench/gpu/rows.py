@@ -17,7 +17,7 @@ class Row:
     """A line of the table.
 
     section: the part of the benchmark. what: what was measured or tried. result: figures with their units, or
-    "failed: reason". how: settings that the figures depend on.
+    "failed: reason". how: settings that the numbers depend on.
     """
 
     section: str
@@ -75,7 +75,7 @@ class Report:
     def markdown(self) -> str:
         """The table with a line that says how it was made."""
         note = f"`{self.command}`, {date.today().isoformat()}, Python {platform.python_version()}."
-        note += " TINY RUN: these figures mean nothing." if self.tiny else ""
+        note += " TINY RUN: these numbers mean nothing." if self.tiny else ""
         lines = [note, "", "| section | what | result | how |", "|---|---|---|---|"]
         for row in self.rows:
             cells = (row.section, row.what, row.result, row.how)

@@ -61,7 +61,7 @@ def ceilings(tiny: bool) -> tuple[float, float]:
 
 def loading(bench: Bench) -> None:
     """Batches on the device per second: images kept there, and images kept by the processor and copied."""
-    os.environ[VERIFY_VARIABLE] = "0"  # the made set is no official file
+    os.environ[VERIFY_VARIABLE] = "0"  # the made set is not an official file
     batch_size = 64 if bench.tiny else 256
     places = {"images on the device": (DEVICE, 0), "images in main memory, batches copied": ("cpu", 0)}
     places["the same, 4 loader processes"] = ("cpu", 4)

@@ -21,7 +21,7 @@ from classification_dataset import ImageDataset
 from classification_models import CNNModel
 from labs.medmnist_experiments.residual import ResNet
 from toolkit.augment import Augmentation, named_augmentation
-from toolkit.batches import WholeBatch, make_loader
+from toolkit.batches import StackedBatch, make_loader
 from toolkit.medmnist_data import Split
 
 WEAK, STRONG = -1, -2  # targets of the two views of an unlabelled image
@@ -59,7 +59,7 @@ class MixedBatches(ImageDataset):
         self.unlabelled, self.ratio = unlabelled, ratio  # uint8 (N, 3, 28, 28)
         self.weak = named_augmentation("standard")
 
-    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
         """See the class."""
         images, labels = super().__getitems__(indices).stacked
         chosen = torch.randint(len(self.unlabelled), (self.ratio * len(labels),), generator=self.generator)
@@ -67,7 +67,7 @@ class MixedBatches(ImageDataset):
         views = [self.weak(pixels, self.generator), self.augmentation(pixels, self.generator)]
         marks = [torch.full_like(chosen, mark) for mark in (WEAK, STRONG)]
         images, targets = torch.cat([images, *views]), torch.cat([labels, *marks])
-        return WholeBatch((images, targets), len(targets), lambda i: (images[i], targets[i]))
+        return StackedBatch((images, targets), len(targets), lambda i: (images[i], targets[i]))
 
 
 # ---- which loss ------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from labs.few_labels.recipe import METHODS
+from toolkit.mean_sd import markdown, mean_sd_n
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import write_bytes
-from toolkit.study import markdown, mean_sd_n
 
 # Balanced accuracy on the whole official test split, ResNet-18 from random weights at 28 pixels, means of five trials:
 # Huang, Jiang, Aeron, Hughes, "Systematic comparison of semi-supervised and self-supervised learning for medical image

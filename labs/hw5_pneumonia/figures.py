@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from toolkit.augment import denormalize
 from toolkit.plots import new_figure, save_figure
@@ -93,8 +94,6 @@ def operating_points(
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, title: str, path: Path | None) -> None:
     """Bonus: how often images with a predicted probability are pneumonia, in ten equally filled groups."""
-    from sklearn.calibration import calibration_curve
-
     observed, predicted = calibration_curve(labels, probabilities, n_bins=10, strategy="quantile")
     figure = new_figure(4.6, 4.4)
     axes = figure.subplots()

@@ -261,7 +261,7 @@ def reflection() -> None:
     # BEGIN SOLUTION 6.2: answer in comments -> pass
     # ANSWER 6.2: (1) One pixel covers about a centimetre of chest: fine opacities, thin fluid lines and small nodules
     # are averaged away; only large consolidations remain. (2) Bone, tube and letter edges blur into the lung, so a
-    # network may use what a doctor would discard at once, and nobody can check it on the picture. (3) Squeezing to a
+    # network may use what a doctor would discard at once, and no one can check that on the picture. (3) Squeezing to a
     # square changes proportions, and averaging leaves few grey levels, so heart size and density cannot be measured.
     # One more: a radiologist cannot read such an image, so there is no human performance to compare with.
     pass

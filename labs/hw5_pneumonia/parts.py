@@ -23,11 +23,13 @@ from toolkit import plots
 from toolkit.augment import normalize
 from toolkit.backbones import last_map
 from toolkit.batches import make_loader
+from toolkit.bootstrap import bootstrap_intervals
 from toolkit.gradcam import randomised
+from toolkit.mean_sd import mean_and_sd
 from toolkit.medmnist_data import Source
-from toolkit.metrics import bootstrap_intervals, predict
+from toolkit.metrics import predict
 from toolkit.runs import RunFolder, load_checkpoint, save_checkpoint, write_bytes
-from toolkit.study import Study, mean_and_sd, summary
+from toolkit.study import Study, summary
 
 METRICS = ("accuracy", "auc", "precision", "recall", "f1", "specificity")
 INTERVALS = ("accuracy", "auc", "recall", "specificity")

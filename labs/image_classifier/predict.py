@@ -254,7 +254,7 @@ def as_table(answers: list[dict[str, Any]]) -> str:
 
 
 def quoted(name: str) -> str:
-    """A class name in a list of them: in quotation marks if it has a comma of its own ("normal, benign")."""
+    """A class name in a list of them: in quotation marks if it holds a comma itself ("normal, benign")."""
     return f'"{name}"' if "," in name else name
 
 

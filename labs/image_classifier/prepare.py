@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import csv
 import io
-from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,16 @@ def main(argv: list[str] | None = None) -> None:
     if (out / datafolder.METADATA).exists() and not args.overwrite:
         raise UserError(f"{out} holds a {datafolder.METADATA} already; choose another --out, or give --overwrite")
 
-    found = collect(args)
+    found = collect(
+        args.source,
+        {"path": args.path_column, "label": args.label_column, "group": args.group_column, "split": args.split_column},
+        args.image_root,
+        group_by_folder=args.group_by_folder,
+        multi_label=args.multi_label,
+        size=args.size,
+        data_root=args.data_root,
+        images=Path(args.out) / "images",
+    )
     records = sources.with_frames(sources.with_groups(found.records, args.group_pattern), args.frame)
     window = tuple(args.window) if args.window else None
     facts = inspection.inspect([record.path for record in records], window, args.max_pixels)
@@ -125,27 +133,30 @@ def main(argv: list[str] | None = None) -> None:
     print(f"files: metadata.csv, dataset.json in {out}")
 
 
-def collect(args: Namespace) -> Collected:
-    """What the source holds, of whichever kind it is."""
-    path = Path(args.source)
+def collect(
+    source: str,
+    columns: Mapping[str, str | None],
+    image_root: str | None,
+    *,
+    group_by_folder: bool,
+    multi_label: bool,
+    size: int,
+    data_root: str,
+    images: Path,
+) -> Collected:
+    """What the source holds: a folder, a CSV with these columns, or a MedMNIST set, exported to the folder `images`."""
+    path = Path(source)
     if path.is_dir():
-        records, left_out = sources.from_folders(path, args.group_by_folder)
-        return Collected(path.resolve().name, records, None, args.multi_label, left_out)
+        records, left_out = sources.from_folders(path, group_by_folder)
+        return Collected(path.resolve().name, records, None, multi_label, left_out)
     if path.is_file():
-        columns = {
-            "path": args.path_column,
-            "label": args.label_column,
-            "group": args.group_column,
-            "split": args.split_column,
-        }
-        records = sources.from_csv(path, columns, Path(args.image_root) if args.image_root else None)
-        return Collected(path.stem, records, None, args.multi_label)
-    if args.source in medmnist_info():
-        exported = sources.export_medmnist(args.source, args.size, args.data_root, Path(args.out) / "images")
-        records, classes, multi_label, name = exported
+        records = sources.from_csv(path, columns, Path(image_root) if image_root else None)
+        return Collected(path.stem, records, None, multi_label)
+    if source in medmnist_info():
+        records, classes, multi_label, name = sources.export_medmnist(source, size, data_root, images)
         return Collected(name, records, classes, multi_label)
     raise UserError(
-        f"source is {args.source!r}: no such folder or file, and no MedMNIST set; those are "
+        f"source is {source!r}: no such folder or file, and no MedMNIST set; those are "
         + ", ".join(flag for flag in medmnist_info() if not flag.endswith("3d"))
     )
 

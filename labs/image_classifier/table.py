@@ -21,7 +21,7 @@ from labs.image_classifier import prepare, train
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.runs import RunFolder, read_json
-from toolkit.study import Row, Study, write_tables
+from toolkit.study import Study, TableRow, write_tables
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_auc", "seconds")
 TISSUE_CLASSES = {5: "smooth muscle", 6: "normal mucosa", 7: "stroma"}  # of PathMNIST's nine; centre A has these alone
@@ -185,7 +185,7 @@ def train_variant(
 def write(folder: Path, found: dict[str, list[dict[str, Any]]], left_out: list[str], quick: bool) -> None:
     """table.md and table.csv from what there is so far."""
     rows = [
-        Row(title, {name: [run["test_metrics"].get(name, run.get(name)) for run in runs] for name in METRICS})
+        TableRow(title, {name: [run["test_metrics"].get(name, run.get(name)) for run in runs] for name in METRICS})
         for title, runs in found.items()
     ]
     devices = sorted({f"{run['device']}, {run['precision']}" for runs in found.values() for run in runs})

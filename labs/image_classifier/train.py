@@ -52,7 +52,7 @@ def add_model_flags(parser: OneLineParser) -> None:
         help="learning rate over all epochs",
     )
     group.add_argument("--ema_decay", type=in_range(float, 0, 0.99999), default=0.0, help="averaged weights; 0: none")
-    group.add_argument("--patience", type=in_range(int, 1), help="stop after so many epochs without a better one")
+    group.add_argument("--patience", type=in_range(int, 1), help="stop after this many epochs without a better one")
     balance = group.add_mutually_exclusive_group()
     balance.add_argument("--class_weights", action="store_true", help="weigh rare classes more in the loss")
     balance.add_argument("--oversample", action="store_true", help="draw every class equally often")
@@ -73,7 +73,7 @@ def add_augmentation_flags(parser: OneLineParser) -> None:
     group.add_argument(
         "--flip", choices=("none", "left_right", "up_down", "both"), help="instead of the flips of --augment"
     )
-    group.add_argument("--rotation", type=in_range(float, 0, 180), default=0.0, help="up to so many degrees either way")
+    group.add_argument("--rotation", type=in_range(float, 0, 180), default=0.0, help="degrees at most, either way")
     group.add_argument(
         "--intensity", type=in_range(float, 0, 1), default=0.0, help="contrast and brightness, half-range"
     )

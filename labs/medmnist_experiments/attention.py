@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import nn
 from torch.nn import functional as F
 
@@ -57,8 +58,6 @@ class Explained:
 
 def similarity(maps: torch.Tensor, others: torch.Tensor) -> np.ndarray:
     """Spearman's rank correlation of each pair of maps (N, ...), float64 (N,); NaN where a map is constant."""
-    from scipy.stats import rankdata
-
     ranks = [rankdata(each.flatten(1).cpu().numpy(), axis=1) for each in (maps, others)]
     ranks = [each - each.mean(axis=1, keepdims=True) for each in ranks]
     norms = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))

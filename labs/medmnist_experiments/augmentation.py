@@ -22,7 +22,7 @@ from labs.medmnist_experiments.networks import ConvNet, place
 from toolkit.augment import normalize
 from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.runs import RunFolder
-from toolkit.study import Row
+from toolkit.study import TableRow
 from toolkit.transforms import ImageAugmentation
 
 # Each moves pixels by a few of 28 at most, which a radiologist would not notice as another finding.
@@ -160,14 +160,14 @@ def row(
     found: Mapping[str, list[dict[str, Any]]],
     metric: str,
     metrics: tuple[str, ...],
-) -> Row:
+) -> TableRow:
     """A line of the table; the gain is over the run without augmentation that started from the same weights."""
     values = common.values_of(found[name], metrics)
     if name != "none":
         pairs = [(one[metric], base[metric]) for one, base in zip(found[name], found["none"], strict=True)]
         values[f"gain in {metric}"] = [value - base for value, base in pairs if None not in (value, base)]
     values[f"validation {metric}"] = common.values_of((run["validation"] for run in runs), [metric])[metric]
-    return Row(row_title(name), values)
+    return TableRow(row_title(name), values)
 
 
 def row_title(name: str) -> str:
@@ -197,7 +197,7 @@ def draw_curves(experiment: Experiment, runs: Mapping[str, list[dict[str, Any]]]
     pictures.curves(shown, title, experiment.folder / "curves.png")
 
 
-def draw_comparison(experiment: Experiment, rows: list[Row]) -> None:
+def draw_comparison(experiment: Experiment, rows: list[TableRow]) -> None:
     """Test metrics of every row, seed by seed, next to MedMNIST's ResNet-18."""
     shown = {one.title: one.values for one in rows}
     title = f"{experiment.source.name}, test, n = {len(experiment.seeds)} seeds: dots are seeds, bars their means"

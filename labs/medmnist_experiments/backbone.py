@@ -88,7 +88,7 @@ def convolutions(network: nn.Module, name: str) -> nn.Sequential:
     if "layer4" in children:
         return nn.Sequential(*(module for key, module in children.items() if key not in ("avgpool", "fc")))
     raise UserError(
-        f"--backbone is {name!r}, whose convolutions are no chain of blocks; "
+        f"--backbone is {name!r}, whose convolutions are not a chain of blocks; "
         "allowed: vgg16, resnet18, mobilenet_v2, densenet121, efficientnet_b0 and their relatives"
     )
 

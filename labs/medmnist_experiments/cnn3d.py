@@ -20,7 +20,7 @@ from labs.medmnist_experiments.networks import ConvNet, place
 from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.medmnist_data import Split
 from toolkit.runs import RunFolder
-from toolkit.study import Row
+from toolkit.study import TableRow
 from toolkit.transforms import VolumeAugmentation
 
 METRICS = ("auc", "accuracy", "balanced_accuracy")
@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> None:
     for seed, probabilities, measured in zip(experiment.seeds, several, found, strict=True):
         common.write_predictions(experiment, ROW, seed, probabilities, measured)
     together = experiment.task.measure(sum(several) / len(several), labels)
-    rows = [Row("3D CNN", common.values_of(found, METRICS))]
+    rows = [TableRow("3D CNN", common.values_of(found, METRICS))]
     if len(found) > 1:
         title = f"3D CNN, mean of the {len(found)} networks' probabilities"
-        rows.append(Row(title, common.values_of([together], METRICS)))
+        rows.append(TableRow(title, common.values_of([together], METRICS)))
     model, title = trained(experiment, recipe, 0), f"3D CNN, {name}, test, seed 0"
     pictures.volume_answers(model, test, several[0], experiment.task.class_names, title, experiment.folder)
     common.report(experiment, rows, METRICS, {"runs": runs, "test": found, "test_of_all_together": together})

@@ -33,7 +33,7 @@ from toolkit.devices import describe, pick_device, resolve_precision
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split, locate
 from toolkit.runs import RunFolder, environment, load_checkpoint, writable_folder, write_bytes, write_json
-from toolkit.study import Row, SealedSource, Study, write_tables
+from toolkit.study import SealedSource, Study, TableRow, write_tables
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 QUICK_EPOCHS, QUICK_STEPS = 2, 3
@@ -285,7 +285,7 @@ def data_line(source: Source) -> str:
     return f"{source.name} ({kind}, {source.origin})"
 
 
-def published_here(experiment: Experiment) -> list[Row]:
+def published_here(experiment: Experiment) -> list[TableRow]:
     """MedMNIST's own figures, if they are of the same images: the official set at 28 pixels."""
     is_official = experiment.source.name == experiment.source.flag
     return published_rows(experiment.source.flag) if is_official else []
@@ -302,7 +302,7 @@ def references(experiment: Experiment) -> dict[str, tuple[str, float]]:
 
 def report(
     experiment: Experiment,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     names: Sequence[str],
     facts: Mapping[str, Any],
     *,

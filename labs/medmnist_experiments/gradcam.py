@@ -24,7 +24,7 @@ from toolkit.cli import OneLineParser, in_range, not_empty, run_script
 from toolkit.devices import evaluating
 from toolkit.errors import UserError
 from toolkit.gradcam import randomised
-from toolkit.study import Row
+from toolkit.study import TableRow
 
 METRICS = ("area under deletion", "correlation with Grad-CAM", "highest place on the organ")
 SHARED = ("flag", "size", "data_root", "batch_size", "device", "precision")  # with the script of the networks
@@ -56,7 +56,7 @@ class Measured:
     maps: torch.Tensor
     curves: dict[str, np.ndarray]  # order of deletion → probability of the answer over the share of blanked places
     correlations: dict[str, float | None]  # random from this layer on → correlation with the trained network's maps
-    pointing: dict[str, float]  # maps → share whose highest place is on the organ; empty where nobody knows it
+    pointing: dict[str, float]  # maps → share whose highest place is on the organ; empty where it is unknown
     chance: float | None
 
 
@@ -124,7 +124,7 @@ def measure(explained: Explained) -> Measured:
 
 
 def organ(samples: torch.Tensor) -> torch.Tensor | None:
-    """Where the organ is, bool (N, D, H, W), for volumes that are masks (AdrenalMNIST3D); None where nobody knows."""
+    """Where the organ is, bool (N, D, H, W), for volumes that are masks (AdrenalMNIST3D); None where it is unknown."""
     if samples.dim() != 5 or len(samples[:8].unique()) != 2:
         return None
     return samples[:, 0] > 0
@@ -138,7 +138,7 @@ def between_trainings(explained: list[Explained]) -> list[float | None]:
     return [attention.mean_of(attention.similarity(maps, other)) for other in others]
 
 
-def rows_of(found: list[Measured], between: list[float | None], where: str) -> list[Row]:
+def rows_of(found: list[Measured], between: list[float | None], where: str) -> list[TableRow]:
     """The table: one line for each order of deletion, one for another training, one for chance."""
     rows = []
     for name in found[0].curves:
@@ -147,11 +147,11 @@ def rows_of(found: list[Measured], between: list[float | None], where: str) -> l
         if name == RANDOM:
             last = [list(one.correlations.values())[-1] for one in found]
             values[METRICS[1]] = [value for value in last if value is not None]
-        rows.append(Row(name, values, where))
+        rows.append(TableRow(name, values, where))
     again = [value for value in between if value is not None]
-    rows.append(Row("map of another training", {METRICS[1]: again}, where))
+    rows.append(TableRow("map of another training", {METRICS[1]: again}, where))
     if found[0].chance is not None:
-        rows.append(Row("a place at random", {METRICS[2]: [found[0].chance]}, where))
+        rows.append(TableRow("a place at random", {METRICS[2]: [found[0].chance]}, where))
     return rows
 
 

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUT, OUTPUT = "images", "logits"
 FACTS = "medmnist_experiments"  # the key of the metadata; predict_onnx.py reads it
-CALIBRATIONS = ("minmax", "percentile")
+CALIBRATIONS = {"minmax": "MinMax", "percentile": "Percentile"}  # their names in ONNX Runtime
 CALIBRATION_BATCH = 64
 
 
-def require(*packages: str) -> None:
-    """Import the packages. Raises UserError with the command that installs them if one is missing."""
-    for name in packages:
-        try:
-            with quiet():
-                importlib.import_module(name)
-        except ImportError as error:
-            listed = " ".join(PACKAGES if name in PACKAGES else (name,))
-            raise UserError(f"the package {name} cannot be imported ({error}); pip install {listed}") from None
+def require(module: str) -> Any:
+    """Import a module of an optional package and return it. Raises UserError with the command that installs it."""
+    package = module.partition(".")[0]
+    try:
+        with quiet():
+            return importlib.import_module(module)
+    except ImportError as error:
+        listed = " ".join(PACKAGES if package in PACKAGES else (package,))
+        raise UserError(f"the package {package} cannot be imported ({error}); pip install {listed}") from None
 
 
 @contextlib.contextmanager
@@ -60,9 +60,9 @@ def export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
 
     images: float32 (B, C, ...) with B of at least 2, as an example. Everything is in the one file.
     """
-    require(*PACKAGES)
-    import torch
-
+    for package in PACKAGES:  # torch's exporter needs all of them
+        require(package)
+    torch = require("torch")
     with quiet(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         written = Path(folder) / "model.onnx"
@@ -82,8 +82,7 @@ def export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
 
 def _stripped(path: Path) -> bytes:
     """The model without the notes that torch leaves at every node: places in source files of this machine."""
-    import onnx
-
+    onnx = require("onnx")
     model = onnx.load(str(path))
     model.ClearField("metadata_props")
     del model.graph.value_info[:]
@@ -107,11 +106,10 @@ class Calibration:
 
 def _prepared(source: Path, folder: str) -> Path:
     """A copy that ONNX Runtime has simplified, as its quantizers want it."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    onnx = require("onnx")
     target = Path(folder) / "prepared.onnx"
-    quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    shapes = require("onnxruntime.quantization.shape_inference")
+    shapes.quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
     model = onnx.load(str(target))
     del model.graph.value_info[:]  # quantize_dynamic turns weights of dense layers and would stumble over old shapes
     onnx.save(model, str(target))
@@ -120,9 +118,7 @@ def _prepared(source: Path, folder: str) -> Path:
 
 def quantize_dynamic(source: Path, target: Path) -> None:
     """Post-training, dynamic range: weights int8, each channel with its own scale; activations at run time."""
-    require(*PACKAGES)
-    from onnxruntime import quantization
-
+    quantization = require("onnxruntime.quantization")
     with quiet(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
@@ -140,22 +136,19 @@ def quantize_static(
     off the rarest values. reduce_range: 7 bits for the weights, for x86 processors without VNNI, whose 16-bit sums
     overflow otherwise.
     """
-    require(*PACKAGES)
-    from onnxruntime import quantization
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
-
-    methods = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
+    quantization = require("onnxruntime.quantization")
+    methods = {name: getattr(quantization.CalibrationMethod, kind) for name, kind in CALIBRATIONS.items()}
     with quiet(), contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
             str(_prepared(source, folder)),
             str(written),
             Calibration(images),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             calibrate_method=methods[method],
         )
         write_bytes(target, written.read_bytes())
@@ -163,19 +156,15 @@ def quantize_static(
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Put `facts` into the file's metadata: what predict_onnx.py needs to know about images and classes."""
-    require("onnx")
-    import onnx
-
+    onnx = require("onnx")
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, {FACTS: json.dumps(dict(facts))})
     write_bytes(path, model.SerializeToString())
 
 
 def open_session(path: Path, threads: int) -> InferenceSession:
-    """The file, ready to run on the CPU with so many threads."""
-    require("onnxruntime")
-    import onnxruntime
-
+    """The file, ready to run on the CPU with this many threads."""
+    onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
@@ -199,9 +188,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def integer_layers(path: Path) -> Sequence[str]:
     """Kinds of the operators that compute with integers or stand between quantized tensors, for a file of ours."""
-    require("onnx")
-    import onnx
-
+    onnx = require("onnx")
     integer = {"ConvInteger", "MatMulInteger", "QLinearConv", "QGemm", "QuantizeLinear", "DequantizeLinear"}
     return [node.op_type for node in onnx.load(str(path)).graph.node if node.op_type in integer]
 
@@ -212,10 +199,7 @@ def float_operators(path: Path) -> list[str]:
     A file of ours has float32 at its ends, too: QuantizeLinear takes float32 images, DequantizeLinear returns float32
     logits; these two are not listed.
     """
-    require("onnx", "onnxruntime")
-    import onnx
-    import onnxruntime
-
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
     ends = {"QuantizeLinear", "DequantizeLinear"}
     without_numbers = {
         "Reshape",

@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from labs.medmnist_experiments.int8_onnx import quiet, require
+
+PT2E = "torchao.quantization.pt2e.quantize_pt2e"
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -28,8 +31,6 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     So training with rounding changes what will be rounded, and the statistics stay those of the float32 network.
     """
-    from torch.fx.experimental.optimization import fuse
-
     return fuse(model.cpu().to(memory_format=torch.contiguous_format).eval())
 
 
@@ -44,8 +45,7 @@ def _capture(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
 
 def _quantizer(**settings: bool) -> Any:
     """Weights int8 a channel, activations uint8 a tensor: what x86 computes with, and what ONNX Runtime reads."""
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
+    x86 = require("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
     return x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(**settings))
 
 
@@ -59,10 +59,8 @@ def post_training(
     """
     batches = list(batches)
     with quiet(), torch.no_grad():
-        require("torchao")
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
-
-        graph = prepare_pt2e(_capture(folded, batches[0]), _quantizer(is_dynamic=dynamic, reduce_range=reduce_range))
+        quantizer = _quantizer(is_dynamic=dynamic, reduce_range=reduce_range)
+        graph = require(PT2E).prepare_pt2e(_capture(folded, batches[0]), quantizer)
         for batch in batches:
             graph(batch)
         return _converted(graph)
@@ -70,9 +68,7 @@ def post_training(
 
 def _converted(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """int8 weights instead of observers; the float32 weights, which nothing uses any longer, are taken out."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
-    graph = convert_pt2e(graph)
+    graph = require(PT2E).convert_pt2e(graph)
     nn.Module.train(graph, False)  # PT2E forbids .eval(), which could not change a captured graph anyway
     used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
     for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
@@ -92,11 +88,9 @@ class QuantizationAware(nn.Module):
     def __init__(self, folded: nn.Module, images: torch.Tensor, *, reduce_range: bool = False) -> None:
         super().__init__()
         with quiet():
-            require("torchao")
-            from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
-
-            self.graph = prepare_qat_pt2e(_capture(folded, images), _quantizer(is_qat=True, reduce_range=reduce_range))
-        self._teacher = (folded,)  # in a tuple, so that it is no part of what is trained and saved
+            quantizer = _quantizer(is_qat=True, reduce_range=reduce_range)
+            self.graph = require(PT2E).prepare_qat_pt2e(_capture(folded, images), quantizer)
+        self._teacher = (folded,)  # in a tuple, so that it is not a part of what is trained and saved
         self._wanted = torch.empty(0)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -115,10 +109,9 @@ class QuantizationAware(nn.Module):
 
     def train(self, mode: bool = True) -> QuantizationAware:
         """Let the ranges follow, or hold them."""
-        from torchao.quantization.pt2e import disable_observer, enable_observer
-
         self.training = mode
-        self.graph.apply(enable_observer if mode else disable_observer)
+        observers = require("torchao.quantization.pt2e")
+        self.graph.apply(observers.enable_observer if mode else observers.disable_observer)
         return self
 
     def converted(self) -> torch.fx.GraphModule:
@@ -150,10 +143,9 @@ def can_lower() -> bool:
 
 def lower(converted: torch.fx.GraphModule, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The graph with real int8 kernels, for batches of exactly the size of `images`. Call only if can_lower()."""
-    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
-
+    lowering = require("torchao.quantization.pt2e.lowering")
     with quiet(), torch.no_grad():
-        return lower_pt2e_quantized_to_x86(converted, (images,))
+        return lowering.lower_pt2e_quantized_to_x86(converted, (images,))
 
 
 def save_program(model: nn.Module, images: torch.Tensor, path: Path) -> None:

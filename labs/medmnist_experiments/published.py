@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.study import Row
+from toolkit.study import TableRow
 
 TITLE = "published: "  # how a row that is not ours begins
 SOURCE = "Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), tables of AUC and ACC; means of three trainings"
@@ -21,7 +21,7 @@ PUBLISHED: dict[str, tuple[tuple[str, float, float], ...]] = {
 }
 
 
-def published_rows(flag: str) -> list[Row]:
+def published_rows(flag: str) -> list[TableRow]:
     """MedMNIST's own figures for the set, as rows; none where it publishes none."""
     rows = PUBLISHED.get(flag, ())
-    return [Row(f"{TITLE}{name}", {"auc": [auc], "accuracy": [acc]}, published=True) for name, auc, acc in rows]
+    return [TableRow(f"{TITLE}{name}", {"auc": [auc], "accuracy": [acc]}, published=True) for name, auc, acc in rows]

@@ -85,13 +85,14 @@ class Recipe:
     @property
     def methods(self) -> Sequence[str]:
         """Calibrations to choose from."""
-        return int8_onnx.CALIBRATIONS if self.calibration == "auto" else (self.calibration,)
+        return tuple(int8_onnx.CALIBRATIONS) if self.calibration == "auto" else (self.calibration,)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, quantize, choose on validation data, read the test split once, time, report."""
     args = build_parser().parse_args(argv)
-    int8_onnx.require(*int8_onnx.PACKAGES, "torchao", "PIL")
+    for package in (*int8_onnx.PACKAGES, "torchao", "PIL"):
+        int8_onnx.require(package)
     args.rounds = min(args.rounds, 5) if args.quick else args.rounds
     recipe = from_flags(Recipe, vars(args))
     experiment = common.begin("quantize", vars(args), free=FREE, task_of=single_label_task)

@@ -21,10 +21,11 @@ from labs.medmnist_experiments.tasks import Task
 from labs.medmnist_experiments.variants import ONNX, TORCH, Variant
 from toolkit.augment import normalize
 from toolkit.devices import describe
+from toolkit.mean_sd import markdown
 from toolkit.medmnist_data import Split
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import environment, writable_folder, write_bytes
-from toolkit.study import Row, markdown
+from toolkit.study import TableRow
 
 METRICS = ("auc", "accuracy", "points_lost", "agreement")
 # What int8 must reach on a 2D CNN, held against float32 in the same runtime with the same number of threads.
@@ -121,7 +122,7 @@ def report(
     draw(experiment, table, on_test, timing.batch)
     no_verdict = experiment.settings.quick or experiment.source.flag.endswith("3d")  # a few steps prove nothing
     verdicts = [] if no_verdict else bars(table, on_test)
-    rows = [Row(title, values) for title, values in on_test.items()]
+    rows = [TableRow(title, values) for title, values in on_test.items()]
     versions = {name: metadata.version(name) for name in (*PACKAGES, "torchao")}
     facts = {**facts, "test": on_test, "speed": table, "bars": verdicts, "packages": versions}
     common.report(experiment, rows, METRICS, facts)

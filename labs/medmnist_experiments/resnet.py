@@ -25,7 +25,7 @@ from toolkit.augment import Augmentation, normalize
 from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import RunFolder
-from toolkit.study import Row
+from toolkit.study import TableRow
 
 MODELS, QUICK_MODELS = ("resnet18", "resnet20", "plain20", "resnet56", "plain56"), ("resnet20", "plain20")
 # Before training: gradient norm of the second layer over that of the last but two; 1 where every layer gets as much.
@@ -117,13 +117,13 @@ def gradient_profiles(experiment: Experiment, model: nn.Module) -> dict[str, lis
     return {name: [norm if math.isfinite(norm) else None for norm in norms] for name, norms in found.items()}
 
 
-def row(name: str, found: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> Row:
+def row(name: str, found: list[dict[str, Any]], runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> TableRow:
     """A line of the table: test metrics, the training loss of the last epoch, and the growth of the gradients."""
     values = common.values_of(found, metrics)
     values[LOSS] = [run["history"]["train_loss"][-1] for run in runs]
     norms = [run["gradient_norms"]["before"]["network"] for run in runs]
     values[GROWTH] = [one[1] / one[-3] for one in norms if one[1] and one[-3]]
-    return Row(f"{name} ({runs[0]['parameters']:,} parameters)", values)
+    return TableRow(f"{name} ({runs[0]['parameters']:,} parameters)", values)
 
 
 def difference_to_torchvision() -> float:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
 from classification_dataset import ImageDataset
 from toolkit import metrics
-from toolkit.batches import WholeBatch
+from toolkit.batches import StackedBatch
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, Split
 
@@ -105,7 +106,7 @@ class Task:
         if self.kind == LABELS and name == "accuracy":
             raise UserError(
                 f"--metric accuracy: an image of this set may have none or several of its {len(self.class_names)} "
-                "labels, so the most probable one is no answer, and answering 'nothing' to all is right for most "
+                "labels, so the most probable one is not an answer, and answering 'nothing' to all is right for most "
                 "labels of most images; take --metric auc (it is given for every label)"
             )
 
@@ -158,8 +159,6 @@ class BinaryCrossEntropy(nn.Module):
 
 def _label_metrics(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """AUC of each label and their mean; label_accuracy, and that of a model that always says no."""
-    from sklearn.metrics import roc_auc_score
-
     defined = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
     each = {names[k]: float(roc_auc_score(labels[:, k], probabilities[:, k])) for k in defined}
     return {
@@ -172,8 +171,6 @@ def _label_metrics(probabilities: np.ndarray, labels: np.ndarray, names: Sequenc
 
 def _grade_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """How far off the grade is: mean absolute error in grades, and kappa with quadratic weights (1: perfect)."""
-    from sklearn.metrics import cohen_kappa_score
-
     median = (1 - probabilities.cumsum(axis=1)[:, :-1] >= 0.5).sum(axis=1)  # steps more likely passed than not
     grades = np.arange(probabilities.shape[1])
     several = len(np.unique(np.concatenate([median, labels]))) > 1  # else kappa is 0 / 0
@@ -193,7 +190,7 @@ class Samples(ImageDataset):
         super().__init__(Split(split.images, task.targets(split.labels)), seed=seed, device=device)
         self.augmentation = augmentation
 
-    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
         """Stacked samples and targets (B,), or (B * Q,) for questions."""
         images, targets = super().__getitems__(indices).stacked
-        return WholeBatch((images, targets.flatten()), len(images), lambda i: (images[i], targets[i]))
+        return StackedBatch((images, targets.flatten()), len(images), lambda i: (images[i], targets[i]))

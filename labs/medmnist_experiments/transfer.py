@@ -23,7 +23,7 @@ from toolkit.augment import normalize
 from toolkit.cli import OneLineParser, from_flags, in_range, not_empty, run_script
 from toolkit.plots import new_figure, save_figure
 from toolkit.runs import RunFolder
-from toolkit.study import Row
+from toolkit.study import TableRow
 from toolkit.transforms import ImageAugmentation
 
 TITLES = {
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in asked:
         known = name in runs
         title = TITLES[name] if known else f"{TITLES[name]}: not run, no weights"
-        rows.append(Row(title, values(found[name], speeds[name], experiment.task.metrics) if known else {}))
+        rows.append(TableRow(title, values(found[name], speeds[name], experiment.task.metrics) if known else {}))
     if runs:
         draw(experiment, recipe.backbone, runs, found, target)
     facts = {"runs": runs, "test": found, "convergence": speeds, "common_validation_loss": target}

@@ -139,7 +139,7 @@ def make_all(
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while."""
+    """Let torch compute with this many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

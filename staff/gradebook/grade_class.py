@@ -1,8 +1,8 @@
 """Grade a class: `python -m staff.grade_class FOLDER --jobs 2`.
 
-Every folder and zip archive in FOLDER is one submission, named after it. Results lie in OUT (default: FOLDER-grades):
+Every folder and zip archive in FOLDER is one submission, named after it. Results are in OUT (default: FOLDER-grades):
 grades.csv, overview.html, feedback/NAME.html for each student, jobs/ with everything else. A submission that was graded
-before with the same files, the same grader and the same data is not graded again, so a run that was interrupted goes on
+before with the same files, the same grader and the same data is not graded again, so an interrupted run resumes
 where it was. Exit code: 0 all graded, 1 some could not be graded (grades.csv says why), 2 mistake in the call,
 130 interrupted.
 """
@@ -74,7 +74,9 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--out", type=Path, help="folder for the results (default: FOLDER-grades)")
     parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="submissions graded at the same time")
     parser.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
-    parser.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
+    parser.add_argument(
+        "--data_root", "--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may be"
+    )
     parser.add_argument(
         "--regrade",
         nargs="+",
@@ -123,7 +125,7 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
             entry.problem = "its name is not UTF-8; rename it"
         except UserError as error:
             entry.problem = printable(str(error), 500)
-        except Exception as error:  # one submission that cannot be read stops nobody else's
+        except Exception as error:  # one submission that cannot be read does not stop the others
             entry.problem = printable(f"it cannot be read: {type(error).__name__}: {error}", 500)
         else:
             entry.digest = submission.digest()
@@ -137,7 +139,7 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list
 def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) -> bool:
     """Run what is not graded yet through the dispatcher's machinery; True if it was interrupted."""
 
-    argv = ["--assignment", arguments.assignment, "--data-root", str(Path(arguments.data_root).resolve())]
+    argv = ["--assignment", arguments.assignment, "--data_root", str(Path(arguments.data_root).resolve())]
     argv += ["--threads", str(max(1, usable_cores() // arguments.jobs))]
     argv += ["--require", arguments.require] if arguments.require else []
     rules = Rules(timeout_s=JOB_TIMEOUT_S, retries=1, stop_after=0)
@@ -157,7 +159,7 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
 
 def regrade_argv(arguments: argparse.Namespace, before: Path) -> list[str]:
     """What tells staff.grade to grade a submission again whose earlier results are in `before`."""
-    words = ["--seed-file", str(before)] if arguments.secrets == "old" and before.is_file() else []
+    words = ["--seed_file", str(before)] if arguments.secrets == "old" and before.is_file() else []
     for flag, chosen in (("--todo", arguments.todo), ("--check", arguments.check)):
         words += [flag, *chosen, "--onto", str(before)] if chosen else []
     return words
@@ -215,7 +217,7 @@ def _number(job: str) -> int:
     return int(job.partition("-")[2] or 0)
 
 
-def settle(entries: list[Entry], out: Path) -> None:
+def keep_older_results(entries: list[Entry], out: Path) -> None:
     """Where grading again was not completed, the results before it count."""
     for entry in entries:
         if entry.before and entry.job not in complete_jobs(entry.job.partition("-")[0], out):
@@ -245,10 +247,10 @@ def main() -> int:
     if others:
         print(f"note: not taken for a submission: {', '.join(others[:10])}")
     interrupted = grade_all(entries, arguments, out)
-    settle(entries, out)
+    keep_older_results(entries, out)
     rows = class_report.write(entries, assignment, out)
     print(class_report.summary(rows, out))
     if interrupted:
-        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        print("interrupted: run the same command again to grade the rest", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_SOME_FAILED if any(row["problem"] for row in rows) else 0

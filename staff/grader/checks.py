@@ -21,7 +21,7 @@ from staff.grader.hidden import HiddenData
 from staff.grader.sandbox import Place, SandboxError
 
 NOT_STARTED = "NotImplementedError"
-NONSENSE = "your process gave a nonsensical answer, or one of a size or kind that nobody had asked for"
+NONSENSE = "your process gave a nonsensical answer, or one of an unexpected size or kind"
 # What no answer can cause: these are faults of the check itself, whatever came before.
 OWN_FAULTS = (NameError, ImportError, SyntaxError, AssertionError)
 

@@ -141,7 +141,7 @@ class StudentProcess:
         raise Incident(f"{why}; it was at {place}" if place else why)
 
     def request(
-        self, op: str, args: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
+        self, op: str, spec: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
     ) -> Frame:
         """One question, one answer. CheckFailed for every way in which none comes."""
         self.start()
@@ -153,8 +153,8 @@ class StudentProcess:
         deadline = time.monotonic() + seconds
         try:
             if channel.pending():
-                self._give_up("your process sent an answer that nobody had asked for")
-            header = {"id": self.request_number, "op": op, "args": args, "seconds": seconds}
+                self._give_up("your process sent an unexpected answer")
+            header = {"id": self.request_number, "op": op, "args": spec, "seconds": seconds}
             channel.send(Frame(header, dict(arrays or {})), deadline)
             reply = channel.receive(self._deadline_of_answer(seconds, deadline))
         except PeerClosed:
@@ -182,12 +182,12 @@ class StudentProcess:
         self.budget.started += min(processes.waited_since(before, pid), time.monotonic() - started)
         return deadline + lost
 
-    def ask(self, op: str, args: dict, arrays=None, expect: Expected | None = None, timeout_s=None) -> Reply:
+    def ask(self, op: str, spec: dict, arrays=None, expect: Expected | None = None, timeout_s=None) -> Reply:
         """A request whose arrays must have the dtypes and shapes given. StudentError if the student's code raised."""
-        module = args.get("module")
+        module = spec.get("module")
         if module:
             self.require(module)
-        return checked(self.request(op, args, arrays, timeout_s), expect)
+        return checked(self.request(op, spec, arrays, timeout_s), expect)
 
     def require(self, module: str) -> None:
         """Import a module of the submission once per process; one that ended its process is not tried again."""
@@ -224,7 +224,7 @@ def last_line(printed: str, tree: Path) -> str:
     """'file.py:12 in function: code' of the line of the submission that ran when the worker was late.
 
     printed: what the worker printed, in it what faulthandler wrote of each thread, innermost lines first. "" if no line
-    of the submission is there; a submission may forge it, which tells nobody but its author something wrong.
+    of the submission is there; a submission may forge it, which misleads its own author alone.
     """
     dump = printed.rpartition("Timeout (")[2]
     found = re.search(rf'File "{re.escape(str(tree))}/([\w./-]{{1,200}})", line (\d{{1,7}}) in (\S+)', dump)
@@ -313,9 +313,9 @@ class Model:
 
         A network that is too wide for all steps gets as many as FIT_CPU_S allow.
         """
-        args = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed, "cpu_s": FIT_CPU_S}
+        spec = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed, "cpu_s": FIT_CPU_S}
         arrays = {"images": images, "targets": targets, "order": order}
-        self.student.ask("fit", args, arrays, timeout_s=2 * FIT_CPU_S)
+        self.student.ask("fit", spec, arrays, timeout_s=2 * FIT_CPU_S)
 
     def dead_parameters(self, images: np.ndarray, weights: np.ndarray) -> list[str]:
         """Names of parameters that get no gradient, as the student's process reports them."""
@@ -335,8 +335,8 @@ def student_model(
     student: StudentProcess, module: str, name: str, seed: int = 0, factory: tuple | None = None, **keywords: int
 ) -> Model:
     """Build one of the student's models: by a `factory` (function, argument) if they have it, else by its class."""
-    args = {"module": module, "name": name, "keywords": keywords, "seed": seed}
-    return _model(student, student.ask("model", args | ({"factory": list(factory)} if factory else {})))
+    spec = {"module": module, "name": name, "keywords": keywords, "seed": seed}
+    return _model(student, student.ask("model", spec | ({"factory": list(factory)} if factory else {})))
 
 
 def plain_model(student: StudentProcess, layers: list, state: dict[str, np.ndarray]) -> Model:

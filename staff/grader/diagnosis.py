@@ -1,7 +1,7 @@
 """Which misconception is behind a failed TODO? The one whose mistake in the bank fails in the most similar way.
 
 `staff.measure --patterns` keeps how every mistake of the bank fails: which checks, with which words and values, and
-what its code has or lacks beside the reference, which tells apart mistakes that fail alike. A submission's TODO is
+what its code has or lacks compared with the reference, to tell mistakes apart that fail alike. A submission's TODO is
 compared with all of them, those of the other part too: `train_epoch` and `train_segmentation_epoch` go wrong in the
 same ways. What is shown is the hint of the mistake: a question, no answer.
 """
@@ -48,7 +48,7 @@ class Bank:
     places: Mapping[str, tuple[str, str, tuple[str, ...]]] = field(default_factory=dict)
 
     def code_of(self, todo_id: str, files: Mapping[str, str]) -> set[str]:
-        """What a submission's code for a TODO has or lacks beside the reference; files: name -> text."""
+        """What a submission's code for a TODO has or lacks compared with the reference; files: name -> text."""
         if todo_id not in self.places:
             return set()
         file, name, reference = self.places[todo_id]

@@ -14,7 +14,7 @@ def noise(rng: Generator, count: int, channels: int = 3) -> np.ndarray:
 
 
 def tinted(rng: Generator, count: int) -> np.ndarray:
-    """Noise with a colour of its own for each image: what a loop does to places (flips, turns, shifts) leaves it."""
+    """Noise with its own colour for each image: what a loop does to places (flips, turns, shifts) leaves it."""
     return 0.5 * noise(rng, count) + rng.uniform(-0.8, 0.8, (count, 3, 1, 1)).astype(np.float32)
 
 

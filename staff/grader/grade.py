@@ -63,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     more.add_argument("--html", type=Path, metavar="FILE", help="one page for the student")
     how = parser.add_argument_group("how")
     how.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
-    how.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
-    how.add_argument("--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
+    how.add_argument("--data_root", "--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may be")
+    how.add_argument("--seed_file", "--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument(
         "--check", nargs="+", metavar="TEST", help="only these checks, e.g. test_1_training.py::test_one_step"
@@ -72,12 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--onto", type=Path, metavar="FILE", help="with --todo or --check: take all other checks from this results.json"
     )
-    how.add_argument("--no-gates", action="store_true", help="no accuracy gates: a quick look, not a grade")
-    how.add_argument("--first-failure", action="store_true", help="of each TODO, stop at the first check that fails")
+    how.add_argument("--no_gates", "--no-gates", action="store_true", help="no accuracy gates: not a grade")
+    how.add_argument("--first_failure", "--first-failure", action="store_true", help="one failed check ends its TODO")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
-    how.add_argument(
-        "--request-s", type=float, metavar="S", help="seconds for one question (default: the assignment's)"
-    )
+    how.add_argument("--request_s", "--request-s", type=float, metavar="S", help="limit of one question in seconds")
     how.add_argument("--restarts", type=int, default=8, metavar="N", help="of a process that died (default 8)")
     how.add_argument("--quiet", action="store_true", help="print only the score")
     return parser
@@ -93,11 +91,11 @@ def read_seed(path: Path | None) -> int:
     if path.suffix == ".json":
         found = read_json(path)
         if not isinstance(found, dict) or type(found.get("staff_only", {}).get("seed")) is not int:
-            raise UserError(f"--seed-file {path} is no results.json of this grader")
+            raise UserError(f"--seed_file {path} is not a results.json of this grader")
         return found["staff_only"]["seed"]
     text = path.read_bytes()
     if not text.strip():
-        raise UserError(f"--seed-file {path} is empty")
+        raise UserError(f"--seed_file {path} is empty")
     return int.from_bytes(hashlib.sha256(text.strip()).digest()[:8], "big")
 
 
@@ -162,7 +160,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     results |= {"sandbox": confined, "grader": facts.grader_versions(), "graded_at": time.strftime("%Y-%m-%d %H:%M")}
     results["seconds"] = round(time.monotonic() - started, 1)
     if assignment.history:
-        other_work.judge(results, submission, assignment.history)
+        other_work.add_verdicts(results, submission, assignment.history)
     return results
 
 
@@ -234,7 +232,7 @@ def collect(assignment, submission, plugin, seed: int) -> dict:
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Before two minutes are spent: can every output be written? An older result is no result of this run: it goes."""
+    """Before two minutes are spent: can every output be written? Results of an earlier run are removed."""
     if arguments.onto and not (arguments.todo or arguments.check):
         raise UserError("--onto needs --todo or --check: which part is to be graded again?")
     if arguments.onto and arguments.onto.resolve() == arguments.out.resolve():

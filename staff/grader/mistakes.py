@@ -18,7 +18,7 @@ TRAINING = {
     "no zero_grad": "the gradients of earlier batches were added up; call optimizer.zero_grad() for each batch",
     "first batch only": "only the first batch was trained on; is the return statement inside the loop?",
     "wrong mode": "the model was trained in evaluation mode; call model.train() at the start",
-    "max_steps ignored": "the epoch went on after max_steps batches",
+    "max_steps ignored": "the epoch continued after max_steps batches",
     "one step more": "the epoch trained on one batch more than max_steps",
     "one step less": "the epoch trained on one batch less than max_steps",
     "two steps": "each batch was used for two steps; call optimizer.step() once",

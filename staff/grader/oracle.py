@@ -63,7 +63,7 @@ def pooled_iou(probabilities: torch.Tensor, masks: torch.Tensor) -> list[float]:
 
 @dataclass
 class Epoch:
-    """Figures of an epoch: averages over samples and over batches (both are right), and the weights afterwards."""
+    """Results of an epoch: averages over samples and over batches (both are right), and the weights afterwards."""
 
     losses: list[float]
     metrics: list[list[float]]
@@ -95,7 +95,7 @@ def run_epoch(
 ) -> Epoch:
     """Epochs over the arrays in their order: training with an optimizer (name, settings), else validation.
 
-    The figures are those of the last epoch. fault: a mistake made on purpose, see staff/grader/mistakes.py.
+    The results are those of the last epoch. fault: a mistake made on purpose, see staff/grader/mistakes.py.
     """
     model = build(layers, state)
     model.train((optimizer is not None) == (fault != "wrong mode"))
@@ -138,7 +138,7 @@ def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, fault: str) ->
 
 
 def dice_losses(pred: np.ndarray, target: np.ndarray, smooth: float) -> dict[str, float]:
-    """1 - Dice as the mean over images and as one figure for the whole batch; both are in use and both are right."""
+    """1 - Dice as the mean over images and as one number for the whole batch; both are in use and both are right."""
     p, t = pred.reshape(len(pred), -1).astype(np.float64), target.reshape(len(pred), -1).astype(np.float64)
     per_image = 1 - (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
     whole = 1 - (2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth)

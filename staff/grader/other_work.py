@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from staff.grader.client import clean
 from staff.grader.submission import Submission
@@ -25,8 +26,6 @@ ANSWER = re.compile(r"(?:#\s*)?ANSWER (\d+\.\d+):\s*(.*)")
 
 def fault_of_figure(content: bytes) -> str:
     """What is wrong with a PNG, '' if nothing is: it must be one, of sensible size, and not blank."""
-    from PIL import Image
-
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             width, height = picture.size  # from the header; nothing is unpacked yet
@@ -34,7 +33,7 @@ def fault_of_figure(content: bytes) -> str:
                 return f"has {width} x {height} pixels; expected {SIDES[0]} to {SIDES[1]} a side"
             spread = float(np.asarray(picture.convert("L"), dtype=np.float32).std())
     except Exception as error:  # Pillow raises whatever the damage makes it raise
-        return f"is no readable PNG ({clean(str(error), 80) or type(error).__name__})"
+        return f"is not a readable PNG ({clean(str(error), 80) or type(error).__name__})"
     return "is blank" if spread < MIN_SPREAD else ""
 
 
@@ -159,7 +158,7 @@ def is_clear(subject: str) -> bool:
     return sum(map(len, words)) >= 10 and sum(word not in EMPTY_WORDS for word in words) >= 2
 
 
-def judge(results: dict[str, Any], submission: Submission, rules: dict[str, Any]) -> None:
+def add_verdicts(results: dict[str, Any], submission: Submission, rules: dict[str, Any]) -> None:
     """Add the history's verdict (as an entry with points below 0) and the answers for the human grader to `results`."""
     files = submission.files
     graded = [name for name in files if name.endswith(".py")]

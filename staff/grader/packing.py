@@ -30,7 +30,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def folder_entries(root: Path) -> Iterator[Entry]:
-    """Files of a folder, in order of their names. What lies deeper than MAX_DEPTH is not looked at."""
+    """Files of a folder, in order of their names. What is deeper than MAX_DEPTH is not looked at."""
     waiting, seen = [""], 0
     while waiting:
         folder = waiting.pop()

@@ -159,7 +159,7 @@ def _offspring(process: subprocess.Popen, spared: set[int], uid: int | None) -> 
 
 
 def _reap(spared: set[int]) -> None:
-    """Collect orphans that ended, so that no zombie stays; `spared` belong to somebody who waits for them."""
+    """Collect orphans that ended, so that no zombie stays; other code waits for those in `spared`."""
     for pid in _all_pids():
         stat = _stat(pid)
         if stat and stat[0] == os.getpid() and stat[1] == "Z" and pid not in spared:

@@ -83,7 +83,7 @@ def _copy(git_folder: Path, copy: Path) -> None:
 
 
 def _names(git_folder: Path) -> Iterator[str]:
-    """HEAD, refs and objects, by the names that git gives them; whatever else lies there is not looked at."""
+    """HEAD, refs and objects, by the names that git gives them; whatever else is there is not looked at."""
     found = 0
     for top in ("HEAD", "packed-refs", "shallow", "refs", "objects"):
         waiting = [top]

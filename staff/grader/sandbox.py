@@ -118,7 +118,7 @@ def _remove_tree(path: Path) -> None:
 
 
 def package_folders() -> list[str]:
-    """Where our own packages lie; the worker starts isolated and would not find them through PYTHONPATH."""
+    """Where our own packages are; the worker starts isolated and would not find them through PYTHONPATH."""
     return [path for path in sys.path if path.endswith(("site-packages", "dist-packages")) and os.path.isdir(path)]
 
 
@@ -129,7 +129,7 @@ def _interpreters() -> list[str]:
 
 
 def interpreter_folders() -> list[str]:
-    """What the interpreter needs to read: its own prefix, the environment's, and where the packages lie."""
+    """What the interpreter needs to read: its own prefix, the environment's, and where the packages are."""
     folders = [sys.base_prefix, sys.prefix, *package_folders()]
     return list(dict.fromkeys(os.path.realpath(folder) for folder in folders))
 

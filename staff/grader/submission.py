@@ -174,7 +174,7 @@ def _nothing_found(what: str, names: list[str], allowed: Iterable[str]) -> str:
 
 
 def _base_folder(names: list[str], allowed: Iterable[str], what: str) -> str | None:
-    """'' or 'folder/': where most of the assignment's files lie together; the top wins a tie, then the shallowest."""
+    """'' or 'folder/': where most of the assignment's files are together; the top wins a tie, then the shallowest."""
     counts: dict[str, int] = {}
     for name in names:
         for file in allowed:
@@ -249,7 +249,7 @@ def _differences(submission: Submission, commit: str, blobs: list[repository.Blo
         return []
     return [
         f"graded as handed in, which differs from git commit {commit[:12]} in {', '.join(different)}; "
-        "what lies in the folder counts, committed or not"
+        "what is in the folder counts, committed or not"
     ]
 
 

@@ -20,7 +20,7 @@ from staff.grader.client import (
     student_model,
 )
 
-TINY_RATE = 1e-12  # leaves the weights as they are, so that every figure of the history is known
+TINY_RATE = 1e-12  # leaves the weights as they are, so that every value of the history is known
 
 
 @dataclass
@@ -151,9 +151,9 @@ def _train(
 
 
 def check_history(student: StudentProcess, rng: np.random.Generator, part: Part) -> None:
-    """Three epochs that cannot change the weights, over data that changes: every figure is known, and all differ.
+    """Three epochs that cannot change the weights, over data that changes: every value is known, and all differ.
 
-    Each pass has its own targets, and the best figures come in the middle. So a history that keeps the best value, or
+    Each pass has its own targets, and the best values come in the middle. So a history that keeps the best value, or
     one epoch's for all, is found out. Only the last epoch is no better than the one before: no reason to stop early.
     Turning or mirroring the batches changes nothing.
     """
@@ -184,7 +184,7 @@ TRAIN_SHARES, VAL_SHARES = (0.4, 0.75, 0.55), (0.5, 0.8, 0.3)  # of targets that
 
 
 def _passes(rng, part: Part, state, count: int, shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Images, and for each pass through them targets (passes, count, ...) of which the model gets so many right."""
+    """Images, and for each pass targets (passes, count, ...) of which the model gets a given share right."""
     images, other = part.draw(rng, count)
     right = part.answer(oracle.outputs(part.layers, state, images))
     position = np.arange(count) % 8 / 8 + 1 / 16  # the same share in each batch of 8
@@ -293,7 +293,7 @@ def after_100_steps(student, rng, part: Part, hidden, gate, kind: str, number: i
 
 
 def check_gate(student, rng, part: Part, hidden, gate, kind: str, record) -> None:
-    """The figure after 100 steps must reach the gate."""
+    """The metric after 100 steps must reach the gate."""
 
     def attempt(number: int) -> float:
         return after_100_steps(student, rng, part, hidden, gate, kind, number)
@@ -304,7 +304,7 @@ def check_gate(student, rng, part: Part, hidden, gate, kind: str, record) -> Non
 def score(model: Model, part: Part, hidden, rng, split: str = "test", limit: int = 1000) -> float:
     """Accuracy or mean IoU on moved hidden images; their labels and masks never leave this process.
 
-    A generator of their own: what the student's process was sent before tells nothing about the order of the images.
+    Their own generator: what the student's process was sent before tells nothing about the order of the images.
     """
     rng = rng.spawn(1)[0]
     if part.metric == "acc":

@@ -14,14 +14,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
+from staff.assignments.project2.graded_tests import test_1_results, test_2_results
 from staff.grader import assignment as assignments
 from staff.grader import sandbox
 from staff.grader.client import Budget, StudentProcess
 from staff.grader.grade import assemble
 from staff.grader.hidden import HiddenData
-from staff.quality import evidence
+from staff.grader.training_checks import after_100_steps, checkpoint_model, score
+from staff.quality import evidence, reference_checkpoint
 from staff.quality.bank import load_bank
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import check_choice
@@ -36,8 +40,10 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("gates", nargs="*", help="names of gates such as acc_cnn (default: all)")
     parser.add_argument("--runs", type=in_range(int, 2), default=10, help="starts of the reference for each gate")
-    parser.add_argument("--no-alternates", action="store_true", help="the reference only")
-    parser.add_argument("--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may lie")
+    parser.add_argument("--no_alternates", "--no-alternates", action="store_true", help="the reference only")
+    parser.add_argument(
+        "--data_root", "--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may be"
+    )
     parser.add_argument("--threads", type=in_range(int, 1), default=1, help="threads of the training process")
     return parser
 
@@ -45,7 +51,6 @@ def build_parser() -> OneLineParser:
 @contextlib.contextmanager
 def student_of(files: dict[str, str], assignment, threads: int) -> Iterator:
     """The sandboxed process of a solution, with room for long work."""
-
     with sandbox.temporary_place() as place:
         assemble(place, assignment, {name: text.encode() for name, text in files.items()})
         limits = sandbox.Limits(threads=threads, cpu_s=7200)
@@ -58,12 +63,6 @@ def student_of(files: dict[str, str], assignment, threads: int) -> Iterator:
 
 def measure(student, gate, hidden, number: int) -> float:
     """What the gate would see in its first try from start `number`."""
-    import numpy as np
-
-    from staff.assignments.project2.graded_tests import test_1_results, test_2_results
-    from staff.grader.training_checks import after_100_steps, checkpoint_model, score
-    from staff.quality import reference_checkpoint
-
     metric, _, kind = gate.name.partition("_")
     part = {"acc": test_1_results.PART, "iou": test_2_results.PART}[metric]
     student.request("forget", {})
@@ -81,7 +80,6 @@ def measure(student, gate, hidden, number: int) -> float:
 
 def evidence_of(gates: list, hidden, assignment, arguments: argparse.Namespace) -> Iterator[tuple[str, object, list]]:
     """(who, gate, values) for the reference, then for the alternates together; a final gate has only the reference."""
-
     right = [variant for variant in load_bank() if variant.is_right]
     with student_of(right[0].files, assignment, arguments.threads) as student:
         for gate in gates:
@@ -102,8 +100,6 @@ def evidence_of(gates: list, hidden, assignment, arguments: argparse.Namespace) 
 
 def main() -> int:
     """Measure, print, compare; returns the exit code."""
-    import torch
-
     arguments = build_parser().parse_args()
     assignment = assignments.load("project2")
     hidden = HiddenData.find(arguments.data_root, announce=print)
@@ -117,7 +113,7 @@ def main() -> int:
     for who, gate, values in evidence_of(chosen, hidden, assignment, arguments):
         measured = evidence.fit(values, gate.value, gate.grey, gate.tries)
         print(measured.toml(gate.name, who), flush=True)
-        # Alternates are different solutions: their spread is no reason to say that the reference's gate is wrong.
+        # Alternates are different solutions: their spread is not a reason to say that the reference's gate is wrong.
         problems = evidence.objections(gate.evidence.get(who), measured) if who == "reference" else []
         broken = broken or bool(problems)
         print(*(f"# no longer holds: {problem}" for problem in problems), "", sep="\n", flush=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
+
 from staff.quality.bank import Variant
 
 CAUGHT_BAR = 0.95  # share of the mistakes that must cost what they should
@@ -20,7 +22,7 @@ class Graded:
     todos: list[dict]
 
     def lost(self) -> dict[str, list[str]]:
-        """TODO -> names of the checks that failed. Skipped because of another TODO is no loss of this one."""
+        """TODO -> names of the checks that failed. Skipped because of another TODO is not a loss of this one."""
         found = {}
         for todo in self.todos:
             checks = [check for check in todo["checks"] if not check["test"].endswith(HANDED_IN)]
@@ -40,8 +42,6 @@ class Graded:
 
 def interval(count: int, total: int) -> str:
     """'count of total (low% to high%)': a 95% Wilson interval."""
-    from scipy.stats import binomtest
-
     if not total:
         return "-"
     found = binomtest(count, total).proportion_ci(0.95, method="wilson")
@@ -87,12 +87,12 @@ def shortfalls(graded: list[Graded]) -> list[str]:
 
 def report(graded: list[Graded], quick: bool) -> str:
     """Markdown: totals, the matrix per TODO, and every case behind it by name."""
-    failures, survived, beside = false_failures(graded), survivors(graded), collateral(graded)
+    failures, survived, others = false_failures(graded), survivors(graded), collateral(graded)
     right = [one for one in graded if one.variant.is_right]
     mistakes = [one for one in graded if not one.variant.is_right]
     caught = len(mistakes) - len({one.variant.name for one, _ in survived})
     wrong_runs = len({(one.variant.name, one.seed) for one, _, _ in failures})
-    too_much = len({one.variant.name for one, _, _ in beside})
+    too_much = len({one.variant.name for one, _, _ in others})
     lines = [
         f"Training gates: {'left out' if quick else 'of right solutions'}. No checkpoint is handed in, and no check"
         " of one counted. Intervals are 95% Wilson intervals.",
@@ -114,7 +114,7 @@ def report(graded: list[Graded], quick: bool) -> str:
     lines += gate_table(right)
     lines += _cases("False failures", [f"{o.variant.name}, seed {o.seed}: {t}: {', '.join(c)}" for o, t, c in failures])
     lines += _cases("Survivors", [f"{one.variant.name}: {todo}: {one.variant.title}" for one, todo in survived])
-    lines += _cases("Collateral", [f"{one.variant.name}: {todo}: {', '.join(checks)}" for one, todo, checks in beside])
+    lines += _cases("Collateral", [f"{one.variant.name}: {todo}: {', '.join(checks)}" for one, todo, checks in others])
     return "\n".join(lines)
 
 

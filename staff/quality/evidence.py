@@ -3,7 +3,7 @@
 The values of one solution from different starts are taken as normal. Their mean and deviation are themselves known from
 few runs only, so the probabilities are those of the predictive distribution: a Student t with n - 1 degrees of freedom
 and scale sd * sqrt(1 + 1 / n) (Geisser, Predictive Inference, 1993, section 2.2). Few runs therefore give honest, large
-probabilities. Tries of one submission have starts of their own and count as independent.
+probabilities. Tries of one submission have their own starts and count as independent.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+from scipy.stats import t
 
 LARGEST_FALSE_FAILURE = 1e-3  # of a correct solution at one gate, after all tries
 DRIFT = 4.0  # standard errors that a new mean may lie from the stored one: by chance 6 times in 100,000
@@ -51,8 +53,6 @@ def fit(values: Sequence[float], value: float, grey: float, tries: int) -> Evide
 
 def _below(value: float, mean: float, sd: float, runs: int) -> float:
     """Predictive probability that one more value lies below `value`."""
-    from scipy.stats import t
-
     if sd == 0:
         return float(mean < value)
     return float(t.cdf((value - mean) / (sd * math.sqrt(1 + 1 / runs)), runs - 1))

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from staff.quality.bank import Variant
 
 MOST = 8
-# What a TODO's tests run beside its own code. Everything of a part is run by its results.
+# What a TODO's tests run besides its own code. Everything of a part is run by its results.
 RUNS = {
     "1.6": ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5"),
     "2.5": ("2.4",),

@@ -136,7 +136,7 @@ def submission_tree(starter: Path, files: Mapping[str, str], folder: Path) -> It
 
 
 def _enter(tree: Path) -> None:
-    """Make the forked process one that was started in `tree`: it has read none of the modules that lie there."""
+    """Make the forked process one that was started in `tree`: it has read none of the modules that are there."""
     os.chdir(tree)
     for name in list(sys.modules):
         if name.partition(".")[0] == "tests" or (tree / f"{name}.py").exists():

@@ -15,20 +15,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import hashlib
 import json
 import multiprocessing
+import resource
+import shlex
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
+from tqdm import tqdm
+
+from staff.gradebook.grade_class import grader_digest
+from staff.grader import assignment as assignments
+from staff.grader import code_features, diagnosis, grade
+from staff.grader.hidden import HiddenData
 from staff.quality import judges, verdicts
-from staff.quality.bank import Variant, load_bank
+from staff.quality.bank import Variant, load_bank, places, reference
 from staff.quality.confusion import Graded, interval, report, shortfalls
 from staff.quality.grouping import groups, together
 from toolkit.cli import OneLineParser, in_range
+from toolkit.devices import describe, pick_device
 from toolkit.errors import UserError
+from toolkit.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ALTERNATE_SEEDS = 5
@@ -58,7 +70,7 @@ QUICK_MAINS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Judging:
     """One judgement of one entry, or of several that do not meet. `todos`: only these."""
 
     judge: str
@@ -109,9 +121,9 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] = JUDGES) -> list[Task]:
+def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] = JUDGES) -> list[Judging]:
     """Right solutions are graded with several seeds and the gates; mistakes once and without gates, because how well a
-    wrong model trains is no error of the grader's.
+    wrong model trains is not an error of the grader's.
 
     Of a mistake, all TODOs of the files that it changes are graded; nothing else but the gates runs code of them.
     """
@@ -121,18 +133,18 @@ def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] =
         todos = todos_of_files(variant)
         if variant.is_right:
             for seed in range(seeds):
-                tasks.append(Task("grader", (variant,), todos if quick else ALL_TODOS, seed, gates=not quick))
-            tasks.append(Task("public", (variant,), todos))
-            tasks.append(Task("mains", (variant,), QUICK_MAINS if quick and variant.is_whole else todos))
+                tasks.append(Judging("grader", (variant,), todos if quick else ALL_TODOS, seed, gates=not quick))
+            tasks.append(Judging("public", (variant,), todos))
+            tasks.append(Judging("mains", (variant,), QUICK_MAINS if quick and variant.is_whole else todos))
         else:
-            tasks.append(Task("mains", (variant,), variant.todos))
+            tasks.append(Judging("mains", (variant,), variant.todos))
             if not quick:
-                tasks.append(Task("grader", (variant,), todos))
-                tasks.append(Task("public", (variant,), variant.todos))
+                tasks.append(Judging("grader", (variant,), todos))
+                tasks.append(Judging("public", (variant,), variant.todos))
     if quick:
         for group in groups(mistakes):
             aimed = tuple(sorted(todo for variant in group for todo in variant.todos))
-            tasks += [Task(judge, group, aimed, first_failure=True) for judge in ("grader", "public")]
+            tasks += [Judging(judge, group, aimed, first_failure=True) for judge in ("grader", "public")]
     # The longest first, so that at the end no process waits for another; a run that is stopped has whole seeds.
     tasks.sort(key=lambda task: (not task.variants[0].is_right, task.seed, -len(task.todos)))
     return [task for task in tasks if task.judge in judges]
@@ -143,12 +155,8 @@ def todos_of_files(variant: Variant) -> tuple[str, ...]:
     return tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name]) or ALL_TODOS
 
 
-def work(task: Task, starter: Path, require: str | None, path: Path) -> None:
+def work(task: Judging, starter: Path, require: str | None, path: Path) -> None:
     """Do one task in this process, which is used once, and keep what was found and the processor's seconds."""
-    import resource
-
-    from toolkit.runs import write_json
-
     found = judge_task(task, starter, require)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(one.ru_utime + one.ru_stime for one in used)
@@ -157,7 +165,7 @@ def work(task: Task, starter: Path, require: str | None, path: Path) -> None:
     write_json(path, {**facts, "found": found})
 
 
-def judge_task(task: Task, starter: Path, require: str | None) -> list | dict:
+def judge_task(task: Judging, starter: Path, require: str | None) -> list | dict:
     """What a judge says."""
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:
         if task.judge == "grader":
@@ -168,10 +176,8 @@ def judge_task(task: Task, starter: Path, require: str | None) -> list | dict:
             return judges.mains(tree, task.todos)
 
 
-def grade_task(task: Task, folder: Path, require: str | None) -> list[dict]:
+def grade_task(task: Judging, folder: Path, require: str | None) -> list[dict]:
     """The TODOs of the grader's results."""
-    from staff.grader import grade
-
     submission, seed_file = folder / "submission", folder / "seed"
     submission.mkdir()
     for name, text in together(task.variants).items():
@@ -180,18 +186,16 @@ def grade_task(task: Task, folder: Path, require: str | None) -> list[dict]:
     argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file), "--request-s", "60"]
     argv += ["--require", require] if require else []
     argv += ["--todo", *task.todos]
-    argv += [] if task.gates else ["--no-gates"]
-    argv += ["--first-failure"] if task.first_failure else []
+    argv += [] if task.gates else ["--no_gates"]
+    argv += ["--first_failure"] if task.first_failure else []
     results = grade.grade(grade.build_parser().parse_args(argv))
     if results["staff_only"]["grader_errors"]:
         raise RuntimeError(f"{task.name}: {results['staff_only']['grader_errors'][0]}")
     return [todo for todo in results["todos"] if todo["id"] in task.todos]
 
 
-def run(tasks: list[Task], bases: dict[str, str], starter: Path, arguments: argparse.Namespace) -> list:
+def run(tasks: list[Judging], bases: dict[str, str], starter: Path, arguments: argparse.Namespace) -> list:
     """Judge what is not judged yet, `jobs` at a time, and read what is. bases: judge -> digest of what it runs."""
-    from tqdm import tqdm
-
     folder = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     paths = {task: folder / f"{task.name}-{task.digest(bases[task.judge])}.json" for task in tasks}
@@ -213,13 +217,7 @@ def run(tasks: list[Task], bases: dict[str, str], starter: Path, arguments: argp
 
 def heading(seeds: int) -> str:
     """Title, date, commit, hardware, versions and command, for the file."""
-    import datetime
-    import shlex
-    import subprocess
-
     import torch
-
-    from toolkit.devices import describe, pick_device
 
     def git(*words: str) -> str:
         run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -241,9 +239,6 @@ def heading(seeds: int) -> str:
 
 def write_patterns(graded: list[Graded], path: Path) -> None:
     """Keep how each mistake fails, for staff.grader.diagnosis, and say how often the others would find it."""
-    from staff.grader import diagnosis
-    from toolkit.runs import write_json
-
     bank = diagnosis_bank(graded)
     write_json(path, {"places": bank.places, "patterns": [dataclasses.asdict(pattern) for pattern in bank.patterns]})
     found, missed = diagnosis.leave_one_out(bank.patterns)
@@ -253,9 +248,6 @@ def write_patterns(graded: list[Graded], path: Path) -> None:
 
 def diagnosis_bank(graded: list[Graded]):
     """The staff.grader.diagnosis.Bank of the mistakes among these gradings that ask a question."""
-    from staff.grader import code_features, diagnosis
-    from staff.quality.bank import places, reference
-
     files = reference()
     known = {
         todo: (file, name, tuple(sorted(code_features.features(files[file], name))))
@@ -306,10 +298,6 @@ def select(bank: list[Variant], names: list[str], sets: list[str] | None) -> lis
 
 def main() -> int:
     """Judge the bank and print the report; returns the exit code."""
-    from staff.gradebook.grade_class import grader_digest
-    from staff.grader import assignment as assignments
-    from staff.grader.hidden import HiddenData
-
     arguments = build_parser().parse_args()
     if arguments.quick and arguments.patterns:
         raise UserError("--patterns needs every check of a mistake, and --quick stops at the first that fails")

@@ -12,7 +12,16 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
+import classification_dataset
+import classification_models
+import classification_train
+import segmentation_models
+import segmentation_train
+import synthetic_data
 from toolkit.errors import UserError
+from toolkit.runs import save_checkpoint
 
 FOLDER = Path(__file__).resolve().parents[1] / "assignments" / "project2" / "checkpoints"
 
@@ -28,15 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def train(kind: str, epochs: int, seed: int) -> tuple[dict, float]:
     """(weights in half precision with the entries that best.pt has, validation metric of the last epoch)."""
-    import torch
-
-    import classification_dataset
-    import classification_models
-    import classification_train
-    import segmentation_models
-    import segmentation_train
-    import synthetic_data
-
     torch.manual_seed(seed)
     if kind == "classification":
         # Every turn and mirror image of tissue is tissue, and the grader shows all of them.
@@ -50,23 +50,22 @@ def train(kind: str, epochs: int, seed: int) -> tuple[dict, float]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.003, total_steps=100 * epochs)
     history = run(model, *loaders, epochs=epochs, optimizer=optimizer, scheduler=schedule)
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
-    figure = history["val_acc" if kind == "classification" else "val_iou"][-1]
-    return {"task": kind, "model_name": name, "state_dict": weights}, figure
+    measured = history["val_acc" if kind == "classification" else "val_iou"][-1]
+    return {"task": kind, "model_name": name, "state_dict": weights}, measured
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    from toolkit.runs import save_checkpoint
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         for kind, epochs in zip(("classification", "segmentation"), arguments.epochs, strict=True):
-            content, figure = train(kind, epochs, arguments.seed)
+            content, measured = train(kind, epochs, arguments.seed)
             path = arguments.out / f"{kind}.pt"
             save_checkpoint(path, content)
             size = path.stat().st_size / 1e6
-            print(f"{path}: {size:.2f} MB, validation {figure:.4f} after {epochs} epochs of 100 steps of 32")
+            print(f"{path}: {size:.2f} MB, validation {measured:.4f} after {epochs} epochs of 100 steps of 32")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

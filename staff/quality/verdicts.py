@@ -149,7 +149,7 @@ def _table(opinions: Opinions, right: bool) -> list[str]:
     lines = [
         f"| set | the checks knew it | {what} | "
         + " | ".join(f"{TITLES[judge]} {verb}" for judge in asked)
-        + " | nobody |",
+        + " | none of them |",
         "|---|---|---|" + "---|" * (len(asked) + 1),
     ]
     chosen = [variant for variant in opinions.variants if variant.is_right == right]
@@ -159,8 +159,8 @@ def _table(opinions: Opinions, right: bool) -> list[str]:
             interval(sum(opinions.objects(v, judge) for v in rows), sum(opinions.heard(v, judge) for v in rows))
             for judge in asked
         ]
-        nobody = sum(not any(opinions.objects(v, judge) for judge in asked) for v in rows)
-        lines.append(f"| {name} | {'yes' if seen else 'no'} | {len(rows)} | {' | '.join(cells)} | {nobody} |")
+        missed_by_all = sum(not any(opinions.objects(v, judge) for judge in asked) for v in rows)
+        lines.append(f"| {name} | {'yes' if seen else 'no'} | {len(rows)} | {' | '.join(cells)} | {missed_by_all} |")
     return lines if chosen else []
 
 

@@ -39,7 +39,7 @@ def main() -> int:
     started = time.perf_counter()
     record = release.read_manifest(args.folder)
     if record is None:
-        raise UserError(f"{args.folder} is no release: it has no {release.RELEASE_FILE} of staff.make_starter")
+        raise UserError(f"{args.folder} is not a release: it has no {release.RELEASE_FILE} of staff.make_starter")
     recipe = recipes.load(record["assignment"], args.source.resolve() if args.source else recipes.ROOT)
     found = release.read_folder(args.folder)
     failed = proved = 0

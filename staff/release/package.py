@@ -60,7 +60,7 @@ def contents(assignment, data: Path | None) -> dict[str, Path]:
                 files[f"grader/{name}"] = path
     if data is not None:
         if not data.is_file():
-            raise UserError(f"data is {str(data)!r}, which is no file")
+            raise UserError(f"data is {str(data)!r}, which is not a file")
         files["grader/data/pathmnist.npz"] = data
     return files
 

@@ -58,61 +58,61 @@ class CountingLoader(DataLoader):
             yield batch
 
 
-def make_loader(arrays: Arrays, prefix: str, args: dict) -> CountingLoader:
-    """The arrays `<prefix>images` and `<prefix>targets` in their order, in batches of args['batch_size']."""
-    of_data = (args.get("as_dict", False), args.get("passes", 0))
+def make_loader(arrays: Arrays, prefix: str, spec: dict) -> CountingLoader:
+    """The arrays `<prefix>images` and `<prefix>targets` in their order, in batches of spec['batch_size']."""
+    of_data = (spec.get("as_dict", False), spec.get("passes", 0))
     data = ArrayDataset(arrays[f"{prefix}images"], arrays[f"{prefix}targets"], *of_data)
-    return CountingLoader(data, batch_size=args["batch_size"], shuffle=False)
+    return CountingLoader(data, batch_size=spec["batch_size"], shuffle=False)
 
 
-def op_train_epoch(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_train_epoch(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """The student's training epoch, `epochs` times with one optimizer: the last two averages, and batches drawn."""
-    model = worker.objects[args["object"]]
-    model.train(args["start_in_train_mode"])
+    model = worker.objects[spec["object"]]
+    model.train(spec["start_in_train_mode"])
     for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, args["stale_gradient"]) if args["stale_gradient"] else None
-    optimizer = build_optimizer(args["optimizer"], model, args["optimizer_settings"])
-    criterion = build_criterion(*args["criterion"])
-    loader = make_loader(arrays, "", args)
-    function = getattr(worker.module(args["module"]), args["function"])
-    torch.manual_seed(args["seed"])
-    keywords = {} if args["max_steps"] is None else {"max_steps": args["max_steps"]}
-    for _epoch in range(args.get("epochs", 1)):
+        parameter.grad = torch.full_like(parameter, spec["stale_gradient"]) if spec["stale_gradient"] else None
+    optimizer = build_optimizer(spec["optimizer"], model, spec["optimizer_settings"])
+    criterion = build_criterion(*spec["criterion"])
+    loader = make_loader(arrays, "", spec)
+    function = getattr(worker.module(spec["module"]), spec["function"])
+    torch.manual_seed(spec["seed"])
+    keywords = {} if spec["max_steps"] is None else {"max_steps": spec["max_steps"]}
+    for _epoch in range(spec.get("epochs", 1)):
         averages = function(model, loader, optimizer, criterion, torch.device("cpu"), **keywords)
-    return {"drawn": loader.drawn}, {"averages": to_numbers(averages, 2, args["function"])}
+    return {"drawn": loader.drawn}, {"averages": to_numbers(averages, 2, spec["function"])}
 
 
-def op_validate_epoch(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_validate_epoch(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """The student's validation epoch: two averages, and whether autograd was on while the model ran."""
-    model = worker.objects[args["object"]]
-    model.train(args["start_in_train_mode"])
+    model = worker.objects[spec["object"]]
+    model.train(spec["start_in_train_mode"])
     grad_enabled = []
     hook = model.register_forward_pre_hook(lambda module, inputs: grad_enabled.append(torch.is_grad_enabled()))
-    loader = make_loader(arrays, "", args)
-    function = getattr(worker.module(args["module"]), args["function"])
+    loader = make_loader(arrays, "", spec)
+    function = getattr(worker.module(spec["module"]), spec["function"])
     try:
-        averages = function(model, loader, build_criterion(*args["criterion"]), torch.device("cpu"))
+        averages = function(model, loader, build_criterion(*spec["criterion"]), torch.device("cpu"))
     finally:
         hook.remove()
-    return {"grad_enabled": any(grad_enabled)}, {"averages": to_numbers(averages, 2, args["function"])}
+    return {"grad_enabled": any(grad_enabled)}, {"averages": to_numbers(averages, 2, spec["function"])}
 
 
-def op_train_model(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_train_model(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """The student's whole training function with the base arguments; lists of its history, and its optimizers."""
-    model = worker.objects[args["object"]]
-    torch.manual_seed(args["seed"])
-    loaders = make_loader(arrays, "train_", args), make_loader(arrays, "val_", args)
-    function = getattr(worker.module(args["module"]), args["function"])
+    model = worker.objects[spec["object"]]
+    torch.manual_seed(spec["seed"])
+    loaders = make_loader(arrays, "train_", spec), make_loader(arrays, "val_", spec)
+    function = getattr(worker.module(spec["module"]), spec["function"])
     watch = OptimizerWatch(model)
     hook = register_optimizer_step_pre_hook(watch.note_step)
     try:
-        history = function(model, *loaders, **args["keywords"])
+        history = function(model, *loaders, **spec["keywords"])
     finally:
         hook.remove()
     if not isinstance(history, dict):
-        raise TypeError(f"{args['function']} returned {type(history).__name__}, expected a dict of lists")
+        raise TypeError(f"{spec['function']} returned {type(history).__name__}, expected a dict of lists")
     values = {}
-    for key in args["keys"]:  # what else it holds is the student's own
+    for key in spec["keys"]:  # what else it holds is the student's own
         items = history.get(key)
         if isinstance(items, (list, tuple)) and len(items) <= 1000:
             values[key] = to_numbers(items, len(items), f"history[{key!r}]")
@@ -157,23 +157,23 @@ class _Captured(Exception):
     """Leaves the student's training function once its criterion is known."""
 
 
-def op_capture_criterion(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_capture_criterion(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Run the training function until it calls its epoch function, and keep the criterion that it passes."""
-    module = worker.module(args["module"])
+    module = worker.module(spec["module"])
     caught: list[object] = []
 
     def recorder(*positional: object, **keywords: object) -> None:
         caught.append(keywords.get("criterion", positional[3] if len(positional) > 3 else None))
         raise _Captured
 
-    original = getattr(module, args["epoch_function"])
-    setattr(module, args["epoch_function"], recorder)
-    loaders = make_loader(arrays, "train_", args), make_loader(arrays, "val_", args)
+    original = getattr(module, spec["epoch_function"])
+    setattr(module, spec["epoch_function"], recorder)
+    loaders = make_loader(arrays, "train_", spec), make_loader(arrays, "val_", spec)
     try:
-        getattr(module, args["function"])(worker.objects[args["object"]], *loaders, epochs=1, max_steps_per_epoch=1)
+        getattr(module, spec["function"])(worker.objects[spec["object"]], *loaders, epochs=1, max_steps_per_epoch=1)
     except _Captured:
         pass
     finally:
-        setattr(module, args["epoch_function"], original)
+        setattr(module, spec["epoch_function"], original)
     criterion = caught[0] if caught else None
     return {"object": worker.keep(criterion), "called": bool(caught), "type": type(criterion).__name__[:60]}, {}

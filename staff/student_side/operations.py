@@ -31,63 +31,63 @@ SIDE = 28
 CHUNK = 128  # images that are predicted at once
 
 
-def op_import(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_import(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Import one module of the submission."""
-    worker.module(args["module"])
+    worker.module(spec["module"])
     return None, {}
 
 
-def op_model(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_model(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Build one of the student's models after seeding: by `factory` (function, argument), else class and keywords."""
-    torch.manual_seed(args["seed"])
-    module, factory = worker.module(args["module"]), args.get("factory")
+    torch.manual_seed(spec["seed"])
+    module, factory = worker.module(spec["module"]), spec.get("factory")
     if factory and hasattr(module, factory[0]):  # builds it with the student's own settings, as their main does
         model = getattr(module, factory[0])(factory[1])
     else:
-        model = getattr(module, args["name"])(**args.get("keywords", {}))
+        model = getattr(module, spec["name"])(**spec.get("keywords", {}))
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{args['name']} gave {type(model).__name__}, expected a torch.nn.Module")
+        raise TypeError(f"{spec['name']} gave {type(model).__name__}, expected a torch.nn.Module")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):  # nn.LazyLinear and its like
         with torch.no_grad():
-            model.eval()(torch.zeros(2, args.get("keywords", {}).get("in_channels", 3), SIDE, SIDE))
+            model.eval()(torch.zeros(2, spec.get("keywords", {}).get("in_channels", 3), SIDE, SIDE))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"object": worker.keep(model), "trainable": trainable}, {}
 
 
-def op_plain_model(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_plain_model(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Build one of the grader's small models with the weights given."""
-    model = build_plain(args["layers"])
+    model = build_plain(spec["layers"])
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return {"object": worker.keep(model)}, {}
 
 
-def op_state(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_state(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """All weights and statistics of a model, whether it is in train mode, and which gradients are set and not zero."""
-    model = worker.objects[args["object"]]
+    model = worker.objects[spec["object"]]
     state = {name: to_array(tensor, name) for name, tensor in model.state_dict().items()}
     gradients = [n for n, p in model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())]
     return {"training": bool(model.training), "gradients": gradients}, state
 
 
-def op_forward(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_forward(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Outputs for a batch of images, in the mode asked for. In evaluation mode large batches are cut into chunks.
 
     passes: that many times, and the last outputs count. In training mode that moves the statistics of BatchNorm.
     """
-    model = worker.objects[args["object"]]
-    model.train(args.get("training", False))
+    model = worker.objects[spec["object"]]
+    model.train(spec.get("training", False))
     images = torch.from_numpy(arrays["images"])
     chunks = [images] if len(images) <= 2 * CHUNK else images.split(CHUNK)
     with torch.no_grad():
-        for _ in range(args.get("passes", 1)):
-            torch.manual_seed(args.get("seed", 0))
+        for _ in range(spec.get("passes", 1)):
+            torch.manual_seed(spec.get("seed", 0))
             outputs = [to_array(model(chunk)) for chunk in chunks]
     return None, {"output": np.concatenate(outputs) if len(outputs) > 1 else outputs[0]}
 
 
-def op_gradients(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_gradients(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Largest absolute gradient of each trainable parameter for the loss sum(weights * output)."""
-    model = worker.objects[args["object"]]
+    model = worker.objects[spec["object"]]
     model.train()
     model.zero_grad()
     output = model(torch.from_numpy(arrays["images"]))
@@ -96,23 +96,23 @@ def op_gradients(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     return {"names": list(largest)[:400]}, {"largest": np.array(list(largest.values())[:400], dtype=np.float64)}
 
 
-def op_fit(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_fit(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Adam's update by hand on batches `order` (S, B) of images and targets; says nothing about how well it went.
 
-    cpu_s: it ends after so many seconds of processor time; a wide network is judged by what it has learned by then.
+    cpu_s: it ends after this many seconds of processor time; a wide network is judged by what it has learned by then.
     """
-    model = worker.objects[args["object"]]
+    model = worker.objects[spec["object"]]
     model.train()
-    torch.manual_seed(args["seed"])
+    torch.manual_seed(spec["seed"])
     images, targets = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["targets"])
     weights = [p for p in model.parameters() if p.requires_grad]
     first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
-    deadline = time.process_time() + args["cpu_s"]
+    deadline = time.process_time() + spec["cpu_s"]
     for step, picked in enumerate(torch.from_numpy(arrays["order"]), 1):
         if time.process_time() > deadline:
             break
         output = model(images[picked])
-        if args["loss"] == "cross_entropy":
+        if spec["loss"] == "cross_entropy":
             loss = torch.nn.functional.cross_entropy(output, targets[picked])
         else:
             wanted = targets[picked]
@@ -126,19 +126,19 @@ def op_fit(worker: Worker, args: dict, arrays: Arrays) -> Answer:
                 mean.mul_(0.9).add_(slope, alpha=0.1)
                 square.mul_(0.999).addcmul_(slope, slope, value=0.001)
                 scale = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-                weight.addcdiv_(mean / (1 - 0.9**step), scale, value=-args["learning_rate"])
+                weight.addcdiv_(mean / (1 - 0.9**step), scale, value=-spec["learning_rate"])
     return None, {}
 
 
-def op_new_criterion(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_new_criterion(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Build one of the student's losses."""
-    return {"object": worker.keep(getattr(worker.module(args["module"]), args["name"])(**args["keywords"]))}, {}
+    return {"object": worker.keep(getattr(worker.module(spec["module"]), spec["name"])(**spec["keywords"]))}, {}
 
 
-def op_loss(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_loss(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Value of a criterion for `pred` and `target`, and its gradient with respect to `pred`."""
     pred = torch.from_numpy(arrays["pred"]).requires_grad_()
-    value = worker.objects[args["object"]](pred, torch.from_numpy(arrays["target"]))
+    value = worker.objects[spec["object"]](pred, torch.from_numpy(arrays["target"]))
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         raise TypeError("the loss is not a tensor with a single value (reduce it with a mean)")
     value.backward()
@@ -146,27 +146,27 @@ def op_loss(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     return None, {"value": to_array(value).astype(np.float64), "gradient": to_array(gradient)}
 
 
-def op_call(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_call(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """A function of the student's on arrays (as tensors, or as arrays if `as_arrays`), answering one number."""
-    function = getattr(worker.module(args["module"]), args["function"])
-    inputs = [a if args.get("as_arrays") else torch.from_numpy(a) for a in arrays.values()]
-    inputs = [worker.objects[number] for number in args.get("objects", [])] + inputs
-    return None, {"value": np.array(float(function(*inputs, **args.get("keywords", {}))), dtype=np.float64)}
+    function = getattr(worker.module(spec["module"]), spec["function"])
+    inputs = [a if spec.get("as_arrays") else torch.from_numpy(a) for a in arrays.values()]
+    inputs = [worker.objects[number] for number in spec.get("objects", [])] + inputs
+    return None, {"value": np.array(float(function(*inputs, **spec.get("keywords", {}))), dtype=np.float64)}
 
 
-def op_load_checkpoint(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_load_checkpoint(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Build the model that a submitted checkpoint names (else the default one) and load its weights."""
     from toolkit.weights import fit_weights, read_weights  # late: it lies in the submission's tree, with all provided
 
-    weights, content = read_weights(os.path.join(worker.folder, args["file"]))
+    weights, content = read_weights(os.path.join(worker.folder, spec["file"]))
     named = content.get("model_name")
-    name = named if isinstance(named, str) else args["default"]
-    model = getattr(worker.module(args["module"]), args["factory"])(name)
-    fit_weights(model, weights, args["file"], name)
+    name = named if isinstance(named, str) else spec["default"]
+    model = getattr(worker.module(spec["module"]), spec["factory"])(name)
+    fit_weights(model, weights, spec["file"], name)
     return {"object": worker.keep(model)}, {}
 
 
-def op_forget(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_forget(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Drop all objects."""
     worker.objects.clear()
     return None, {}

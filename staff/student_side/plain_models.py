@@ -34,7 +34,7 @@ def build_plain(layers: Sequence[Sequence]) -> nn.Sequential:
 class ScaledCrossEntropy(nn.Module):
     """Cross-entropy with a scale on the logits, times `weight`: (B, C) logits, (B,) labels -> mean over the batch.
 
-    It is nobody's default, so a loop that ignores the criterion it was given cannot get the figures right. A small
+    It is an unusual loss, so a loop that ignores the criterion it was given cannot get the numbers right. A small
     weight keeps gradients below the norms that loops clip at.
     """
 

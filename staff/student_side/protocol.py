@@ -170,7 +170,7 @@ def decode(header_bytes: bytes, payload: bytes) -> Frame:
 
 
 class Channel:
-    """Two file descriptors with deadlines. Deadlines are `time.monotonic()` values; None waits for ever."""
+    """Two file descriptors with deadlines. Deadlines are `time.monotonic()` values; None waits without limit."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.read_fd, self.write_fd = read_fd, write_fd
@@ -202,13 +202,13 @@ class Channel:
         return decode(header, self._read(payload_size, deadline))
 
     def pending(self) -> bool:
-        """Whether bytes are waiting that nobody asked for."""
+        """Whether unexpected bytes are waiting."""
         poll = select.poll()
         poll.register(self.read_fd, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
 
     def stirs(self, seconds: float) -> bool:
-        """Whether an answer begins, or the peer ends, within so many seconds."""
+        """Whether an answer begins, or the peer ends, within this many seconds."""
         poll = select.poll()
         poll.register(self.read_fd, select.POLLIN)
         return bool(poll.poll(1000 * seconds))

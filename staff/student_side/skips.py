@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CONVOLUTIONS = (torch.conv2d, torch.conv_transpose2d)
 
 
-def op_ablate_smallest(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_ablate_smallest(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Outputs while every feature map of the smallest spatial size is replaced by zeros; and that size.
 
     `cut_sides`: the sizes of the encoder at which no convolution then gets a gradient.
@@ -22,7 +22,7 @@ def op_ablate_smallest(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     A network without skips no longer sees its input, and a level without a skip no longer reaches the output. Works on
     what functions return and so for any style of code.
     """
-    model = worker.objects[args["object"]].eval()
+    model = worker.objects[spec["object"]].eval()
     images = torch.from_numpy(arrays["images"])
     finder = _SmallestMap(None)
     with torch.no_grad(), finder:
@@ -69,12 +69,12 @@ class _SmallestMap(torch.overrides.TorchFunctionMode):
         return result
 
 
-def op_largest_kernel(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_largest_kernel(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Height or width of the largest kernel of the convolutions that a model calls, 0 if it calls none.
 
     torch.nn.functional.unfold, out of which convolutions can be written by hand, counts with its own kernel.
     """
-    model, finder = worker.objects[args["object"]].eval(), _LargestKernel()
+    model, finder = worker.objects[spec["object"]].eval(), _LargestKernel()
     with torch.no_grad(), finder:
         model(torch.from_numpy(arrays["images"]))
     return {"side": finder.side}, {}

@@ -36,9 +36,9 @@ class LocalStudent:
         self.worker = Worker(None, str(folder))
         self.worker.module = modules.__getitem__
 
-    def ask(self, op, args, arrays=None, expect=None, timeout_s=None):
+    def ask(self, op, spec, arrays=None, expect=None, timeout_s=None):
         """One question; CheckFailed as from the real one."""
-        request = Frame({"id": 1, "op": op, "args": args}, dict(arrays or {}))
+        request = Frame({"id": 1, "op": op, "args": spec}, dict(arrays or {}))
         return checked(self.worker.answer(request), expect)
 
 

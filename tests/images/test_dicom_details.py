@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (requirements-dev.txt)")
 
@@ -166,8 +167,6 @@ def test_eight_bits_without_units_are_the_grey_values_that_they_are(tmp_path: Pa
 
 def compressed(tmp_path: Path, syntax: str, stream: bytes, **elements: Any) -> Path:
     """A file whose pixels are `stream`."""
-    from pydicom.encaps import encapsulate
-
     path = write_dicom(tmp_path / "a.dcm", STORED, **elements)
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = syntax

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.images import ImageError, printable, read_image, scan
+from tests.images.helpers import write_dicom
+from toolkit.images import ImageError, count_frames, printable, read_image, scan, with_frame
 
 pytestmark = pytest.mark.provided
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,6 @@ def test_a_camera_s_second_picture_is_not_a_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preamble", [True, False])
 def test_dicom_under_the_names_of_scanners_is_taken(tmp_path: Path, name: str, preamble: bool) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed (requirements-dev.txt)")
-    from tests.images.helpers import write_dicom
 
     path = write_dicom(tmp_path / "source", PIXELS)
     raw = path.read_bytes()
@@ -116,7 +116,6 @@ def test_a_name_that_is_not_utf_8_is_taken_and_can_be_printed(tmp_path: Path) ->
 
 def test_nifti_is_read_slice_by_slice(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed (requirements-dev.txt)")
-    from toolkit.images import count_frames, with_frame
 
     volume = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)  # (to the right, to the front, up)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
@@ -128,7 +127,7 @@ def test_nifti_is_read_slice_by_slice(tmp_path: Path) -> None:
 
 
 def test_decoders_warn_nobody_on_the_terminal(tmp_path: Path) -> None:
-    """In a process of its own: pytest has warnings and logs in its own hands."""
+    """In its own process: pytest has warnings and logs in its own hands."""
     pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")
     (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0\x01\0\x15\x01\x03\0\x01\0\0\0\xff\xff\0\0\0\0\0\0")
     code = (

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from toolkit import transforms
 from toolkit.augment import normalize
 from toolkit.errors import UserError
 from toolkit.transforms import ImageAugmentation, VolumeAugmentation
@@ -83,8 +84,6 @@ def test_mirror_images_are_exact():
 
 
 def test_a_quarter_turn_is_torchs_quarter_turn(monkeypatch):
-    from toolkit import transforms
-
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: torch.ones(batch, columns))
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     turned = ImageAugmentation(rotation=90.0)(images)
@@ -92,8 +91,6 @@ def test_a_quarter_turn_is_torchs_quarter_turn(monkeypatch):
 
 
 def test_a_shift_moves_by_the_share_of_the_side(monkeypatch):
-    from toolkit import transforms
-
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: torch.ones(batch, columns))
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     shifted = ImageAugmentation(shift=0.25)(images)  # two pixels
@@ -101,8 +98,6 @@ def test_a_shift_moves_by_the_share_of_the_side(monkeypatch):
 
 
 def test_scaling_zooms_about_the_middle(monkeypatch):
-    from toolkit import transforms
-
     monkeypatch.setattr(transforms, "_uniform", lambda batch, columns, generator: -torch.ones(batch, columns))
     ramp = torch.arange(8, dtype=torch.uint8).mul(30).expand(1, 1, 8, 8)
     wide = ImageAugmentation(scaling=0.5)(ramp)[0, 0, 0]

@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from tests.sweeps import tools
+from tests.sweeps.cluster.slurm_cluster import SlurmCluster
 
 Family = dict[str, list[psutil.Process]]
 
@@ -122,8 +123,6 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         environment = None
         if args.slurm:
-            from tests.sweeps.cluster.slurm_cluster import SlurmCluster
-
             environment = stack.enter_context(SlurmCluster(folder / "cluster")).environment
         began = time.monotonic()
         killed = torment(folder, args.kills, args.jobs, args.seed, environment)

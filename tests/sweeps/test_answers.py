@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
+import dispatcher
 from tests.sweeps import tools
 from toolkit.errors import UserError
 from toolkit.sweeps import grid, table
@@ -256,10 +258,6 @@ def test_a_value_may_be_an_object_for_a_flag_that_reads_json():
 
 
 def test_launch_experiment_needs_no_main_thread(tmp_path):
-    import threading
-
-    import dispatcher
-
     found: list[dict] = []
     args = argparse.Namespace(script=tools.TOY, log_dir=str(tmp_path), gpus="none")
     thread = threading.Thread(target=lambda: found.append(dispatcher.launch_experiment(args, {"key": 3})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import dispatcher
 from tests.sweeps import tools
+from toolkit.sweeps.local import usable_cores
 
 pytestmark = pytest.mark.provided
 
@@ -119,8 +122,6 @@ def test_each_gpu_gets_its_number_of_jobs_and_is_never_overbooked(tmp_path):
 
 
 def test_jobs_on_the_processor_share_its_cores_and_see_no_gpu(tmp_path):
-    from toolkit.sweeps.local import usable_cores
-
     grid = {"key": [1, 2]}
     tools.sweep(tmp_path, grid, "--gpus", "none", "--num_workers", "2", env=tools.clean_environment())
     rows = tools.table(tmp_path)
@@ -209,10 +210,6 @@ def test_a_job_that_was_started_by_another_dispatcher_and_failed_gets_our_tries(
 
 
 def test_launch_experiment_returns_flags_and_metrics(tmp_path):
-    import argparse
-
-    import dispatcher
-
     args = argparse.Namespace(script=tools.TOY, log_dir=str(tmp_path))
     result = dispatcher.launch_experiment(args, {"learning_rate": 0.3, "augment": True})
     assert result["learning_rate"] == 0.3

@@ -79,7 +79,7 @@ def _decode(dataset: Any, index: int, frames: int) -> np.ndarray:
     codestream.check(dataset, index, frames)
     try:
         return pixels.pixel_array(dataset, index=index if frames > 1 else None)
-    except Exception as error:  # pydicom and each of its codecs have errors of their own
+    except Exception as error:  # pydicom and each of its codecs have their own errors
         cure = codestream.missing_codecs(syntax)
         if cure:
             raise ImageError(f"its pixels are compressed ({syntax.name}); to read them: pip install {cure}") from None

@@ -104,7 +104,7 @@ def voi_of(dataset: Any, index: int) -> Window | TableWindow | None:
 def number(dataset: Any, keyword: str) -> float | None:
     """The (first) value of a numeric element; None if it is absent or empty. Some writers use a decimal comma.
 
-    Raises ImageError for text that is no number.
+    Raises ImageError for text that is not a number.
     """
     try:
         value = dataset.get(keyword)

@@ -169,7 +169,7 @@ def _deep(image: Image.Image) -> np.ndarray:
 
 
 def _shallow(image: Image.Image) -> np.ndarray:
-    """An image of at most 8 bits a channel → uint8 (H, W) or (H, W, 3), transparency as black."""
+    """An image of at most 8 bits per channel → uint8 (H, W) or (H, W, 3), transparency as black."""
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

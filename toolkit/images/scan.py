@@ -144,7 +144,7 @@ def _judge(path: Path, root: Path, suffixes: tuple[str, ...]) -> LeftOut | None:
 
 
 def _is_something_else(path: Path) -> bool:
-    """True for text, archives, documents: what nobody takes for an image."""
+    """True for text, archives, documents: what is not taken for an image."""
     if path.name.lower() in NO_IMAGE_NAMES or path.suffix.lower() in NO_IMAGES:
         return True
     with open(path, "rb") as file:

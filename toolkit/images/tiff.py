@@ -12,7 +12,7 @@ from toolkit.errors import reason_of
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
 SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
-REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not a page of its own
+REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not its own page
 WHITE_IS_ZERO = 0
 # What a viewer does with each Orientation, as (transpose, flip rows, flip columns).
 ORIENTED = {
@@ -84,7 +84,7 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
         page = found[pick_frame(frame, len(found))]
         check_size(page.imagewidth, page.imagelength, max_pixels, page.samplesperpixel)
         if page.imagedepth > 1:
-            raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as a file of its own")
+            raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as its own file")
         try:
             pixels = page.asarray()
         except Exception as error:  # of many classes; all that lack a codec name its package

@@ -24,7 +24,7 @@ class ImageClassifier(nn.Module):
     """A network with the normalisation that belongs to it: mean and sd of the training images are part of its state.
 
     forward: float32 images (B, C, H, W) in [-1, 1] → logits (B, num_classes). For multi-label data each of the L labels
-    is a question of its own with two answers, so logits are (B * L, 2) = (0, z): cross-entropy on them is the binary
+    is its own question with two answers, so logits are (B * L, 2) = (0, z): cross-entropy on them is the binary
     one, argmax is z > 0, and the one training loop serves without knowing.
     """
 

@@ -241,7 +241,7 @@ def cross_validate(settings: Settings, setup: training.Setup, data: DataFolder, 
 
 
 def check_fold_resumes(settings: Settings, training_images: Sequence[str], fold: int) -> None:
-    """A resumed fold goes on with the images that it was started with."""
+    """A resumed fold continues with the images that it was started with."""
     path = Path(settings.resume or "") / f"fold-{fold}" / "best.pt"
     if settings.resume and path.is_file():
         trained.check_same_images(path, training_images)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 
 from classification_dataset import ImageDataset
 from toolkit.augment import Augmentation, normalize
-from toolkit.batches import WholeBatch, make_loader, unstack
+from toolkit.batches import StackedBatch, make_loader, unstack
 from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import Split
 from toolkit.transforms import CombinedAugmentation, ImageAugmentation
@@ -86,10 +86,10 @@ class LabelledImages(ImageDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: Sequence[int]) -> WholeBatch:
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
         """Images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,) or, for multi-label data, (B * L,)."""
         images, labels = super().__getitems__(self.rows[torch.as_tensor(indices)]).stacked
-        return WholeBatch((images, labels.flatten()), len(images), lambda i: (images[i], labels[i]))
+        return StackedBatch((images, labels.flatten()), len(images), lambda i: (images[i], labels[i]))
 
     def own_labels(self) -> np.ndarray:
         """The labels of the rows of this set."""
@@ -112,7 +112,7 @@ def training_loader(dataset: LabelledImages, batch_size: int, seed: int, oversam
     if oversample:
         labels = dataset.own_labels()
         if labels.ndim == 2:
-            raise UserError("--oversample needs one label an image; for multi-label data use --class_weights")
+            raise UserError("--oversample needs one label per image; for multi-label data use --class_weights")
         weights = class_weights(labels, int(labels.max()) + 1)[labels]
         sampler = WeightedRandomSampler(weights.tolist(), count, generator=generator)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn import metrics
 
 from labs.image_classifier.utils import scores
 from toolkit import plots
@@ -18,8 +19,6 @@ def confusion(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, path: Path | None
 ) -> Any:
     """Confusion matrix; for multi-label data one of 2 x 2 for each label, in a grid."""
-    from sklearn import metrics
-
     if labels.ndim == 1:
         counts = metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(classes)))
         return plots.confusion(counts, classes, title, path)
@@ -51,8 +50,6 @@ def roc_and_pr(
     Both of two classes are drawn: their ROC curves mirror each other, but their precision-recall curves say different
     things, and only the user knows which class is the finding.
     """
-    from sklearn import metrics
-
     truth = scores.truth_table(labels, len(classes))
     shown = [k for k in range(len(classes)) if 0 < truth[:, k].sum() < len(truth)]
     shown = shown[:MOST_CURVES]

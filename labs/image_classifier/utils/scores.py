@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.bootstrap import bootstrap_intervals
+
 BINS = 10  # of the calibration
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
 
@@ -138,8 +140,6 @@ def bootstrap(
     units (N,): what is drawn, patients for instance: images of one patient are not independent, and intervals that
     take them for independent are too narrow.
     """
-    from toolkit.metrics import bootstrap_intervals  # torch comes with it, and --help can do without
-
     return bootstrap_intervals(lambda rows: measure(probabilities[rows], labels[rows]), units, repeats, seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPL
 from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.errors import UserError
 from toolkit.images import SUFFIXES, ImageError, LeftOut, count_frames, printable, scan, with_frame
+from toolkit.medmnist_data import locate
 
 # Names that people and data sets use for the three splits.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -79,7 +81,7 @@ def _check_no_class_is_empty(root: Path, records: list[Record], with_splits: boo
             )
 
 
-def from_csv(path: Path, columns: dict[str, str | None], image_root: Path | None = None) -> list[Record]:
+def from_csv(path: Path, columns: Mapping[str, str | None], image_root: Path | None = None) -> list[Record]:
     """Rows of a CSV. columns: our names (path, label, group, split) → its names; paths relative to image_root or it."""
     given = {ours: theirs for ours, theirs in columns.items() if theirs}
     finder = Finder(image_root or path.parent)
@@ -146,12 +148,10 @@ def frames_of(path: Path, frame: str) -> list[Path]:
 
 
 def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple[list[Record], list[str], bool, str]:
-    """Write a 2D MedMNIST set as PNG files folder/SPLIT/CLASS/NUMBER.png (no CLASS for several labels an image).
+    """Write a 2D MedMNIST set as PNG files folder/SPLIT/CLASS/NUMBER.png (no CLASS for several labels per image).
 
     Its official splits are kept. Returns records, class names, whether it is multi-label, and its name.
     """
-    from toolkit.medmnist_data import locate  # imports torch
-
     source = locate(flag, size=size, data_root=data_root)
     if source.layout.is_3d:
         raise UserError(f"{flag} has volumes; this lab reads two-dimensional sets (breastmnist, pathmnist, ...)")

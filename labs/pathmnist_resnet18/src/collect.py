@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
+from labs.pathmnist_resnet18.src import LAB
 from labs.pathmnist_resnet18.src.study import FINAL_CHOICE, METRIC, Setting, Study, finished_settings
 from toolkit.compare import NOT_A_CHOICE
 from toolkit.errors import UserError
+from toolkit.mean_sd import mean_and_sd
 from toolkit.medmnist_data import Source, official_test
 from toolkit.runs import environment, read_json
-from toolkit.study import mean_and_sd
 from toolkit.sweeps import table
 
 KEPT = (

@@ -6,13 +6,14 @@ import base64
 import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import docx
+from docx.document import Document
+from docx.oxml import OxmlElement
+from docx.shared import Cm, Pt
+from docx.text.paragraph import Paragraph
 
 from toolkit.runs import write_bytes
-
-if TYPE_CHECKING:
-    from docx.document import Document
-    from docx.text.paragraph import Paragraph
 
 PICTURE_CM = 15.0
 STYLES = {"h1": "Title", "h2": "Heading 1", "h3": "Heading 2", "p": "Normal", "blockquote": "Intense Quote"}
@@ -20,8 +21,6 @@ STYLES = {"h1": "Title", "h2": "Heading 1", "h3": "Heading 2", "p": "Normal", "b
 
 def write(body: str, folder: Path, path: Path) -> None:
     """Write the page's body (XML, see report.to_html) as .docx; `folder`: what the pictures' paths start from."""
-    import docx  # python-docx, of requirements-dev.txt: only this step needs it
-
     document = docx.Document()
     for element in ElementTree.fromstring(f"<main>{body}</main>"):
         add(document, element, folder)
@@ -62,8 +61,6 @@ def flat(text: str | None) -> str:
 
 def add_table(document: Document, element: ElementTree.Element) -> None:
     """A table that no page break tears: rows are not split, and each but the last is kept with the next."""
-    from docx.oxml import OxmlElement
-    from docx.shared import Pt
 
     rows = [["".join(cell.itertext()).strip() for cell in row] for row in element.iter("tr")]
     table = document.add_table(rows=len(rows), cols=max(map(len, rows)), style="Light List")
@@ -80,7 +77,6 @@ def add_table(document: Document, element: ElementTree.Element) -> None:
 
 def add_picture(document: Document, image: dict[str, str], folder: Path) -> None:
     """A picture with its caption on the same page."""
-    from docx.shared import Cm
 
     source = image["src"]
     content = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +19,7 @@ from labs.image_classifier.utils import loaders, scores
 from labs.pathmnist_resnet18.src import augmentations, losses, memory
 from toolkit import backbones, experiment, metrics, plots
 from toolkit.batches import make_loader
+from toolkit.bootstrap import bootstrap_intervals
 from toolkit.cli import from_flags
 from toolkit.devices import pick_device, place_model, resolve_precision, seed_everything
 from toolkit.errors import UserError
@@ -131,7 +133,6 @@ def chosen_rows(labels: np.ndarray, share: float) -> np.ndarray:
     """
     if share == 1:
         return np.arange(len(labels))
-    from sklearn.model_selection import train_test_split
 
     count, classes = round(share * len(labels)), len(np.unique(labels))
     if not classes <= count <= len(labels) - classes:
@@ -261,7 +262,7 @@ def evaluate(model: nn.Module, split: Stored, machine: Machine, bootstrap: int =
     }
     if bootstrap:
         found |= {"bootstrap": bootstrap, "interval_level": 0.95}
-        found["intervals"] = metrics.bootstrap_intervals(
+        found["intervals"] = bootstrap_intervals(
             lambda rows: scores.headline(probabilities[rows], labels[rows]), np.arange(len(labels)), bootstrap, seed
         )
     return found

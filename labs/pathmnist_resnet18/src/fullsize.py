@@ -1,6 +1,6 @@
 """What a run on data of full size takes: memory and time of an epoch, on a set that repeats the bundled sample.
 
-The images are no PathMNIST, so nothing is learned here that anyone should quote; bytes and arithmetic are the same.
+The images are not PathMNIST, so nothing is learned here that anyone should quote; bytes and arithmetic are the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Settings:
 
 
 def run(settings: Settings, folder: str | None, results_path: str | None) -> None:
-    """Make the set, train on it in a process of its own, report."""
+    """Make the set, train on it in its own process, report."""
     if settings.steps == 1:
         raise UserError("steps is 1; allowed: 0 (a whole epoch), or 2 and more: time is taken from one to the next")
     with tempfile.TemporaryDirectory(prefix="pathmnist-fullsize-") as temporary:

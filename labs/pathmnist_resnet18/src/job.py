@@ -45,7 +45,7 @@ def add_schedule_flags(parser: OneLineParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="sgd: Nesterov, 0.9")
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="highest one")
-    group.add_argument("--batch_size", type=in_range(int, 2), default=128, help="images a step")
+    group.add_argument("--batch_size", type=in_range(int, 2), default=128, help="images per step")
     group.add_argument("--num_epochs", type=in_range(int, 1), default=10, help="at most")
     group.add_argument("--weight_decay", type=in_range(float, 0), default=1e-4, help="of the optimizer")
     group.add_argument(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import psutil
+
 
 def peak_bytes() -> int:
     """Largest resident memory of this process so far, in bytes; the pages of a mapped file count while they are in."""
@@ -11,8 +13,6 @@ def peak_bytes() -> int:
         # ru_maxrss would do, but a child inherits its parent's peak there; VmHWM starts again with the program.
         with open("/proc/self/status", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    import psutil
-
     own = psutil.Process().memory_info()
     if hasattr(own, "peak_wset"):  # Windows
         return own.peak_wset

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from labs.pathmnist_resnet18.src import LAB
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
 
@@ -19,11 +24,6 @@ def execute(study: Path, folder: Path) -> Path:
 
     Raises UserError if there are no results, and with the cell's last line if one fails.
     """
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-    from nbconvert import HTMLExporter
-
     if not (study / "results.json").exists():
         raise UserError(f"{study} has no results.json yet; run the report first")
     notebook = nbformat.read(SOURCE, as_version=4)

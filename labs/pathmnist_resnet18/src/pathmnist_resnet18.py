@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labs.pathmnist_resnet18.src import LAB
 from toolkit.cli import OneLineParser, add_data_flags, from_flags, in_range, not_empty, run_script
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from labs.pathmnist_resnet18.src.study import Study
 
-LAB = Path(__file__).resolve().parent.parent
 MODULE = "labs.pathmnist_resnet18.src.pathmnist_resnet18"
 STEPS = {
     "baseline": "train the baseline on the whole training set",
@@ -85,7 +85,7 @@ def add_fullsize_flags(parser: OneLineParser) -> None:
     parser.add_argument("--folder", type=not_empty, help="where the set is made and kept (default: a temporary one)")
     parser.add_argument("--native", action="store_true", help="store 64 x 64 pixels, as MedMNIST+ does (1.3 GB)")
     parser.add_argument("--model_name", choices=("resnet18", "resnet34", "resnet50", "densenet121"), default="resnet18")
-    parser.add_argument("--batch_size", type=in_range(int, 2), default=128, help="images a step")
+    parser.add_argument("--batch_size", type=in_range(int, 2), default=128, help="images per step")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--results_path", type=not_empty, help="write the figures here, as JSON")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the images, two steps: does it run?")

@@ -30,7 +30,7 @@ def from_file(path: Path | str, pages: Path) -> None:
     try:
         text = render(results, pages / "figures")
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no results.json of this study, or of another version: {error}") from None
+        raise UserError(f"{path} is not a results.json of this study, or of another version: {error}") from None
     body = to_html(text)
     html = page(f"PathMNIST with ResNet-18, {results['data']['name']}", body, folder)
     write_bytes(folder / "report.md", text.encode())

@@ -1,4 +1,4 @@
-"""The steps of the study. Each leaves its results in a folder of its own; finished work is not repeated."""
+"""The steps of the study. Each leaves its results in its own folder; finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import dispatcher
-from labs.pathmnist_resnet18.src import job
-from labs.pathmnist_resnet18.src.pathmnist_resnet18 import LAB
+from labs.pathmnist_resnet18.src import LAB, job
 from toolkit.cli import COMMENT_KEYS, config_to_argv
 from toolkit.compare import NOT_A_CHOICE
 from toolkit.errors import UserError
@@ -139,7 +138,7 @@ def open_study(flags: Mapping[str, Any], folder: Path, pages: Path) -> Study:
 
 
 def settings_of(path: Path | str) -> dict[str, Any]:
-    """The flags in a configuration file, without what is there for people. UserError for keys that are no flags."""
+    """The flags in a configuration file, without what is there for people. UserError for keys that are not flags."""
     content = read_json(path)
     config_to_argv(job.build_parser(), content, str(path))
     return {key: value for key, value in content.items() if key not in COMMENT_KEYS}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from staff.student_side.answers import Answer, Arrays, to_array
+from toolkit.medmnist_data import Split
 
 if TYPE_CHECKING:
     from staff.student_side.worker import Worker
@@ -30,8 +31,6 @@ class DrawnSource:
         self.arrays = arrays
 
     def read(self, split: str) -> object:
-        from toolkit.medmnist_data import Split
-
         return Split(*(torch.from_numpy(self.arrays[f"{split}_{part}"]) for part in ("images", "labels")))
 
 
@@ -39,10 +38,10 @@ def _scratch() -> Path:
     return Path(tempfile.mkdtemp())
 
 
-def op_loaders(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_loaders(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Images and labels in the order of each loader; of the training loader a second epoch, too."""
     function = worker.module(MODULE).make_dataloaders
-    loaders = function(DrawnSource(arrays), args["batch_size"], args["seed"], args["augmented"])
+    loaders = function(DrawnSource(arrays), spec["batch_size"], spec["seed"], spec["augmented"])
     found: Arrays = {}
     for split in SPLITS:
         for epoch in range(2 if split == "train" else 1):
@@ -53,24 +52,24 @@ def op_loaders(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     return None, found
 
 
-def op_explore(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_explore(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Images a class of each split, (3, 2)."""
     source = DrawnSource(arrays)
     counts = worker.module(MODULE).explore({s: source.read(s) for s in SPLITS}, source.class_names, _scratch())
     return None, {"counts": np.array([[int(n) for n in counts[split]] for split in SPLITS])}
 
 
-def op_augment(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_augment(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Augmented images, and the input as it is afterwards."""
     images = torch.from_numpy(arrays["images"])
-    generator = torch.Generator().manual_seed(args["seed"])
+    generator = torch.Generator().manual_seed(spec["seed"])
     output = worker.module(MODULE).augment(images, generator)
     return None, {"output": to_array(output), "input": to_array(images)}
 
 
-def op_layers(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_layers(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Names of a model's layers, and of torch's functions that run in its forward."""
-    model = worker.objects[args["object"]].eval()
+    model = worker.objects[spec["object"]].eval()
     with torch.no_grad(), _Calls() as calls:
         model(torch.from_numpy(arrays["images"]))
     return {"names": [type(module).__name__ for module in model.modules()][:500], "calls": calls.names[:2000]}, {}
@@ -88,16 +87,16 @@ class _Calls(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def op_plot_training(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_plot_training(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """best_epoch, loss_gap and loss_rise of a history."""
     history = {name: values.tolist() for name, values in arrays.items()}
     verdict = worker.module(MODULE).plot_training(history, "history", _scratch() / "curves.png")
     return None, _numbers(verdict, ("best_epoch", "loss_gap", "loss_rise"))
 
 
-def op_adapt(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_adapt(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Features before the head of an adapted copy of a plain model for three channels, its logits and first weights."""
-    model = worker.module(MODULE).adapt_backbone(worker.objects[args["object"]], args["num_classes"]).eval()
+    model = worker.module(MODULE).adapt_backbone(worker.objects[spec["object"]], spec["num_classes"]).eval()
     heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
     features: list[torch.Tensor] = []
     heads[-1].register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
@@ -106,18 +105,18 @@ def op_adapt(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     return None, {"features": to_array(features[0]), "logits": to_array(logits)}
 
 
-def op_table(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_table(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """The comparison table as text."""
-    return {"text": worker.module(EVALUATION).comparison_table(args["rows"])}, {}
+    return {"text": worker.module(EVALUATION).comparison_table(spec["rows"])}, {}
 
 
-def op_evaluate(worker: Worker, args: dict, arrays: Arrays) -> Answer:
-    """The metrics named in args."""
-    found = worker.module(EVALUATION).evaluate(arrays["probabilities"], arrays["labels"], args["threshold"])
-    return None, _numbers(found, args["names"])
+def op_evaluate(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
+    """The metrics named in spec."""
+    found = worker.module(EVALUATION).evaluate(arrays["probabilities"], arrays["labels"], spec["threshold"])
+    return None, _numbers(found, spec["names"])
 
 
-def op_areas(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_areas(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """AUC and average precision of two models, (2, 2)."""
     probabilities = {name: arrays[name] for name in ("first", "second")}
     thresholds = dict.fromkeys(probabilities, 0.5)
@@ -126,25 +125,25 @@ def op_areas(worker: Worker, args: dict, arrays: Arrays) -> Answer:
     return None, {"areas": np.array([[float(v) for v in areas[name]] for name in probabilities])}
 
 
-def op_cases(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_cases(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Indices of each kind."""
-    cases = worker.module(EVALUATION).sort_cases(arrays["probabilities"], arrays["labels"], args["threshold"])
+    cases = worker.module(EVALUATION).sort_cases(arrays["probabilities"], arrays["labels"], spec["threshold"])
     return None, {kind: np.array([int(i) for i in cases[kind]], np.int64) for kind in ("TP", "TN", "FP", "FN")}
 
 
-def op_filters(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_filters(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Weights of the first convolution of a plain model, as plot_filters returns them."""
-    weights = worker.module(EVALUATION).plot_filters(worker.objects[args["object"]], _scratch() / "filters.png")
+    weights = worker.module(EVALUATION).plot_filters(worker.objects[spec["object"]], _scratch() / "filters.png")
     return None, {"weights": to_array(weights)}
 
 
-def op_grad_cam(worker: Worker, args: dict, arrays: Arrays) -> Answer:
+def op_grad_cam(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     """Maps of a plain model at one of its layers; whether mode and gradients stayed as they were."""
-    model = worker.objects[args["object"]].train()
+    model = worker.objects[spec["object"]].train()
     images, targets = (torch.from_numpy(arrays[name]) for name in ("images", "targets"))
-    maps = worker.module(EVALUATION).grad_cam(model, model[args["layer"]], images, targets)
+    maps = worker.module(EVALUATION).grad_cam(model, model[spec["layer"]], images, targets)
     clean = model.training and all(weight.grad is None for weight in model.parameters())
-    return {"clean": clean, "hooks": len(model[args["layer"]]._forward_hooks)}, {"maps": to_array(maps)}
+    return {"clean": clean, "hooks": len(model[spec["layer"]]._forward_hooks)}, {"maps": to_array(maps)}
 
 
 def _numbers(found: object, names: list[str] | tuple[str, ...]) -> Arrays:

@@ -1,4 +1,4 @@
-"""Gradescope's results.json: one entry a TODO, extra credit last. Points are ours; the site adds nothing of its own."""
+"""Gradescope's results.json: one entry per TODO, extra credit last. Points are ours; the site adds none."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Run:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             arguments = [str(submission), "--out", str(self.out / "results.json"), "--require", self.layer]
-            quick = ["--request-s", str(QUICK_S), "--restarts", "1"] if self.quick else []
+            quick = ["--request_s", str(QUICK_S), "--restarts", "1"] if self.quick else []
             code = grade.main([*arguments, "--threads", "1", *quick])
         (self.out / "said.txt").write_text(said.getvalue())
         return code

@@ -78,7 +78,7 @@ def proves_tests(folder: Path, todos: Mapping[str, Any]) -> Proof:
     environment = {"STARTER_PROBE_FILE": str(outcomes), "PYTHONPATH": str(outcomes.parent / "plugin")}
     result = run(folder, "-m", "pytest", *options, **environment)
     records = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
-    problems = [problem for record in records if (problem := judge(record))]
+    problems = [problem for record in records if (problem := fault_of(record))]
     failing, passing = ([item for item in records if item["outcome"] == kind] for kind in ("failed", "passed"))
     met = {todo for item in failing for todo in todos_of(item)}
     problems += [f"TODO {todo} has no public test that fails" for todo in todos if todo not in met]
@@ -88,7 +88,7 @@ def proves_tests(folder: Path, todos: Mapping[str, Any]) -> Proof:
     return Proof("public tests", what, problems)
 
 
-def judge(record: Mapping[str, Any]) -> str | None:
+def fault_of(record: Mapping[str, Any]) -> str | None:
     """What is wrong with the outcome of one test in a starter without solutions; None if nothing is."""
     todos = todos_of(record)
     got = f"{record['outcome']} ({record['error']}: {record['message']})" if record["error"] else record["outcome"]

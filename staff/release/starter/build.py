@@ -97,7 +97,7 @@ def _is_tuned(name: str, content: bytes) -> bool:
     try:
         config = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{name} is no JSON: {error}") from None
+        raise UserError(f"{name} is not JSON: {error}") from None
     return isinstance(config, dict) and bool(config.get("tuned"))
 
 

@@ -8,8 +8,8 @@ What is recognised where:
 * all texts, in Python files the comments and strings: lines of the solutions, however indented, quoted or commented
   out, and those names.
 
-What provided code has itself (`model.eval()`) is no leak. Code that was rewritten, not only renamed, or encoded is not
-recognised outside graded files; that every other file equals its source is proved separately.
+What provided code has itself (`model.eval()`) is not a leak. Code that was rewritten (not only renamed) or encoded is
+not recognised outside graded files; that every other file equals its source is proved separately.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Evidence:
 
     @property
     def telling_names(self) -> dict[str, str]:
-        """Names that nobody uses by chance: `decoder_14`, not `size`."""
+        """Names that are not used by chance: `decoder_14`, not `size`."""
         return {name: where for name, where in self.names.items() if is_telling(name)}
 
 
 def collect(originals: Mapping[str, str], provided: Mapping[str, str], common_names: Iterable[str]) -> Evidence:
     """Evidence from the graded `originals` {name: text}.
 
-    provided: {name: text} of Python code that students are given; what it holds itself is no evidence.
+    provided: {name: text} of Python code that students are given; what it holds itself is not evidence.
     """
     evidence = Evidence()
     known_names, known_text = set(common_names), ""

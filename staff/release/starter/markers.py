@@ -195,7 +195,7 @@ def _marker_comments(source: str, name: str) -> list[tuple[int, int, str]]:
         if token.type == tokenize.COMMENT and LOOKS_LIKE_A_MARKER.search(token.string):
             found.append((token.start[0], token.start[1], token.string.rstrip()))
         elif LOOKS_LIKE_A_MARKER.search(token.string):
-            raise MarkerError(f"{name}:{token.start[0]}: solution marker that is no comment")
+            raise MarkerError(f"{name}:{token.start[0]}: solution marker that is not a comment")
     return found
 
 

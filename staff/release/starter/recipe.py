@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ FOLDER = ROOT / "staff" / "assignments"
 COMMON = ROOT / "staff" / "release" / "templates"  # for every assignment
 NEVER = (".git/*", "*/__pycache__/*", "*.pyc", ".venv/*", "build/*", "runs/*", "staff/*", "bench/*", ".ci/*")
 NEVER_TESTS = ("tests/sweeps/cluster/*",)
+BROUGHT = ("toolkit/", "tests/")  # modules from here ship because a file that ships imports them
 LABS = ("labs/*", "tests/labs/*")  # of other assignments; a recipe names its own under `labs`
 
 
@@ -108,7 +109,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def source_files(root: Path) -> tuple[list[str], list[str]]:
-    """(files that may ship, files that git does not know): notes and drafts lie about in a working tree.
+    """(files that may ship, files that git does not know): a working tree also holds notes and drafts.
 
     Without git, as in an unpacked archive, every file may ship.
     """
@@ -131,32 +132,41 @@ def shipped_files(recipe: Recipe, files: Iterable[str]) -> list[str]:
         chosen.update(found)
     for pattern in settings.get("optional", ()):
         chosen.update(fnmatch.filter(files, pattern))
-    chosen.update(_imported_tests(recipe, chosen, set(files)))
     if leaking := sorted(chosen & set(recipe.graded_elsewhere)):
         raise UserError(f"{recipe.name}/starter.toml ships {', '.join(leaking)}, the solution of another assignment")
+    chosen.update(_imported(recipe, chosen, set(files)))
     return sorted(chosen - set(recipe.graded))
 
 
-def _imported_tests(recipe: Recipe, chosen: set[str], files: set[str]) -> set[str]:
-    """Modules of tests/ that the chosen tests import, and what those import."""
+def _imported(recipe: Recipe, chosen: set[str], files: set[str]) -> set[str]:
+    """Modules of toolkit/ and tests/ that the chosen and the graded files import, and what those import."""
     found: set[str] = set()
-    waiting = [name for name in chosen if name.startswith("tests/")]
+    waiting = [*chosen, *recipe.graded]
     while waiting:
         name = waiting.pop()
-        if not name.endswith(".py"):
-            continue
-        for node in ast.walk(ast.parse(recipe.read_text(name), name)):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module, *(f"{node.module}.{item.name}" for item in node.names)]
-            elif isinstance(node, ast.Import):
-                modules = [item.name for item in node.names]
-            else:
-                continue
-            for path in (module.replace(".", "/") + ".py" for module in modules):
-                if path.startswith("tests/") and path in files and path not in chosen | found:
-                    found.add(path)
-                    waiting.append(path)
+        if name.endswith(".py"):
+            new = {path for path in _paths_of_imports(recipe, name) if path.startswith(BROUGHT) and path in files}
+            waiting += new - chosen - found
+            found |= new
     return found
+
+
+def _paths_of_imports(recipe: Recipe, name: str) -> Iterator[str]:
+    """Where the modules that a file imports may be, with the packages that they are in."""
+    try:
+        tree = ast.parse(recipe.read_text(name), name)
+    except SyntaxError:  # named when the file is taken into the release
+        return
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{item.name}" for item in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [item.name for item in node.names]
+        for path in (module.replace(".", "/") for module in modules):
+            yield f"{path}.py"
+            yield f"{path}/__init__.py"
+            yield f"{path.rpartition('/')[0]}/__init__.py"
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -164,7 +174,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command, or None where this is no repository of its own or git is missing."""
+    """Output of a git command, or None where this is not a repository or git is missing."""
     command = ["git", "-C", str(root), *arguments]
     try:
         if not (root / ".git").exists():

@@ -65,7 +65,7 @@ def changes_since_release(folder: Path) -> list[str]:
 def check_target(folder: Path) -> None:
     """Raise UserError unless a release may be written to `folder`: nothing there, empty, or an older release."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder} is no folder; choose another --out")
+        raise UserError(f"{folder} is not a folder; choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and read_manifest(folder) is None:
         raise UserError(f"{folder} is not empty and no older release (no {RELEASE_FILE}); choose another --out")
 

@@ -55,10 +55,10 @@ def test_a_figure_is_a_figure():
     [
         (png(np.full((300, 400), 255)), "is blank"),
         (png(gradient(40, 400)), "has 400 x 40 pixels"),
-        (png(gradient())[:300], "is no readable PNG"),
-        (b"", "is no readable PNG"),
-        (b"GIF89a" + bytes(100), "is no readable PNG"),
-        (bomb(), "has 100000 x 100000 pixels|is no readable PNG"),
+        (png(gradient())[:300], "is not a readable PNG"),
+        (b"", "is not a readable PNG"),
+        (b"GIF89a" + bytes(100), "is not a readable PNG"),
+        (bomb(), "has 100000 x 100000 pixels|is not a readable PNG"),
     ],
     ids=["blank", "small", "cut short", "empty", "another format", "bomb"],
 )
@@ -166,7 +166,7 @@ def test_a_history_that_is_not_available_costs_nothing_and_is_marked(tmp_path, k
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".git"))
     submission = read_submission(copy, {CODE: 10_000})
     results = {"todos": [], "score": 70.0}
-    other_work.judge(results, submission, RULES)
+    other_work.add_verdicts(results, submission, RULES)
     assert (results["todos"][0]["points"], results["score"]) == (0, 70.0)
     assert re.search("shallow" if kind == "shallow" else "no git repository", results["for_a_person"][0])
 

@@ -142,15 +142,15 @@ def test_the_same_seed_gives_the_same_figures(tmp_path):
     wrong = text.replace("2.0 * intersection", "1.9 * intersection")
     (tmp_path / "submission/segmentation_models.py").write_text(wrong)
 
-    def figures(name: str, *arguments: object) -> list[str]:
+    def values(name: str, *arguments: object) -> list[str]:
         graded = grade(tmp_path / "submission", tmp_path / name, "--todo", "2.4", *arguments)
         todo = next(todo for todo in graded.results["todos"] if todo["id"] == "2.4")
         assert todo["points"] == 0
         return [check["message"] for check in todo["checks"]]
 
-    first = figures("first")
-    assert figures("again", "--seed-file", tmp_path / "first/results.json") == first
-    assert figures("fresh") != first
+    first = values("first")
+    assert values("again", "--seed-file", tmp_path / "first/results.json") == first
+    assert values("fresh") != first
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path):
         ([LEGACY, "--assignment", "project9"], "assignment is 'project9'; allowed: "),
         ([ROOT / "staff" / "gradebook"], "holds none of the assignment's files"),
         ([LEGACY, "--html", ROOT / "staff"], "is a folder; name the file to write"),
-        ([LEGACY, "--seed-file", ROOT / "data/bundled/manifest.json"], "is no results.json of this grader"),
+        ([LEGACY, "--seed_file", ROOT / "data/bundled/manifest.json"], "is not a results.json of this grader"),
     ],
 )
 def test_mistakes_are_one_line_and_no_grade(tmp_path, arguments, message):

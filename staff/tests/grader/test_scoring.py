@@ -1,4 +1,4 @@
-"""Points from outcomes, gates from figures, and an assignment's file that must not contradict itself."""
+"""Points from outcomes, gates from metrics, and an assignment's file that must not contradict itself."""
 
 from __future__ import annotations
 

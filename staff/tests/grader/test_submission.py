@@ -122,7 +122,7 @@ def test_ambiguous_or_empty_submissions_are_refused(tmp_path):
     two = make_folder(tmp_path / "two", {"a/models.py": b"1", "b/models.py": b"2"})
     with pytest.raises(UserError, match="'a/' and in 'b/'"):
         read_submission(two, ALLOWED)
-    # The top wins over copies further down: an old version kept in a folder is no obstacle.
+    # The top wins over copies further down: an old version kept in a folder is not an obstacle.
     old = make_folder(tmp_path / "old", {**FILES, "old/models.py": b"1", "old/train.py": b"2"})
     assert read_submission(old, ALLOWED).files == FILES
     (tmp_path / "empty").mkdir()
@@ -216,7 +216,7 @@ def test_two_names_for_one_file_are_not_guessed(tmp_path):
 
 
 def test_odd_folders_end_in_time(tmp_path):
-    """Nested thousands deep, names that are no UTF-8, a pipe in .git: the files are read all the same."""
+    """Nested thousands deep, names that are not UTF-8, a pipe in .git: the files are read all the same."""
     repository = make_repository(tmp_path / "repository")
     os.mkfifo(repository / ".git/refs/heads/pipe")
     os.mkfifo(repository / ".git/pipe")
@@ -294,7 +294,7 @@ def test_git_runs_in_the_sandbox(tmp_path, monkeypatch, layer):
 
 
 def test_a_repository_may_not_borrow_objects(tmp_path):
-    """A commit of somebody else's repository (ours, with the solution) must not count as handed in."""
+    """A commit of another repository (ours, with the solution) must not count as handed in."""
     repository = make_repository(tmp_path / "repository")
     thief = tmp_path / "thief"
     thief.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 
 from staff.quality.bank import load_bank, reference
 from staff.quality.grouping import MOST, groups, together
@@ -51,7 +52,5 @@ def test_mistakes_of_one_todo_or_of_what_it_runs_are_kept_apart():
 
 
 def test_what_was_made_from_different_submissions_stays_apart():
-    from dataclasses import replace
-
     stranger = replace(BANK["dice-log"], base=dict(reference()))
     assert len(groups([BANK["linear-grey"], stranger])) == 2

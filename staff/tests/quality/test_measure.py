@@ -85,7 +85,7 @@ def test_a_text_that_stands_twice_is_looked_for_in_the_function_of_the_todo(tmp_
     [
         ("", "holds no mistake"),
         ("[[mistake]]\n", "needs a name and todos"),
-        (entry("a", "model.train()", "", more='base = "nobody"\n'), "base is 'nobody'"),
+        (entry("a", "model.train()", "", more='base = "no_one"\n'), "base is 'no_one'"),
         ("[[mistake\n", r"part\.toml: "),
     ],
 )
@@ -99,21 +99,21 @@ def test_a_file_of_mistakes_that_cannot_be_used_is_named(tmp_path, text, complai
 def test_a_whole_submission_is_read_from_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(bank, "SUBMISSIONS", tmp_path)
     monkeypatch.setattr(bank, "MUTANTS", tmp_path / "none")
-    folder = tmp_path / "somebody"
+    folder = tmp_path / "someone"
     folder.mkdir()
     for name in bank.GRADED:
-        (folder / name).write_text("# somebody: in the manner of a book.\nimport torch\n")
-    mistake = entry("theirs", "import torch", "import numpy", more='base = "somebody"\n')
+        (folder / name).write_text("# someone: in the manner of a book.\nimport torch\n")
+    mistake = entry("theirs", "import torch", "import numpy", more='base = "someone"\n')
     (tmp_path / "theirs.toml").write_text(mistake)
     bank_now = load_bank([tmp_path / "theirs.toml"])
-    somebody = next(variant for variant in bank_now if variant.name == "somebody")
-    assert (somebody.is_right, somebody.is_whole, somebody.changed) == (True, True, bank.GRADED)
-    assert somebody.title == "in the manner of a book."
+    someone = next(variant for variant in bank_now if variant.name == "someone")
+    assert (someone.is_right, someone.is_whole, someone.changed) == (True, True, bank.GRADED)
+    assert someone.title == "in the manner of a book."
     assert bank_now[-1].changed == ("classification_train.py",)
-    assert bank_now[-1].name == "somebody.theirs"
-    assert bank_now[-1].base == somebody.files
+    assert bank_now[-1].name == "someone.theirs"
+    assert bank_now[-1].base == someone.files
     (folder / bank.GRADED[2]).unlink()
-    with pytest.raises(UserError, match=r"somebody has no segmentation_models\.py"):
+    with pytest.raises(UserError, match=r"someone has no segmentation_models\.py"):
         load_bank()
 
 

@@ -1,4 +1,4 @@
-"""Copies of the sources, so that they stand still while somebody works on them."""
+"""Copies of the sources, so that they do not change while the tests run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from staff.tests.release.tools import copy_sources
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory) -> Path:
-    """A copy that nobody changes."""
+    """A copy that no test changes."""
     return copy_sources(tmp_path_factory.mktemp("sources"))
 
 

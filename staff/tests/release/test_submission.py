@@ -9,6 +9,8 @@ import zipfile
 import pytest
 import torch
 
+from classification_models import get_model
+from segmentation_models import get_segmentation_model
 from staff.assignments import __file__ as assignments_file
 from staff.grader import assignment as assignments
 from staff.release.starter import markers, recipe
@@ -78,9 +80,6 @@ def test_what_would_cost_points_is_said_before_it_does(project, content, words):
 
 
 def test_weights_that_fit_are_measured_and_others_named(project, monkeypatch, capsys):
-    from classification_models import get_model
-    from segmentation_models import get_segmentation_model
-
     monkeypatch.setattr(submission, "CHILD_LIMIT_S", 120.0)  # a busy machine is not what this is about
     save_checkpoint(
         project / "classification.pt", {"model_name": "linear", "state_dict": get_model("linear").state_dict()}

@@ -109,7 +109,7 @@ def test_silence_is_a_timeout_and_a_closed_end_is_said(pipe):
     os.close(write_end)
     with pytest.raises(PeerClosed):
         channel.receive(soon())
-    with pytest.raises(PeerTimeout):  # nobody reads: the pipe fills, the deadline holds
+    with pytest.raises(PeerTimeout):  # nothing reads: the pipe fills, the deadline holds
         channel.send(Frame({}, {"x": np.zeros(1 << 22, np.uint8)}), soon(0.05))
     os.close(read_end)
     with pytest.raises(PeerClosed):

@@ -5,6 +5,8 @@ Nothing here uses a graded module, so that the tests of one TODO never need anot
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ CLASS_NAMES = ("normal", "pneumonia")
 
 @dataclass
 class SmallSource:
-    """Like toolkit's Source, with few images; every pixel of an image holds a number of its own."""
+    """Like toolkit's Source, with few images; every pixel of an image holds its own number."""
 
     counts: dict[str, tuple[int, int]] = field(
         default_factory=lambda: {"train": (30, 70), "val": (5, 14), "test": (8, 9)}
@@ -79,9 +81,6 @@ def check_picture(path: Path) -> None:
 
 def check_answer(function: object, number: str) -> None:
     """The source of `function` holds an answer of some words, as comments from "ANSWER number:" on."""
-    import inspect
-    import re
-
     source = inspect.getsource(function)
     found = re.search(rf"# ANSWER {re.escape(number)}:(.*(?:\n\s*#(?! (?:ANSWER|END)).*)*)", source)
     words = re.findall(r"\w+", found[1]) if found else []

@@ -9,7 +9,7 @@ import torch
 from labs.hw5_pneumonia import hw5_dl
 from tests.labs.hw5 import helpers
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is no failure
+pytestmark = pytest.mark.filterwarnings("default")  # a warning in a student's code is not a failure
 
 
 def values_of(loader) -> list[int]:
@@ -51,7 +51,7 @@ def test_only_training_images_are_shuffled():
     first = values_of(same["train"])
     assert first == values_of(again["train"]), "the same seed gives the same order"
     assert first != values_of(other["train"]), "another seed gives another order"
-    assert first != values_of(same["train"]), "each epoch has an order of its own"
+    assert first != values_of(same["train"]), "each epoch has its own order"
 
 
 @pytest.mark.hw5_1_2

@@ -242,7 +242,7 @@ def test_the_last_map_is_where_grad_cam_can_see():
 
 
 def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:
-    """A run that finds no network: every address goes to a proxy that nobody serves."""
+    """A run that finds no network: every address goes to a proxy that does not exist."""
     closed = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
     environment = {
         **os.environ,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labs.image_classifier import prepare
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -45,7 +47,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of 40 images of 20 patients; left/p00_0.png and left/p00_1.png are of one patient."""
     folder = tmp_path_factory.mktemp("prepared")
     make_images(folder / "images", 20)
-    from labs.image_classifier import prepare
 
     prepare.main([str(folder / "images"), "--out", str(folder / "data"), "--group_pattern", "^p[0-9]+", "--val", "0.3"])
     return folder / "data"

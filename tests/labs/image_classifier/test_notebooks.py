@@ -15,7 +15,7 @@ from tests.labs.image_classifier.conftest import ROOT
 pytestmark = pytest.mark.provided
 FOLDER = ROOT / "labs" / "image_classifier" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-# A process of its own: the notebook client brings event loops and warnings that are not ours.
+# Its own process: the notebook client brings event loops and warnings that are not ours.
 EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient

@@ -15,6 +15,7 @@ from labs.image_classifier import prepare
 from labs.image_classifier.utils import datafolder, splitting
 from tests.labs.image_classifier.conftest import make_images
 from toolkit.errors import UserError
+from toolkit.medmnist_data import load
 
 pytestmark = pytest.mark.provided
 
@@ -210,8 +211,6 @@ def test_a_second_preparation_does_not_replace_the_first(prepared: Path) -> None
 
 
 def test_medmnist_is_exported_with_its_official_test_set(tmp_path: Path) -> None:
-    from toolkit.medmnist_data import load
-
     prepare.main(["breastmnist", "--out", str(tmp_path), "--data_root", str(tmp_path)])
     data = datafolder.read(tmp_path)
     official = load("breastmnist", ("test",), data_root=tmp_path)["test"]

@@ -192,8 +192,8 @@ def test_values_for_a_finding_are_those_of_a_table_by_hand() -> None:
     assert found == {"sensitivity": 3 / 4, "specificity": 5 / 6, "ppv": 3 / 4, "npv": 5 / 6}
     healthy = scores.diagnostic(probabilities, labels, 0)
     assert healthy["sensitivity"] == found["specificity"]
-    nobody = scores.diagnostic(np.array([[0.9, 0.1]]), np.array([0]), 1)
-    assert nobody == {"sensitivity": None, "specificity": 1.0, "ppv": None, "npv": 1.0}
+    nothing = scores.diagnostic(np.array([[0.9, 0.1]]), np.array([0]), 1)
+    assert nothing == {"sensitivity": None, "specificity": 1.0, "ppv": None, "npv": 1.0}
 
 
 def test_positive_names_the_finding_and_both_classes_are_drawn(finished: Path, copied: Path, capsys) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn import metrics
 
 from labs.image_classifier import predict
 from labs.image_classifier.utils import trained
@@ -35,8 +36,6 @@ def test_the_run_folder_is_the_course_s(trained_run: Path) -> None:
 
 
 def test_evaluate_writes_figures_that_scikit_learn_confirms(run: Run, trained_run: Path, prepared: Path) -> None:
-    from sklearn import metrics
-
     done = run("evaluate", trained_run, "--data", prepared, "--bootstrap", 50)
     assert done.returncode == 0, done.stderr
     folder = trained_run / "evaluation-test"

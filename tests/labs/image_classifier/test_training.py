@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
+from torchvision.models import get_model
 
 from labs.image_classifier import evaluate, predict, prepare, train
 from labs.image_classifier.models import networks
@@ -46,8 +48,6 @@ def test_logits_of_several_labels_make_the_loop_s_cross_entropy_the_binary_one()
 
 
 def test_weights_of_classes_and_labels() -> None:
-    from sklearn.utils.class_weight import compute_class_weight
-
     labels = np.array([0] * 6 + [1] * 3 + [2])
     oracle = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     assert np.allclose(loaders.class_weights(labels, 3), oracle)
@@ -176,8 +176,6 @@ def test_families_take_small_and_usual_images(name: str, size: int) -> None:
 
 
 def test_a_grey_first_layer_sees_what_the_coloured_one_saw(tmp_path: Path) -> None:
-    from torchvision.models import get_model
-
     torch.manual_seed(1)
     original = get_model("resnet18", weights=None).eval()
     torch.save(original.state_dict(), tmp_path / "w.pth")

@@ -80,7 +80,7 @@ def test_pointing_game_and_its_chance(shape):
     middle = (4,) * len(shape)
     truth[(slice(None), *middle)] = True
     maps = torch.zeros(2, *shape)
-    maps[(0, *middle[:-1], 6)] = 1.0  # two places beside it
+    maps[(0, *middle[:-1], 6)] = 1.0  # two places away from it
     maps[(1, *middle[:-1], 7)] = 1.0  # three
     hits, chance = attention.pointing_game(maps, truth, tolerance=2)
     assert hits.tolist() == [1, 0]

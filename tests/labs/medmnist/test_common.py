@@ -15,7 +15,7 @@ from labs.medmnist_experiments.published import published_rows
 from tests.labs.medmnist.small_sets import small_set, words
 from toolkit.errors import UserError
 from toolkit.runs import RunFolder, save_checkpoint
-from toolkit.study import Row, table
+from toolkit.study import TableRow, table
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_quick_is_one_seed_and_a_few_steps(experiment):
 
 
 def test_published_figures_have_no_spread():
-    rows = [Row("ours", {"auc": [0.8, 0.9], "accuracy": []}), *published_rows("adrenalmnist3d")]
+    rows = [TableRow("ours", {"auc": [0.8, 0.9], "accuracy": []}), *published_rows("adrenalmnist3d")]
     text = table(rows, ("auc", "accuracy"))
     assert "| ours | test | 0.8500 ± 0.0707 (n=2) | - |" in text
     assert "| published: ResNet-18 + ACS | test | 0.8390 | 0.7540 |" in text
@@ -100,7 +100,7 @@ def test_published_figures_stand_only_beside_the_official_images(experiment):
 
 def test_results_say_what_they_are(experiment, capsys):
     opened = experiment()
-    results = common.report(opened, [Row("row", {"auc": [0.7]})], ("auc",), {"more": 1})
+    results = common.report(opened, [TableRow("row", {"auc": [0.7]})], ("auc",), {"more": 1})
     assert results["data"] == "breastmnist-unverified (a file of your own, file)"
     assert json.loads((opened.folder / "results.json").read_text())["rows"][0]["values"] == {"auc": [0.7]}
     assert "a file of your own" in (opened.folder / "table.md").read_text(encoding="utf-8")

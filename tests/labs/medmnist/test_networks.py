@@ -101,7 +101,7 @@ def test_convolutions_of_other_families(name):
 def test_a_backbone_without_a_chain_of_convolutions_is_refused():
     with (
         torch.device("meta"),
-        pytest.raises(UserError, match="--backbone is 'vit_b_32', whose convolutions are no chain"),
+        pytest.raises(UserError, match="--backbone is 'vit_b_32', whose convolutions are not a chain"),
     ):
         backbone.convolutions(backbones.build("vit_b_32"), "vit_b_32")
 

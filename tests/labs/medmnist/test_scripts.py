@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from medmnist import Evaluator
 
 from labs.medmnist_experiments import augmentation, cnn3d, common, gradcam, transfer
 from tests.labs.medmnist.small_sets import small_set, words
@@ -36,7 +37,6 @@ def reads(monkeypatch) -> list[str]:
 
 def EvaluatorIn(folder):
     """medmnist.Evaluator, which looks for the labels in the home directory, looking in `folder`."""
-    from medmnist import Evaluator
 
     class Here(Evaluator):
         def __init__(self, flag, split, size=None):

@@ -86,7 +86,7 @@ def test_figures_of_grades():
 def test_figures_of_several_labels():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, (50, 4))
-    labels[:, 3] = 0  # nobody has it: its AUC is not defined
+    labels[:, 3] = 0  # no image has it: its AUC is not defined
     probabilities = random.random((50, 4))
     found = Task(LABELS, NAMES).measure(probabilities, labels)
     each = [metrics.roc_auc_score(labels[:, k], probabilities[:, k]) for k in range(3)]

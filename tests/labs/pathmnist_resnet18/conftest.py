@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labs.pathmnist_resnet18.src import pathmnist_resnet18
 from labs.pathmnist_resnet18.src.pathmnist_resnet18 import MODULE
 from toolkit.medmnist_data import Source
 
@@ -19,7 +20,6 @@ FLAGS = ("--quick", "--dataset", "sample", "--device", "cpu", "--precision", "fl
 @pytest.fixture(scope="session")
 def do() -> Callable[..., None]:
     """The study's command in this process: do(folder, "baseline", ...)."""
-    from labs.pathmnist_resnet18.src import pathmnist_resnet18
 
     def run(folder: Path, command: str, *words: str) -> None:
         pathmnist_resnet18.main([command, *FLAGS, "--output_dir", str(folder), *words])
@@ -41,7 +41,7 @@ def quick_study(do, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
                 return plain(self, split, *rest)
 
             Source.read = noting
-            if step == "search":  # a process of its own, as the dispatcher is meant to be started
+            if step == "search":  # its own process, as the dispatcher is meant to be started
                 words = [sys.executable, "-m", MODULE, step, *FLAGS, "--output_dir", str(folder)]
                 subprocess.run(words, check=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
             else:

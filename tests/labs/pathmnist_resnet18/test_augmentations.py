@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage.color import hed_from_rgb, rgb_from_hed
 
 from labs.pathmnist_resnet18.src import augmentations
 from labs.pathmnist_resnet18.src.augmentations import OPERATIONS, RandAugment, StainJitter, jitter_stains, named
@@ -23,8 +24,6 @@ def images() -> torch.Tensor:
 
 def by_hand(light: np.ndarray, gains: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """One image (3, H, W), one pixel after the other, with the stains of scikit-image."""
-    from skimage.color import hed_from_rgb, rgb_from_hed
-
     made = np.empty_like(light)
     for y, x in np.ndindex(light.shape[1:]):
         density = -np.log(np.maximum(light[:, y, x], augmentations.DARKEST))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from labs.pathmnist_resnet18.src import document, notebook, pathmnist_resnet18, report
 from toolkit.runs import read_json
@@ -141,8 +142,6 @@ def test_goals_are_judged_on_the_official_data_alone(results, accuracy, auc, val
 
 
 def test_every_picture_is_drawn(quick_study) -> None:
-    from PIL import Image
-
     folder, _read = quick_study
     assert sorted(path.stem for path in (folder / "figures").glob("*.png")) == sorted(FIGURES)
     for path in (folder / "figures").glob("*.png"):
@@ -164,7 +163,7 @@ def test_notebook_runs_and_is_exported(quick_study, tmp_path, do) -> None:
     for package in ("nbclient", "ipykernel", "nbconvert", "captum"):
         pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
     folder, _read = quick_study
-    # A process of its own: the notebook client brings event loops and warnings that are not ours.
+    # Its own process: the notebook client brings event loops and warnings that are not ours.
     words = ["notebook", "--quick", "--dataset", "sample", "--output_dir", str(folder), "--pages_dir", str(tmp_path)]
     command = [sys.executable, "-m", pathmnist_resnet18.MODULE, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

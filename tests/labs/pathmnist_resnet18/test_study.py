@@ -1,4 +1,4 @@
-"""The steps of the study: what they leave, what they read, how they go on, what they refuse."""
+"""The steps of the study: what they leave, what they read, how they resume, what they refuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labs.pathmnist_resnet18.src import collect, job, pathmnist_resnet18, study
+from labs.pathmnist_resnet18.src import LAB, collect, job, pathmnist_resnet18, report, study
 from toolkit.cli import config_to_argv
 from toolkit.errors import UserError
 from toolkit.runs import read_json
@@ -18,7 +18,7 @@ from toolkit.sweeps import grid, table
 from toolkit.sweeps.jobs import Status
 
 pytestmark = [pytest.mark.provided, pytest.mark.timeout(900)]  # the quick study takes minutes on a busy machine
-CONFIGS = pathmnist_resnet18.LAB / "configs"
+CONFIGS = LAB / "configs"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -217,8 +217,6 @@ def test_a_mistake_is_one_line(module: str, words: list[str], said: str, tmp_pat
 
 
 def test_a_foreign_json_is_no_study(tmp_path) -> None:
-    from labs.pathmnist_resnet18.src import report
-
     (tmp_path / "results.json").write_text(json.dumps({"data": {"name": "x"}}))
     with pytest.raises(UserError, match=r"no results\.json of this study"):
         report.from_file(tmp_path / "results.json", tmp_path)

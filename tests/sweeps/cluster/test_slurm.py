@@ -15,6 +15,7 @@ import pytest
 from tests.sweeps import faults, tools
 from tests.sweeps.cluster.needs import IN_CI, need_module
 from tests.sweeps.cluster.slurm_cluster import SlurmCluster
+from toolkit.sweeps import slurm
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +119,6 @@ def test_ctrl_c_takes_everything_out_of_the_queue(cluster, tmp_path):
 
 
 def test_arrays_larger_than_the_cluster_allows_are_sent_in_chunks(cluster, tmp_path):
-    from toolkit.sweeps import slurm
-
     os.environ["SLURM_CONF"] = cluster.environment["SLURM_CONF"]
     try:
         assert slurm.max_array_size() == 100

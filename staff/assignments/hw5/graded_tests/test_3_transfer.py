@@ -71,4 +71,4 @@ def test_table(student, rng):
             expect_close(number, float(value), 6e-4, f"the mean in row {row[0]!r}")
     expect("0.01" in lines[2][1], "the spread over the seeds is not in the table")
     expect("not run" in " ".join(lines[4]), "a model that was not run must say so in its row")
-    expect(not any(c.isdigit() for c in "".join(lines[4][1:])), "a model that was not run has figures in its row")
+    expect(not any(c.isdigit() for c in "".join(lines[4][1:])), "a model that was not run has numbers in its row")

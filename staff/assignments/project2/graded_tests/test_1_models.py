@@ -50,13 +50,13 @@ def learned(student, rng, name, new_task, batch, recipes, enough) -> float:
 
 
 def expect_logits(logits: np.ndarray) -> None:
-    """Trained logits lie on both sides of zero and beyond 1; else an activation follows the last layer."""
+    """Trained logits are on both sides of zero and beyond 1; else an activation follows the last layer."""
     expect(
-        logits.min() < 0, "no output is ever negative: these are no logits; which activation follows the last layer?"
+        logits.min() < 0, "no output is ever negative: these are not logits; which activation follows the last layer?"
     )
     bounded = np.abs(logits).max() <= 1.0
     expect(
-        not bounded, "all outputs lie between -1 and 1: these are no logits; which activation follows the last layer?"
+        not bounded, "all outputs lie between -1 and 1: these are not logits; which activation follows the last layer?"
     )
 
 

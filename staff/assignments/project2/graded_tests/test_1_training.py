@@ -27,7 +27,7 @@ SMALL = 0.05  # weight of the loss: gradients have norms of about 0.03
 def new_task(rng, layers=PLAIN, count=44, batch_size=8, **settings) -> Problem:
     """Images and labels of which the model gets about half right: no answer is 0, 1 or chance.
 
-    The criterion is nobody's default, so the one that was passed has to be used.
+    The criterion is an unusual one, so the one that was passed has to be used.
     """
     settings = {"criterion": ("scaled_cross_entropy", (float(rng.uniform(0.4, 0.9)), SMALL)), **settings}
     settings = {"optimizer": ("sgd", {"lr": 2.0}), **settings}
