@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+
+TRAIN_PIXEL, VAL_PIXEL, WEIGHT_DECAY = 1.0, 2.0, 0.125
+
+
+@dataclass
+class Given:
+    """What a training function hands to its epochs, call by call: optimizers and the first value of the first batch."""
+
+    optimizers: list[Any] = field(default_factory=list)
+    trained_on: list[float] = field(default_factory=list)
+    validated_on: list[float] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Fail with the cause if the epochs got the wrong data or optimizer."""
+        assert set(self.trained_on) == {TRAIN_PIXEL}, (
+            "the training epoch got another loader than train_loader; only training data may change the weights"
+        )
+        assert set(self.validated_on) == {VAL_PIXEL}, "the validation epoch got another loader than val_loader"
+        assert len({id(optimizer) for optimizer in self.optimizers}) == 1, (
+            "a new optimizer is made for each epoch; make it once, before the loop: it remembers its earlier steps"
+        )
+        decays = [group["weight_decay"] for group in self.optimizers[0].param_groups]
+        assert max(decays) == WEIGHT_DECAY, (
+            f"weight_decay={WEIGHT_DECAY} was asked for and the optimizer has {max(decays):g}; hand it on"
+        )
 
 
 def history_of_given_epochs(
@@ -21,17 +47,37 @@ def history_of_given_epochs(
 ) -> dict[str, list[float]]:
     """Run the training function with epochs that return `results` (of training, of validation) and do nothing else.
 
-    The loss is given too, so that only the recording of the results is at work.
+    The loss is given too, so that only what the function itself does is at work: which loader and which optimizer it
+    hands to the epochs, and what it records.
     """
-    train_results, val_results = (iter(pairs) for pairs in results)
+    given, train_results, val_results = Given(), *(iter(pairs) for pairs in results)
+
+    def train_epoch(_model, loader, optimizer, *_rest, **_options):
+        given.optimizers.append(optimizer)
+        given.trained_on.append(_first_pixel(loader))
+        return next(train_results)
+
+    def validate_epoch(_model, loader, *_rest, **_options):
+        given.validated_on.append(_first_pixel(loader))
+        return next(val_results)
+
     function: Callable[..., Any] = getattr(module, train_function)
     takes_criterion = "criterion" in inspect.signature(function).parameters  # those of earlier terms do not
     extras = {"criterion": nn.MSELoss()} if takes_criterion else {}
-    batch = [(torch.zeros(2, 3, 28, 28), torch.zeros(2, dtype=torch.long))]
+    loaders = [[(torch.full((2, 3, 28, 28), value), torch.zeros(2).long())] for value in (TRAIN_PIXEL, VAL_PIXEL)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, epoch_functions[0], lambda *_args, **_options: next(train_results))
-        patch.setattr(module, epoch_functions[1], lambda *_args, **_options: next(val_results))
-        return function(model or nn.Linear(2, 2), batch, batch, epochs=len(results[0]), **extras)
+        patch.setattr(module, epoch_functions[0], train_epoch)
+        patch.setattr(module, epoch_functions[1], validate_epoch)
+        history = function(
+            model or nn.Linear(2, 2), *loaders, epochs=len(results[0]), weight_decay=WEIGHT_DECAY, **extras
+        )
+    given.check()
+    return history
+
+
+def _first_pixel(loader: Any) -> float:
+    images, *_ = next(iter(loader))
+    return images.flatten()[0].item()
 
 
 def check_history(history: Any, expected: dict[str, list[float]]) -> None:

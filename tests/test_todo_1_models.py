@@ -55,6 +55,11 @@ def test_returns_logits_and_not_probabilities(model_class):
 
 
 @every_model
+def test_nothing_follows_the_last_layer(model_class):
+    helpers.check_nothing_follows_the_last_layer(model_class())
+
+
+@every_model
 def test_judges_every_image_for_itself(model_class):
     helpers.check_images_are_independent(model_class())
 
@@ -125,6 +130,15 @@ def test_the_other_models_are_not_linear(model_class):
 def test_the_mlp_has_a_hidden_layer():
     shapes = [tuple(parameter.shape) for parameter in MLPModel().parameters() if parameter.dim() == 2]
     assert len(shapes) >= 2, f"expected at least 2 weight matrices (hidden layer and output), got {len(shapes)}"
+
+
+@pytest.mark.todo_1_1
+def test_the_mlp_has_no_convolutions():
+    sides = {parameter.shape[-1] for parameter in MLPModel().parameters() if parameter.dim() == 4}
+    found = [f"{side} x {side}" for side in sorted(sides) if 1 < side < 28]
+    assert not found, (
+        f"expected dense layers (nn.Linear) on the flattened image, got convolutions of {', '.join(found)}"
+    )
 
 
 @pytest.mark.todo_1_2

@@ -29,6 +29,9 @@ UNET = pytest.param(TinyUNet, marks=pytest.mark.todo_2_3, id="unet")
 every_model = pytest.mark.parametrize("model_class", [LINEAR, MLP, CNN, UNET])
 
 
+CORNERS = list(itertools.product((slice(0, 10), slice(18, 28)), repeat=2))
+
+
 def maps_with_one_size_cut(model: nn.Module, size: int | None = None) -> list[tuple[int, bool]]:
     """Run two images through `model` while every layer whose maps are `size` pixels high gives zeros.
 
@@ -97,6 +100,25 @@ def test_returns_probabilities_and_not_logits(model_class):
 @every_model
 def test_judges_every_image_for_itself(model_class):
     helpers.check_images_are_independent(model_class())
+
+
+@every_model
+def test_nothing_follows_the_last_layer_but_the_sigmoid(model_class):
+    helpers.check_nothing_follows_the_last_layer(model_class(), zero=0.5)
+
+
+@pytest.mark.parametrize("model_class", [CNN, UNET])
+def test_the_mask_lies_where_the_image_does(model_class):
+    """A changed corner of the image changes the mask at least as much there as in any other corner."""
+    model, images = model_class(), helpers.random_images(8)
+    for place in CORNERS:
+        changed = images.clone()
+        changed[(..., *place)] *= -3
+        moved = (helpers.evaluate(model, changed) - helpers.evaluate(model, images)).abs().mean(dim=(0, 1))
+        here, most = moved[place].mean().item(), max(moved[corner].mean().item() for corner in CORNERS)
+        assert here > 0.5 * most, (
+            "a change in one corner of the image moves the mask in another corner; is the output transposed or flipped?"
+        )
 
 
 @every_model

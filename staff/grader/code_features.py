@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 ORDERED = ("zero_grad", "backward", "step")  # calls whose order matters
@@ -29,6 +29,32 @@ def changes(source: str, name: str, reference: set[str]) -> set[str]:
     """'+word' for what the code has and the reference does not, '-word' for what it lacks."""
     found = features(source, name)
     return {f"+{word}" for word in found - reference} | {f"-{word}" for word in reference - found}
+
+
+def libraries_used(source: str, packages: Iterable[str], without: Iterable[str]) -> list[str]:
+    """What the source uses of these packages, as dotted names; an import that nothing uses does not count.
+
+    without: top-level classes that are not looked into.
+    """
+    try:
+        body = [node for node in ast.parse(source).body if getattr(node, "name", None) not in set(without)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    bound, nodes = {}, [part for node in body for part in ast.walk(node)]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            bound |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            bound |= {
+                alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
+                for alias in node.names
+            }
+    used = set()
+    for node in nodes:
+        if isinstance(node, ast.Attribute | ast.Name):
+            first, _, rest = ast.unparse(node).partition(".")
+            used.add(f"{bound.get(first, '')}.{rest}".strip("."))
+    return sorted(name for name in used if name.startswith(tuple(f"{package}." for package in packages)))
 
 
 def _words(node: ast.AST) -> Iterator[str]:

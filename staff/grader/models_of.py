@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from staff.grader import fresh_data
 from staff.grader.client import Model, expect
+from staff.grader.code_features import libraries_used
+from staff.grader.sandbox import Place
 
+STATISTICS = ("running_mean", "running_var")
+READY_MADE = ("torchvision.models", "torch.hub", "timm", "segmentation_models_pytorch", "monai")
 PASSES = 40  # in training mode: at a momentum of 0.01 statistics go a third of the way, at 0.1 all of it
 
 
@@ -19,6 +25,16 @@ def stirred(model: Model, rng: np.random.Generator, loss: str) -> Model:
     targets = fresh_data.labels(rng, 32) if loss == "cross_entropy" else fresh_data.rectangles(rng, 32)
     model.fit(images, targets, fresh_data.batches(rng, 32, 6, 8), loss, learning_rate=5e-3, seed=0)
     return model
+
+
+def check_own_network(place: Place, module: str, name: str, others: Iterable[str]) -> None:
+    """Model `name` is the student's own: no ready-made network of a library.
+
+    Read off the source, so it stops who did not know the rule. A library's network that is hidden from this passes.
+    """
+    source = (place.tree / f"{module}.py").read_text(encoding="utf-8", errors="replace")
+    used = libraries_used(source, READY_MADE, set(others) - {name})
+    expect(not used, f"{name} is yours to write; {module}.py uses {used[0]}" if used else "")
 
 
 def check_evaluation(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
@@ -43,6 +59,20 @@ def check_evaluation(model: Model, rng: np.random.Generator, channels: int | Non
         "its running statistics there, or each image's own",
     )
     _check_statistics_follow(model, rng, channels)
+    zero = 0.0 if channels else 0.5
+    share = float((model(fresh_data.noise(rng, 16), channels, training=True) == zero).mean())
+    expect(
+        share < 0.05,
+        f"in training mode {share:.0%} of the outputs are exactly {zero:g}: does dropout follow the last layer?",
+    )
+    check_colours(model, rng, channels)
+
+
+def check_colours(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
+    """Red, green and blue are told apart: with their channels exchanged an image gets another answer."""
+    images = fresh_data.noise(rng, 8)
+    apart = np.abs(model(images[:, [1, 2, 0]], channels) - model(images, channels)).max()
+    expect(apart > 1e-6, "the model cannot tell the colour channels apart: are they averaged or summed?")
 
 
 def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: int | None) -> None:
@@ -53,12 +83,15 @@ def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: i
     train = [model(batch, channels, training=True, seed=1)[0] for batch in (images, company)]
     if np.abs(train[0] - train[1]).max() < 1e-5:  # nothing in training mode depends on the batch
         return
+    frozen = model.state()[1]
     before = np.abs(model(images, channels) - model(images, channels, training=True, seed=1)).mean()
     trained = model(images, channels, training=True, seed=1, passes=PASSES)
     noise = np.abs(trained - model(images, channels, training=True, seed=2)).mean()  # of dropout
     after = np.abs(model(images, channels) - trained).mean()
+    moved = model.state()[1]
+    still = [name for name, value in frozen.items() if name.endswith(STATISTICS) and (moved[name] == value).all()]
     expect(
-        after <= 0.8 * before + noise,
+        after <= 0.8 * before + noise and not still,
         "BatchNorm's running statistics do not follow the training images, so evaluation does not fit training; is its "
         "momentum 0, or track_running_stats off?",
     )

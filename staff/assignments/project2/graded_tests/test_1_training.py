@@ -70,15 +70,18 @@ def test_loss(student, rng):
 
 
 def test_trains(student, rng):
-    """After 40 steps the loss has fallen at least a third as far as with the plain loop, whatever else a loop does."""
-    task = new_task(rng, count=80, optimizer=("sgd", {"lr": 4.0, "momentum": 0.9}), epochs=4)
+    """10 small steps lower the loss at least a third as far as with the plain loop, whatever else a loop does.
+
+    Small, so that a loop without zero_grad passes here: its one mistake has a check of its own.
+    """
+    task = new_task(rng, count=80, optimizer=("sgd", {"lr": 4.0}))
     task.targets = task.images.mean(axis=(2, 3)).argmax(axis=1)  # the strongest colour
     _, _, model = train(student, task)
     before, ours, theirs = (task.loss_of(state) for state in (task.state, task.expected(True).state, model.state()[1]))
     expect(
         before - theirs >= (before - ours) / 3,
         "train_epoch does not train: for each batch come zero_grad, forward, loss, backward and step\n"
-        f"the loss goes from {before:.4f} to {theirs:.4f} in 40 steps, with the plain loop to {ours:.4f}",
+        f"the loss goes from {before:.4f} to {theirs:.4f} in 10 steps, with the plain loop to {ours:.4f}",
     )
 
 

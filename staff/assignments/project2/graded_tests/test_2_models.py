@@ -10,7 +10,7 @@ import pytest
 
 from staff.grader import fresh_data, oracle
 from staff.grader.client import StudentError, expect, student_model
-from staff.grader.models_of import check_evaluation, reach, seen_from, stirred
+from staff.grader.models_of import check_colours, check_evaluation, check_own_network, reach, seen_from, stirred
 
 MODULE = "segmentation_models"
 MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
@@ -90,6 +90,11 @@ def test_evaluation(student, rng, kind):
     check_evaluation(stirred_model(student, rng, kind), rng)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
+def test_own_network(place, kind):
+    check_own_network(place, MODULE, MODELS[kind], MODELS.values())
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_sees_whole_image(student, rng, kind):
     """Each pixel of the mask depends on all four corners of the image: no convolution, however it is written."""
@@ -102,6 +107,7 @@ def test_sees_whole_image(student, rng, kind):
             "the model does not see the whole image: flatten it and use nn.Linear from all values, no convolution\n"
             f"a corner of the image matters for {share:.0%} of the mask's pixels, expected all",
         )
+    check_colours(model, rng)
 
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
