@@ -81,6 +81,7 @@ class Seen:
             "the sum of the batch means divided by the number of images": sum(values) / images,
             "weighted by batch size and then divided by the number of batches": weighted / len(values),
             "divided by the batches of the whole loader, although max_steps ended it": sum(values) / BATCHES,
+            "a sum over images divided by the batches of the whole loader": weighted / BATCHES,
             "divided by the images of the whole loader, although max_steps ended it": weighted / helpers.COUNT,
             **{
                 f"each batch counted as {size} images: divide by what len(targets) adds up to": weighted
@@ -89,6 +90,7 @@ class Seen:
             },
             "the value of the last batch alone": values[-1],
             "the value of the first batch alone": values[0],
+            "0 for every batch: what is compared with what?": 0.0,
             "in percent: return a fraction between 0 and 1": 100 * weighted / images,
             "in percent: return a fraction between 0 and 1 ": 100 * _mean(values),
         }
@@ -288,6 +290,12 @@ def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[
     finally:
         hook.remove()
         noting.remove()
+        left_off = not torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+    assert not left_off, (
+        "gradients are still off after validation, so training would stop there; use `with torch.no_grad():`, not "
+        "torch.set_grad_enabled(False)"
+    )
     return result, calls, traffic.difference(epochs.batches(), criterion.calls)
 
 
@@ -333,10 +341,6 @@ def check_validation_changes_nothing(epochs: Epochs) -> None:
     for name, parameter in model.named_parameters():
         same = parameter.grad is not None and torch.equal(parameter.grad, gradients[name])
         assert same, f"expected validation to leave gradients alone, but it changed that of {name}"
-    assert torch.is_grad_enabled(), (
-        "gradients are still off after validation, so training would stop there; use `with torch.no_grad():`, not "
-        "torch.set_grad_enabled(False)"
-    )
 
 
 def _trained_a_little(epochs: Epochs) -> nn.Module:

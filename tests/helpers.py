@@ -113,7 +113,8 @@ def check_images_are_independent(model: nn.Module) -> None:
     together = evaluate(model, images)
     assert torch.equal(together, evaluate(model, images)), (
         "in evaluation mode the same images get another output each time; is dropout always on, or does forward "
-        "call train()? (use nn.Dropout, or F.dropout(x, p, training=self.training))"
+        "call train() or make a layer? (use nn.Dropout, or F.dropout(x, p, training=self.training); layers belong into "
+        "__init__)"
     )
     alone = torch.cat([evaluate(model, image[None]) for image in images])
     assert not torch.allclose(together[0], together[1], atol=1e-7), (

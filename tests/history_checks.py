@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-TRAIN_PIXEL, VAL_PIXEL, WEIGHT_DECAY = 1.0, 2.0, 0.125
+TRAIN_PIXEL, VAL_PIXEL, WEIGHT_DECAY, LEARNING_RATE, MAX_STEPS = 1.0, 2.0, 0.125, 0.0625, 7
 
 
 @dataclass
@@ -20,6 +20,8 @@ class Given:
     """What a training function hands to its epochs, call by call: optimizers and the first value of the first batch."""
 
     optimizers: list[Any] = field(default_factory=list)
+    steps: list[Any] = field(default_factory=list)  # max_steps
+    order: list[str] = field(default_factory=list)
     trained_on: list[float] = field(default_factory=list)
     validated_on: list[float] = field(default_factory=list)
 
@@ -32,10 +34,31 @@ class Given:
         assert len({id(optimizer) for optimizer in self.optimizers}) == 1, (
             "a new optimizer is made for each epoch; make it once, before the loop: it remembers its earlier steps"
         )
+        assert self.order == ["train", "val"] * (len(self.order) // 2), (
+            f"the epochs run in the order {', '.join(self.order)}; train first, then validate what was trained"
+        )
+        assert set(self.steps) == {MAX_STEPS}, (
+            f"max_steps_per_epoch={MAX_STEPS} was asked for, the training epoch got {self.steps[0]}; hand it on"
+        )
+        groups = [self.optimizers[0].defaults, *self.optimizers[0].param_groups]
+        rates = {group.get(name) for group in groups for name in ("lr", "initial_lr", "max_lr")}
+        assert LEARNING_RATE in rates, (
+            f"learning_rate={LEARNING_RATE} was asked for, the optimizer has {groups[-1]['lr']:g}; hand it on"
+        )
         decays = [group["weight_decay"] for group in self.optimizers[0].param_groups]
         assert max(decays) == WEIGHT_DECAY, (
-            f"weight_decay={WEIGHT_DECAY} was asked for and the optimizer has {max(decays):g}; hand it on"
+            f"weight_decay={WEIGHT_DECAY} was asked for, the optimizer has {max(decays):g}; hand it on"
         )
+
+
+def _check_weights(optimizer: Any, model: nn.Module, trained: nn.Module) -> None:
+    """The optimizer has all weights of the model that the caller handed in, and that one is trained."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in trained.named_parameters() if id(parameter) not in held]
+    assert not missing, f"the optimizer does not have {', '.join(missing)}; give it all of model.parameters()"
+    assert {id(parameter) for parameter in model.parameters()} <= held, (
+        "another model is trained than the one handed in, a copy perhaps; the caller's stays as it was"
+    )
 
 
 def history_of_given_epochs(
@@ -52,13 +75,29 @@ def history_of_given_epochs(
     """
     given, train_results, val_results = Given(), *(iter(pairs) for pairs in results)
 
-    def train_epoch(_model, loader, optimizer, *_rest, **_options):
+    model = model or nn.Linear(2, 2)
+    first = [parameter.detach().clone() for parameter in model.parameters()]
+
+    signatures = [inspect.signature(getattr(module, name)) for name in epoch_functions]
+
+    def train_epoch(*arguments, **named):
+        trained, loader, optimizer, *rest = signatures[0].bind(*arguments, **named).arguments.values()
+        given.order.append("train")
+        given.steps.append(rest[-1])
+        _check_weights(optimizer, model, trained)
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(1.0)
         given.optimizers.append(optimizer)
         given.trained_on.append(_first_pixel(loader))
+        assert len(given.trained_on) <= len(results[0]), "the training epoch is called more than once per epoch"
         return next(train_results)
 
-    def validate_epoch(_model, loader, *_rest, **_options):
+    def validate_epoch(*arguments, **named):
+        _model, loader, *_rest = signatures[1].bind(*arguments, **named).arguments.values()
+        given.order.append("val")
         given.validated_on.append(_first_pixel(loader))
+        assert len(given.validated_on) <= len(results[1]), "the validation epoch is called more than once per epoch"
         return next(val_results)
 
     function: Callable[..., Any] = getattr(module, train_function)
@@ -69,9 +108,17 @@ def history_of_given_epochs(
         patch.setattr(module, epoch_functions[0], train_epoch)
         patch.setattr(module, epoch_functions[1], validate_epoch)
         history = function(
-            model or nn.Linear(2, 2), *loaders, epochs=len(results[0]), weight_decay=WEIGHT_DECAY, **extras
+            model,
+            *loaders,
+            epochs=len(results[0]),
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            max_steps_per_epoch=MAX_STEPS,
+            **extras,
         )
     given.check()
+    moved = any((now - then).abs().max() > 1e-3 for now, then in zip(model.parameters(), first, strict=True))
+    assert moved, "after training the model has its first weights again"
     return history
 
 
@@ -87,10 +134,13 @@ def check_history(history: Any, expected: dict[str, list[float]]) -> None:
     assert not missing, f"expected the keys {', '.join(expected)}, got {', '.join(history)}"
     for name, values in expected.items():
         got = list(history[name])
-        inside = "; is the dict made, or does `return` stand, inside the loop?" if len(got) == 1 else ""
-        assert len(got) == len(values), (
-            f"expected {len(values)} values in {name}, one per epoch, got {len(got)}{inside or '; see range(epochs)'}"
-        )
+        causes = {
+            0: "; is nothing appended to it?",
+            1: "; is the dict made, or does `return` stand, inside the loop?",
+            len(expected) * len(values): "; have all lists the same name (a = b = [] is one list)?",
+        }
+        cause = causes.get(len(got), "; see range(epochs)")
+        assert len(got) == len(values), f"expected {len(values)} values in {name}, one per epoch, got {len(got)}{cause}"
         cause = next((f"; {text}" for text, wrong in _usual_mistakes(name, expected) if got == wrong), "")
         assert got == pytest.approx(values), f"expected {name} {values}, got {got}{cause}"
 
@@ -100,6 +150,7 @@ def _usual_mistakes(name: str, expected: dict[str, list[float]]) -> list[tuple[s
     values = expected[name]
     best = min if name.endswith("loss") else max
     so_far = [best(values[: epoch + 1]) for epoch in range(len(values))]
+    means = [sum(values[: epoch + 1]) / (epoch + 1) for epoch in range(len(values))]
     others = [
         (f"these are 1 minus {other}; append what each epoch returned", [1 - value for value in wrong])
         for other, wrong in expected.items()
@@ -108,6 +159,8 @@ def _usual_mistakes(name: str, expected: dict[str, list[float]]) -> list[tuple[s
     return [
         *others,
         ("these are the best values so far; append what each epoch returned", so_far),
+        ("these are means over the epochs so far; append what each epoch returned", means),
+        ("these are rounded to whole numbers; append what each epoch returned", [round(value) for value in values]),
         ("these are percent; append fractions", [100 * value for value in values]),
         ("this is the last value alone", [values[-1]] * len(values)),
     ]

@@ -43,8 +43,18 @@ def criterion_of_train_model():
     assert weight is None, (
         f"the loss weighs {len(weight)} classes unequally; here all classes count alike: nn.CrossEntropyLoss()"
     )
-    assert getattr(criterion, "reduction", "mean") == "mean", "the loss adds up; leave its reduction at the mean"
+    reduction = getattr(criterion, "reduction", "mean")
+    assert reduction == "mean", f"the loss has reduction={reduction!r}; leave it at the mean, one number for a batch"
     assert not 0 <= getattr(criterion, "ignore_index", -100) < 9, "the loss leaves a class out; remove ignore_index"
+    try:
+        loss = criterion(torch.zeros(4, 9), torch.arange(4))
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise AssertionError(
+            f"the loss refuses logits (4, 9) with labels (4,); nn.CrossEntropyLoss() takes them ({error})"
+        ) from None
+    assert isinstance(loss, torch.Tensor), (
+        f"expected a loss as a tensor, got a {type(loss).__name__}; backward() needs the tensor, so no .item() here"
+    )
     return criterion
 
 
@@ -72,6 +82,7 @@ def test_the_loss_is_cross_entropy():
     wrong = {
         "this is the loss of probabilities; it takes logits": helpers.cross_entropy_oracle(logits.softmax(1), labels),
         "this is the sum; take the mean": 4 * expected,
+        "its sign is reversed": -expected,
         "this takes logits for logarithms; use nn.CrossEntropyLoss()": -logits[torch.arange(4), labels].mean().item(),
     }
     assert all(abs(value - expected) > 0.1 for value in wrong.values())

@@ -58,10 +58,34 @@ def test_dice_is_averaged_over_images(smooth):
         ),
         "the sums below are of squares": _with_squares_below(pred, target, smooth),
         "this is the logarithm of the Dice coefficient": -math.log(1 - expected),
+        "its sign is reversed": -expected,
+        **_with_other_sums(pred, target, smooth),
     }
-    assert all(abs(value - expected) > 1e-3 for value in wrong.values()), wrong
+    wrong = {cause: value for cause, value in wrong.items() if abs(value - expected) > 1e-3}  # smooth=1 is smooth=1
+    assert len(wrong) > 15, "this check could not tell the usual mistakes"
     hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
     assert abs(float(loss) - expected) < 1e-5, f"expected a Dice loss of {expected:.6f}, got {float(loss):.6f}{hint}"
+
+
+def _with_other_sums(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> dict[str, float]:
+    """Cause -> what sums over other axes, or put together in another way, give."""
+    above, sizes = 2 * (pred * target).flatten(1).sum(dim=1), (pred + target).flatten(1).sum(dim=1)
+    losses = 1 - (above + smooth) / (sizes + smooth)
+    per_pixel = 1 - (2 * (pred * target).sum(dim=0) + smooth) / ((pred + target).sum(dim=0) + smooth)
+    return {
+        "smooth is always 1, whatever was asked for": (1 - (above + 1) / (sizes + 1)).mean().item(),
+        "smooth is missing below the fraction bar": (1 - (above + smooth) / sizes).mean().item(),
+        "smooth is missing above the fraction bar": (1 - above / (sizes + smooth)).mean().item(),
+        "parentheses are missing around numerator and denominator": (1 - (above + smooth / sizes + smooth))
+        .mean()
+        .item(),
+        "the union stands below instead of the sum of both sizes": (1 - (above + smooth) / (sizes - above / 2 + smooth))
+        .mean()
+        .item(),
+        "the sums run over the images (dim 0) instead of the pixels of each": per_pixel.mean().item(),
+        "this is the smallest loss of an image instead of the mean": losses.min().item(),
+        "this is the largest loss of an image instead of the mean": losses.max().item(),
+    }
 
 
 def _with_squares_below(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
@@ -134,6 +158,12 @@ def test_the_combined_loss_weighs_both(bce_weight, dice_weight):
         + dice_weight * dice,
         "one weight is taken for 1 minus the other": bce_weight * bce + (1 - bce_weight) * dice,
         "both have the weight 0.5, whatever was asked for": 0.5 * bce + 0.5 * dice,
+        "the Dice loss is subtracted": bce_weight * bce - dice_weight * dice,
+        "the two losses are multiplied": bce_weight * bce * dice_weight * dice,
+        "both have the first weight": bce_weight * (bce + dice),
+        "both have the second weight": dice_weight * (bce + dice),
+        "DiceLoss is 1 minus the coefficient already": bce_weight * bce + dice_weight * (1 - dice),
+        "the cross-entropy is summed; take its mean": bce_weight * bce * pred.numel() + dice_weight * dice,
     }
     hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
     assert abs(float(loss) - expected) < 1e-5, (

@@ -11,6 +11,8 @@ from staff.grader.client import Model, expect
 from staff.grader.code_features import libraries_used
 from staff.grader.sandbox import Place
 
+CORNER = 8  # pixels
+CORNERS = [(y, x) for y in (0, fresh_data.SIDE - CORNER) for x in (0, fresh_data.SIDE - CORNER)]
 STATISTICS = ("running_mean", "running_var")
 READY_MADE = ("torchvision.models", "torch.hub", "timm", "segmentation_models_pytorch", "monai")
 PASSES = 40  # in training mode: at a momentum of 0.01 statistics go a third of the way, at 0.1 all of it
@@ -65,14 +67,38 @@ def check_evaluation(model: Model, rng: np.random.Generator, channels: int | Non
         share < 0.05,
         f"in training mode {share:.0%} of the outputs are exactly {zero:g}: does dropout follow the last layer?",
     )
-    check_colours(model, rng, channels)
+    check_sees_all(model, rng, channels)
 
 
-def check_colours(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
-    """Red, green and blue are told apart: with their channels exchanged an image gets another answer."""
+def check_sees_all(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
+    """Red, green and blue are told apart, and each corner of the image matters."""
     images = fresh_data.noise(rng, 8)
     apart = np.abs(model(images[:, [1, 2, 0]], channels) - model(images, channels)).max()
     expect(apart > 1e-6, "the model cannot tell the colour channels apart: are they averaged or summed?")
+    for place in CORNERS:
+        apart = np.abs(model(with_change_at(images, place, CORNER), channels) - model(images, channels)).max()
+        expect(apart > 1e-6, "what lies in a corner of the image has no influence: where is the rest of it lost?")
+
+
+def check_mask_lies_there(model: Model, rng: np.random.Generator) -> None:
+    """A changed corner of the image moves the mask there at least half as much as in any other corner."""
+    images = fresh_data.noise(rng, 8)
+    before = model(images)
+    for y, x in CORNERS:
+        moved = np.abs(model(with_change_at(images, (y, x), CORNER)) - before).mean(axis=(0, 1))
+        sums = {(v, u): float(moved[v : v + CORNER, u : u + CORNER].mean()) for v, u in CORNERS}
+        expect(
+            sums[y, x] >= 0.5 * max(sums.values()),
+            "a change in one corner of the image moves the mask in another: are its axes swapped, flipped or reshaped?",
+        )
+
+
+def with_change_at(images: np.ndarray, place: tuple[int, int], size: int) -> np.ndarray:
+    """The images with the square of `size` pixels at `place` (y, x) made very different."""
+    changed = images.copy()
+    y, x = place
+    changed[:, :, y : y + size, x : x + size] *= -8.0
+    return changed
 
 
 def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: int | None) -> None:
@@ -99,10 +125,7 @@ def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: i
 
 def seen_from(model: Model, images: np.ndarray, place: tuple[int, int], size: int = 4) -> np.ndarray:
     """Which output pixels (H, W) of a mask model change when the square of `size` pixels at `place` (y, x) changes."""
-    changed = images.copy()
-    y, x = place
-    changed[:, :, y : y + size, x : x + size] *= -8.0
-    apart = np.abs(model(changed) - model(images)).max(axis=(0, 1))
+    apart = np.abs(model(with_change_at(images, place, size)) - model(images)).max(axis=(0, 1))
     return apart > 1e-6
 
 

@@ -178,6 +178,12 @@ def check_history(student: StudentProcess, rng: np.random.Generator, part: Part)
             ]
         for epoch in range(3):
             _expect_entry(key, values, epoch, wanted[epoch])
+        if key.endswith("loss"):
+            shares = TRAIN_SHARES if key.startswith("train") else VAL_SHARES
+            expect(
+                (np.argsort(values) == np.argsort(shares)[::-1]).all(),
+                f"history[{key!r}] does not fall where more targets are right: is it the loss of this epoch and data?",
+            )
 
 
 TRAIN_SHARES, VAL_SHARES = (0.4, 0.75, 0.55), (0.5, 0.8, 0.3)  # of targets that the model gets right, by epoch
@@ -244,6 +250,8 @@ def check_validation_data_unused(student: StudentProcess, rng: np.random.Generat
     expect(set(ends[0]) == set(ends[1]) == set(state), "the model's parameters are not those it had before")
     changed = max(float(np.abs(ends[0][name] - state[name]).max()) for name in state)
     expect(changed > 1e-4, "training leaves the weights as they were")
+    still = [name for name in state if (ends[0][name] == state[name]).all()]
+    expect(not still, f"training leaves {', '.join(still)} as it was: give the optimizer all of model.parameters()")
     apart = max(float(np.abs(ends[0][name] - ends[1][name]).max()) for name in state)
     expect(apart < 1e-3, "the trained weights depend on the validation data: it is trained on")
 

@@ -28,5 +28,7 @@ def to_numbers(value: object, length: int, what: str) -> np.ndarray:
     """float64 of `length` numbers out of a returned tuple."""
     if not isinstance(value, (tuple, list)) or len(value) != length:
         raise TypeError(f"{what} returned {type(value).__name__}, expected a tuple of {length} numbers")
+    if any(isinstance(item, str) for item in value):
+        raise TypeError(f"{what} holds text, expected numbers")
     numbers = [item.detach() if isinstance(item, torch.Tensor) else item for item in value]
     return np.array([float(number) for number in numbers], dtype=np.float64)

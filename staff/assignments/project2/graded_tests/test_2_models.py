@@ -10,7 +10,15 @@ import pytest
 
 from staff.grader import fresh_data, oracle
 from staff.grader.client import StudentError, expect, student_model
-from staff.grader.models_of import check_colours, check_evaluation, check_own_network, reach, seen_from, stirred
+from staff.grader.models_of import (
+    check_evaluation,
+    check_mask_lies_there,
+    check_own_network,
+    check_sees_all,
+    reach,
+    seen_from,
+    stirred,
+)
 
 MODULE = "segmentation_models"
 MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
@@ -107,13 +115,15 @@ def test_sees_whole_image(student, rng, kind):
             "the model does not see the whole image: flatten it and use nn.Linear from all values, no convolution\n"
             f"a corner of the image matters for {share:.0%} of the mask's pixels, expected all",
         )
-    check_colours(model, rng)
+    check_sees_all(model, rng)
 
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
 def test_field_of_view(student, rng, kind):
     """What lies 8 pixels away matters. Five 3 x 3 convolutions see 5 pixels far; two poolings and one more, 10."""
-    pixels = reach(stirred_model(student, rng, kind), rng)
+    model = stirred_model(student, rng, kind)
+    check_mask_lies_there(model, rng)
+    pixels = reach(model, rng)
     expect(
         pixels >= FIELD_OF_VIEW,
         f"the mask sees only {pixels} pixels far, expected {FIELD_OF_VIEW} at least: an encoder with pooling sees more",

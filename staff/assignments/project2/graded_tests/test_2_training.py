@@ -20,7 +20,7 @@ SMALL = 0.1  # weight of the loss: gradients have norms of about 0.02
 
 
 def new_task(rng, layers=PLAIN, count=20, batch_size=8, **settings) -> Problem:
-    """Noise, and masks of which the model marks a part: no IoU is 0, 1 or equal to that of the whole batch."""
+    """Noise, and masks of which the model marks a part, in the second batch none; pooled pixels give another IoU."""
     criterion = ("powered_error", (float(rng.uniform(1.2, 1.8)), float(rng.uniform(0.5, 1.5)), SMALL))
     settings = {"criterion": criterion, "optimizer": ("sgd", {"lr": 5.0}), **settings}
     while True:
@@ -30,6 +30,7 @@ def new_task(rng, layers=PLAIN, count=20, batch_size=8, **settings) -> Problem:
         if not 0.2 < marked.mean() < 0.8:
             continue
         masks = fresh_data.partly(rng, 0.5, marked, fresh_data.rectangles(rng, count))
+        masks[batch_size : 2 * batch_size] = ~marked[batch_size : 2 * batch_size]
         task = Problem(layers, state, images, masks, batch_size, **settings)
         ious = [task.expected(train).averages()["metric"] for train in (True, False)]
         pooled = oracle.run_epoch(**task.settings(False), fault="IoU over the batch").averages()["metric"]
