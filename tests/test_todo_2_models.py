@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from segmentation_models import (
     LinearSegmentation,
@@ -33,30 +34,37 @@ CORNERS = list(itertools.product((slice(0, 10), slice(18, 28)), repeat=2))
 
 
 def maps_with_one_size_cut(model: nn.Module, size: int | None = None) -> list[tuple[int, bool]]:
-    """Run two images through `model` while every layer whose maps are `size` pixels high gives zeros.
+    """Run two images through `model` while every operation whose maps are `size` pixels high gives zeros.
+
+    Operations of torch and not layers, so that F.conv2d on a bare nn.Parameter counts like nn.Conv2d.
 
     Returns, for the maps inside the model in the order in which they are made and then for the output, their height
     and whether they still differ between the two images.
     """
-    maps: list[tuple[int, bool]] = []
+    images = helpers.random_images(2, scale=2.0)
+    with Cut(size) as cut:
+        output = helpers.evaluate(model, images)
+    return [*cut.maps, (output.shape[2], differ(output))]
 
-    def differ(maps_of_two: torch.Tensor) -> bool:
-        return (maps_of_two[0] - maps_of_two[1]).abs().max().item() > 1e-6
 
-    def cut(_module, _inputs, output):
-        if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            return None
-        output = torch.zeros_like(output) if output.shape[2] == size else output
-        maps.append((output.shape[2], differ(output)))
+def differ(maps_of_two: torch.Tensor) -> bool:
+    return (maps_of_two[0] - maps_of_two[1]).abs().max().item() > 1e-6
+
+
+class Cut(TorchFunctionMode):
+    """While it is active, maps of two images that are `size` pixels high are zero; `maps` notes all."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__()
+        self.size, self.maps = size, []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if not isinstance(output, torch.Tensor) or output.dim() != 4 or len(output) != 2:
+            return output
+        output = torch.zeros_like(output) if output.shape[2] == self.size else output
+        self.maps.append((output.shape[2], differ(output)))
         return output
-
-    hooks = [module.register_forward_hook(cut) for module in model.modules() if module is not model]
-    try:
-        output = helpers.evaluate(model, helpers.random_images(2, scale=2.0))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [*maps, (output.shape[2], differ(output))]
 
 
 def inner_sizes(model: nn.Module) -> list[int]:

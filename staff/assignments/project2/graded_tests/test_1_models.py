@@ -10,6 +10,7 @@ from staff.grader.client import expect, student_model
 from staff.grader.models_of import check_evaluation, check_own_network, stirred
 
 MODULE = "classification_models"
+MLP_LEARNS = 0.7
 CNN_LEARNS, CNN_LEARNS_SIMPLE = 0.6, 0.9
 MODELS = {"linear": "LinearModel", "mlp": "MLPModel", "cnn": "CNNModel"}
 
@@ -121,9 +122,16 @@ def test_linear_learns(student, rng):
 
 
 def test_mlp_learns(student, rng):
-    recipes = [(100, 1e-3, 2048), (300, 3e-4, 4096), (300, 1e-3, 4096)]
-    reached = learned(student, rng, "MLPModel", lambda: fresh_data.ProductTask(rng), 64, recipes, 0.80)
-    expect(reached >= 0.80, f"300 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least 0.80")
+    """ReLU nets reach 1.0, three layers with tanh 0.95 in 300 steps; one hidden layer of tanh or sigmoid 0.78 in 3000.
+
+    (n = 1 or 2 each.) A linear model has 0.25, the vote of the nearest images of the training set 0.6.
+    """
+    recipes = [(100, 1e-3, 2048), (300, 1e-3, 4096), (3000, 1e-3, 8192)]
+    reached = learned(student, rng, "MLPModel", lambda: fresh_data.ProductTask(rng), 64, recipes, MLP_LEARNS)
+    expect(
+        reached >= MLP_LEARNS,
+        f"3000 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least {MLP_LEARNS}",
+    )
 
 
 def largest_kernel(student, rng, kind: str) -> int:
