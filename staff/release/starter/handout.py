@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from staff.grader.sandbox import Limits
 from staff.release.starter.markers import Graded
 from staff.release.starter.recipe import Recipe
 from toolkit.errors import UserError
@@ -69,6 +70,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "all_points": show(sum(points.values()) + analysis),
         "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
         "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
+        "grading_limits": grading_limits(grader),
         "classroom_steps": classroom_steps(points, prefix),
         "classroom_results": "\n".join(
             f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"
@@ -84,6 +86,20 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         facts[f"part{part}_points"] = show(sum(of_part.values()))
         facts[f"part{part}_todos"] = todo_table(graded, of_part, recipe.settings.get("effort", {}))
     return facts | expectations() | recipe.settings.get("facts", {})
+
+
+def grading_limits(grader: dict[str, Any]) -> str:
+    """What a submission may use while it is graded, from the grader's own settings, as a sentence for students."""
+    limits, sizes = Limits(), grader["files"]
+    code = max(size for name, size in sizes.items() if name.endswith(".py"))
+    others = max((size for name, size in sizes.items() if not name.endswith(".py")), default=code)
+    return (
+        f"Grading runs your code on {limits.threads} processor threads with no GPU, no network, no further processes, "
+        f"in at most {limits.memory_mb / 1024:g} GB of memory and {limits.disk_mb} MB of files. One question to it may "
+        f"take {grader['limits']['request_s']:g} seconds (trainings have limits of their own), all of them "
+        f"{grader['limits']['submission_s']:g}. A code file may have {code / 1000:,.0f} kB, any other "
+        f"{others / 1e6:g} MB."
+    )
 
 
 def checkpoint_worth(recipe: Recipe, task: str) -> str:
