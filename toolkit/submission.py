@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from toolkit.cli import OneLineParser, run_script
 from toolkit.errors import UserError, reason_of
-from toolkit.expectations import EXTRA_CREDIT, LONG
+from toolkit.expectations import EXTRA_CREDIT, HAND_IN, LONG
 from toolkit.runs import read_json
 from toolkit.weights import fit_weights, read_weights
 
@@ -169,10 +169,9 @@ def measure(name: str) -> str:
     scores, (key, metric) = torch.cat(values), METRICS[task]
     recorded = f" (the run: {content[key]:.4f})" if isinstance(content.get(key), float) else ""
     seen = f"{len(scores):,} of {len(loader.dataset):,} images of {source.name}"
-    extra = f", extra credit {EXTRA_CREDIT[task]}" if task in EXTRA_CREDIT else ""
-    return (
-        f"{model_name}, {metric} {scores.mean():.4f}{recorded} on {seen}; long schedule {LONG[task]}{extra}, full set"
-    )
+    names = {"asked for": HAND_IN, "long schedule": LONG, "extra credit": EXTRA_CREDIT}
+    wanted = ", ".join(f"{what} {values[task]}" for what, values in names.items() if task in values)
+    return f"{model_name}, {metric} {scores.mean():.4f}{recorded} on {seen}; on the full set: {wanted}"
 
 
 def answer_all() -> None:
@@ -205,8 +204,10 @@ def ask_child() -> list[Finding]:
     answers = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
     found = [Finding(*answer) for answer in answers if len(answer) == 3 and (answer[1] or not answer[2])]
     if not answers or len(answers[-1]) < 3:  # the last one that was begun has not ended
-        name = answers[-1][0] if answers else "Python"
-        found.append(Finding("PyTorch" if name == "torch" else name, reason))
+        name = answers[-1][0] if answers else "torch"
+        if name == "torch":
+            name, reason = "PyTorch", f"{reason}: your imports and weights were not looked at; run this once more"
+        found.append(Finding(name, reason))
     missed = [name for name in WEIGHTS if (ROOT / name).is_file() and name not in {answer[0] for answer in answers}]
     return found + [Finding(name, "was not measured, see above") for name in missed]
 
