@@ -113,17 +113,17 @@ def run(command: str) -> float:
 
 def main() -> None:
     """Run them all, in the order in which they stand."""
-    done = 0
+    done: set[str] = set()
     for path in sorted(path for pattern in READMES for path in ROOT.glob(pattern)):
         for command in commands(path.read_text(encoding="utf-8")):
             quick = quick_form(command)
             name = path.relative_to(ROOT)
-            if quick is None:
+            if quick is None or quick in done:
                 print(f"{name}: covered elsewhere: {command}")
                 continue
             print(f"{name}: {quick}  ({run(quick):.1f} s)", flush=True)
-            done += 1
-    print(f"{done} commands of READMEs ran")
+            done.add(quick)
+    print(f"{len(done)} commands of READMEs ran")
 
 
 if __name__ == "__main__":
