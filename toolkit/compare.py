@@ -22,11 +22,10 @@ from typing import Any
 from toolkit.cli import OneLineParser, run_script
 from toolkit.compare_checks import notes_on
 from toolkit.compare_plots import draw_curves, draw_sizes
+from toolkit.effects import main_effects, varying
 from toolkit.errors import UserError
 from toolkit.mean_sd import markdown, mean_sd_n
 from toolkit.runs import write_bytes
-from toolkit.sweeps.jobs import Status
-from toolkit.sweeps.table import Row, main_effects
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def overview_table(runs: list[Run]) -> str:
 def architecture_table(runs: list[Run]) -> str:
     """One row per architecture: size, speed, the final metrics and how they were found."""
     label = runs[0].task.label
-    shown = [flag for flag in differing_settings(runs) if flag not in ("model_name", "model_args")]
+    shown = [flag for flag in varying([run.settings for run in runs]) if flag not in ("model_name", "model_args")]
     rows = []
     for name, one in best_of_each(runs).items():
         tested = [run.test_value for run in one.runs if not math.isnan(run.test_value)]
@@ -219,25 +218,17 @@ def architecture_table(runs: list[Run]) -> str:
     return markdown([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
 
 
-def differing_settings(runs: list[Run]) -> list[str]:
-    """The settings that are not the same in all runs."""
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
-    return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
-
-
 def choices_table(runs: list[Run]) -> str:
     """Which choices mattered: the share of the differences that each explains, and its best and worst value."""
-    rows = [Row(str(run.path), run.settings, Status("done"), {"value": run.value}) for run in runs]
-    found = main_effects(rows, "value")
+    found = main_effects([run.settings for run in runs], [run.value for run in runs])
     if not found:
         return "All runs have the same settings, so no choice can be compared."
     lines = []
     for effect in found:
-        best = max(effect.levels, key=lambda level: level.mean)
-        worst = min(effect.levels, key=lambda level: level.mean)
+        best, worst = (choose(effect.means, key=effect.means.get) for choose in (max, min))
         share = "-" if math.isnan(effect.share) else f"{100 * effect.share:.0f}%"
-        ends = [f"{level.label}: {mean_sd_n(level.values)}" for level in (best, worst)]
-        lines.append([f"`{effect.flag}`", share, *ends])
+        ends = [f"{label}: {mean_sd_n(effect.levels[label])}" for label in (best, worst)]
+        lines.append([f"`{effect.setting}`", share, *ends])
     return markdown(["choice", "share of the differences", "best", "worst"], lines)
 
 

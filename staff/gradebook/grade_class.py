@@ -27,7 +27,7 @@ from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs
-from toolkit.sweeps.command import make_view
+from toolkit.sweeps.command import View
 from toolkit.sweeps.jobs import Job
 from toolkit.sweeps.local import Device, LocalEngine, usable_cores
 from toolkit.sweeps.sweep import Rules, Sweep
@@ -64,6 +64,10 @@ class GradeScript:
         """Where the outputs go."""
         outputs = {"--out": "results.json", "--html": "page.html"}
         return [word for flag, name in outputs.items() for word in (flag, os.path.join(folder, name))] + ["--quiet"]
+
+    def resume_argv(self, folder: str) -> list[str]:
+        """A grading begins again."""
+        return []
 
 
 def build_parser() -> OneLineParser:
@@ -148,13 +152,8 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
         if entry.job:
             again = regrade_argv(arguments, out / "jobs" / entry.before / "results.json") if entry.again else []
             sweep.add([Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv, *again])])
-    view = make_view(sweep.progress, lambda: "")
-    sweep.on_finished.append(view.job_ended)
-    sweep.on_turn.append(view.update)
-    try:
+    with View(sweep, lambda: ""):
         return sweep.run().interrupted
-    finally:
-        view.close()
 
 
 def regrade_argv(arguments: argparse.Namespace, before: Path) -> list[str]:

@@ -251,7 +251,7 @@ def test_a_value_may_be_an_object_for_a_flag_that_reads_json():
         {"model_args": {"depth": 1}},
         {"model_args": {"depth": 2}},
     ]
-    flag = scripts.Flag("--model_args", "store", None, "loads", None, 0)
+    flag = scripts.Flag("--model_args", "store", None, "loads", 0)
     assert scripts.write_flag("model_args", flag, {"depth": 1}) == ['--model_args={"depth": 1}']
     with pytest.raises(UserError, match="range"):
         grid.get_experiment_list({"rate": {"low": 0, "high": 1}})

@@ -41,7 +41,7 @@ def test_first_look_for_a_config_file_is_not_taken_for_the_parser(tmp_path):
     )
     flags = flags_of(path)
     assert set(flags) == {"config", "results_path", "depth"}
-    assert flags["depth"].choices == ("1", "2")
+    assert (flags["depth"].option, flags["depth"].type) == ("--depth", "int")
 
 
 def test_the_script_stops_at_parse_args_even_if_it_catches_everything(tmp_path):

@@ -7,28 +7,32 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit import effects
 from toolkit.errors import UserError, check_choice
 from toolkit.sweeps import grid, table
 from toolkit.sweeps.jobs import Job, Status
 from toolkit.sweeps.local import Engine, LocalEngine, describe_devices, find_devices
 from toolkit.sweeps.report import write_report
-from toolkit.sweeps.script import Probe, Script, check_points, find_script, probe
+from toolkit.sweeps.script import Probe, check_points, find_script, probe
 from toolkit.sweeps.search import Pruner, Search, Searcher
 from toolkit.sweeps.slurm import SlurmEngine, SlurmSettings
 from toolkit.sweeps.sweep import Progress, Rules, Sweep
 
-Live = None
 if sys.stdout.isatty():  # rich takes 40 ms to import, and a pipe has no use for it
-    with contextlib.suppress(ImportError):
+    try:
         from rich.console import Group
         from rich.live import Live
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
+    except ImportError:
+        Live = None
+else:
+    Live = None
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 SHOWN_IN_DRY_RUN = 1000
@@ -58,8 +62,7 @@ class Settings:
 
 def run_sweep(settings: Settings) -> int:
     """Plan, run, report; the exit code. Guard and probe start first: both take longer than the planning."""
-    config = grid.load_config(settings.config_path)
-    check_count(settings, config)
+    config = checked_config(settings)
     script = find_script(settings.script)
     engine, where = make_engine(settings)
     try:
@@ -68,31 +71,27 @@ def run_sweep(settings: Settings) -> int:
         check_writable("log_dir", settings.log_dir)
         check_writable("grid_search_results_path", os.path.dirname(os.path.abspath(settings.csv_path)))
         sweep = Sweep(script, settings.log_dir, engine, settings.rules, script.code)
-        print(
-            f"{len(planned) or settings.search.trials} jobs of {script.name} in {settings.log_dir}, on {where}",
-            flush=True,
-        )
-        best = Best(settings.search, sweep)  # before the jobs are added: view and pruner know what earlier starts found
+        count = len(planned) or settings.search.trials
+        print(f"{count} jobs of {script.name} in {settings.log_dir}, on {where}", flush=True)
+        results = Results(settings.search, sweep)  # before the jobs are added: what earlier starts found counts
         if settings.prune != "none":
-            Pruner(settings.prune, settings.search, settings.prune_after).attach(sweep)
+            Pruner(settings.prune, settings.search, settings.prune_after, sweep)
         sweep.add(planned)
-        index = make_index(settings, script)
-        note_changed_code(sweep, table.read_index(settings.log_dir).get("codes", {}), script)
+        index = make_index(settings, sweep)
         table.write_index(settings.log_dir, index, planned)
         if searcher is not None:
-            searcher.index = index
-            searcher.attach(sweep)
-        progress = run_with_view(sweep, best)
+            searcher.attach(sweep, results.score, index)
+        with View(sweep, results.describe):
+            progress = sweep.run(close=False)
         engine.close(wait=progress.interrupted)  # the guard ends while the report is written
-        return finish(settings, progress, best)
+        return finish(settings, progress, results)
     finally:
         engine.close()
 
 
 def dry_run(settings: Settings) -> int:
     """Check everything and print one command per line, as a shell would take it; run nothing."""
-    config = grid.load_config(settings.config_path)
-    check_count(settings, config)
+    config = checked_config(settings)
     script = find_script(settings.script)
     with probe(script) as child:
         planned, searcher = plan(settings, config, child)
@@ -102,19 +101,19 @@ def dry_run(settings: Settings) -> int:
     if len(planned) > SHOWN_IN_DRY_RUN:
         print(f"... and {len(planned) - SHOWN_IN_DRY_RUN} more")
     if searcher is not None:
-        print(
-            f"{settings.search.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended"
-        )
+        count = settings.search.trials
+        print(f"{count} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
     return 0
 
 
-def check_count(settings: Settings, config: Any) -> None:
-    """Refuse a huge grid before it is built, unless it is meant."""
-    search = settings.search
+def checked_config(settings: Settings) -> Any:
+    """The grid file; a huge grid is refused before it is built, unless it is meant."""
+    config, search = grid.load_config(settings.config_path), settings.search
     points = grid.count_experiments(config) if search.kind == "grid" else search.trials
     count = points * max(1, search.seeds)
     if count > MOST_JOBS and not settings.yes:
         raise UserError(f"this would be {count:,} jobs; if you mean it, add --yes (asked above {MOST_JOBS:,})")
+    return config
 
 
 def plan(settings: Settings, config: Any, child: Probe) -> tuple[list[Job], Searcher | None]:
@@ -148,16 +147,10 @@ def check_writable(flag: str, folder: str) -> None:
         raise UserError(f"{flag}: the folder {folder!r} cannot be written: {error.strerror}") from None
 
 
-def make_index(settings: Settings, script: Script) -> dict[str, Any]:
-    """What sweep.json says besides the jobs. `codes`: the modules behind each digest, to name what has changed."""
-    codes = table.read_index(settings.log_dir).get("codes", {})
-    search = settings.search
-    about = {"script": script.name, "metric": search.metric, "direction": search.direction, "search": search.kind}
-    return {**about, "codes": {**codes, script.code: script.modules}}
-
-
-def note_changed_code(sweep: Sweep, codes: dict[str, dict[str, str]], script: Script) -> None:
-    """Say that finished jobs stay as they are if other code has made them, and which files differ."""
+def make_index(settings: Settings, sweep: Sweep) -> dict[str, Any]:
+    """What sweep.json says besides the jobs. Names the files that have changed since finished jobs were made."""
+    search, script = settings.search, sweep.script
+    codes = table.read_index(settings.log_dir).get("codes", {})  # the modules behind each digest
     for digest, count in sweep.progress.made_by.items():
         if digest in (None, script.code):
             continue
@@ -167,6 +160,8 @@ def note_changed_code(sweep: Sweep, codes: dict[str, dict[str, str]], script: Sc
             f"note: {count} of the finished jobs were made by other code (changed: {', '.join(changed[:3]) or digest}"
             f"{', ...' if len(changed) > 3 else ''}); they are not run again: for that choose a new --log_dir"
         )
+    about = {"script": script.name, "metric": search.metric, "direction": search.direction, "search": search.kind}
+    return {**about, "codes": {**codes, script.code: script.modules}}
 
 
 def make_engine(settings: Settings) -> tuple[Engine, str]:
@@ -177,23 +172,20 @@ def make_engine(settings: Settings) -> tuple[Engine, str]:
     return LocalEngine(devices), describe_devices(devices, why)
 
 
-def in_words(seconds: float | None) -> str:
-    """'3 h 05 min', '4 min 10 s' or '12 s'; '?' for None."""
-    if seconds is None:
-        return "?"
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+def in_words(seconds: float) -> str:
+    """'3 h 05 min', '4 min 10 s' or '12 s'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def summary_line(progress: Progress, best: str) -> str:
     """'12 done (3 before), 4 running, 8 waiting, 1 failed · best val_acc 0.91 by ... · 2 min left'."""
     before = f" ({progress.already_done} before)" if progress.already_done else ""
     parts = [f"{progress.done} done{before}", f"{len(progress.running)} running", f"{progress.waiting} waiting"]
-    parts += [f"{progress.elsewhere} running elsewhere"] if progress.elsewhere else []
-    parts += [f"{progress.failed} failed"] if progress.failed else []
-    parts += [f"{progress.stopped} stopped"] if progress.stopped else []
+    more = {"running elsewhere": progress.elsewhere, "failed": progress.failed, "stopped": progress.stopped}
+    parts += [f"{count} {word}" for word, count in more.items() if count]
     ahead = progress.time_left_s() if progress.running or progress.waiting else None
     left = f" · about {in_words(ahead)} left" if ahead is not None else ""
     return ", ".join(parts) + (f" · best {best}" if best else "") + left
@@ -202,14 +194,22 @@ def summary_line(progress: Progress, best: str) -> str:
 class View:
     """One line for each job that did not end well, and the state: always on a terminal, else twice a minute."""
 
-    def __init__(self, progress: Progress, best: Callable[[], str]) -> None:
-        self.progress, self.best = progress, best
+    def __init__(self, sweep: Sweep, best: Callable[[], str]) -> None:
+        self.progress, self.best = sweep.progress, best
+        sweep.on_finished.append(self.job_ended)
+        sweep.on_turn.append(self.update)
         self._last = time.monotonic()
-        self._live = None
-        if sys.stdout.isatty() and Live is not None:
-            # No thread of its own: `update` redraws, at most four times a second.
-            self._live = Live(self._table(), auto_refresh=False, transient=True)
+        # No thread of its own: `update` redraws, at most four times a second.
+        self._live = Live(self._table(), auto_refresh=False, transient=True) if Live is not None else None
+
+    def __enter__(self) -> None:
+        if self._live:
             self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+        print(summary_line(self.progress, self.best()), flush=True)
 
     def job_ended(self, job: Job, status: Status) -> None:
         if status.state != "done" and self.progress.finished:
@@ -223,11 +223,6 @@ class View:
             self._live.update(self._table(), refresh=True)
         else:
             print(summary_line(self.progress, self.best()), flush=True)
-
-    def close(self) -> None:
-        if self._live:
-            self._live.stop()
-        print(summary_line(self.progress, self.best()), flush=True)
 
     def _table(self) -> object:
         running, now = list(self.progress.running.items()), time.time()
@@ -243,29 +238,13 @@ class View:
         return Group(table, bar, Text(summary_line(self.progress, self.best())))
 
 
-def make_view(progress: Progress, best: Callable[[], str]) -> View:
-    """A table if a person looks at a terminal and rich is there, else plain lines."""
-    return View(progress, best)
-
-
-def run_with_view(sweep: Sweep, best: Best) -> Progress:
-    """Run the sweep under a live view of its state."""
-    view = make_view(sweep.progress, best.describe)
-    sweep.on_finished.append(view.job_ended)
-    sweep.on_turn.append(view.update)
-    try:
-        return sweep.run(close=False)
-    finally:
-        view.close()
-
-
-class Best:
-    """The best job so far, for the live view."""
+class Results:
+    """The results so far, for the live view, the search and the report."""
 
     def __init__(self, search: Search, sweep: Sweep) -> None:
         self.search, self.sweep = search, sweep
-        self.rows: dict[str, table.Row] = {}  # of all done jobs, for the report: 10,000 files need be read only once
-        self.row: table.Row | None = None
+        self.rows: dict[str, table.Row] = {}  # of all done jobs: 10,000 files need be read only once
+        self.best: table.Row | None = None
         self.metric: str | None = None
         self._shown: tuple[int, list[str]] = (0, [])  # number of jobs, flags that differ between them
         sweep.on_finished.append(self.look)
@@ -274,30 +253,31 @@ class Best:
         if status.state != "done":
             return
         row = self.rows[job.name] = table.read_row(self.sweep.log_dir, job.name, job.config, status)
-        try:
+        with contextlib.suppress(UserError):  # the report at the end will say that there is no such metric
             self.metric = self.metric or table.pick_metric([row], self.search.metric)
-        except UserError:
-            return  # the report at the end will say that there is no such metric
+        if self.score(job.name) > (self.score(self.best.name) if self.best else float("-inf")):
+            self.best = row
+
+    def score(self, name: str) -> float:
+        """The metric of a job, turned so that more is better; NaN if it has none."""
         sign = -1 if self.metric and table.is_better_when_low(self.metric, self.search.direction) else 1
-        value, before = (sign * table.number(one, self.metric) if one else float("-inf") for one in (row, self.row))
-        if value > before:
-            self.row = row
+        return sign * table.number(self.rows[name], self.metric) if name in self.rows else float("nan")
 
     def describe(self) -> str:
-        if self.row is None or self.metric is None:
+        if self.best is None:
             return ""
         known = self.sweep.jobs.values()
         if self._shown[0] != len(known):  # a view asks four times a second
-            self._shown = (len(known), table.varying([table.Row(job.name, job.config, Status()) for job in known]))
-        flags = ", ".join(f"{flag}={table.show(self.row.config.get(flag))}" for flag in self._shown[1])
-        return f"{self.metric} {table.number(self.row, self.metric):.4g}" + (f" by {flags}" if flags else "")
+            self._shown = (len(known), effects.varying([job.config for job in known]))
+        flags = ", ".join(f"{flag}={effects.show(self.best.config.get(flag))}" for flag in self._shown[1])
+        return f"{self.metric} {table.number(self.best, self.metric):.4g}" + (f" by {flags}" if flags else "")
 
 
-def finish(settings: Settings, progress: Progress, best: Best) -> int:
+def finish(settings: Settings, progress: Progress, results: Results) -> int:
     """Write the reports, say where they are, choose the exit code."""
     if progress.gave_up:
         print(f"stopped early: {progress.gave_up}")
-    write_reports(settings.log_dir, settings.csv_path, settings.search, known=best.rows)
+    write_reports(settings.log_dir, settings.csv_path, settings.search, known=results.rows)
     if progress.left_running:
         print(f"{progress.left_running} jobs are with Slurm; the same command collects them, with --watch it stays")
         return 0
@@ -317,25 +297,15 @@ def write_reports(
     table.write_csv(csv_path, rows)
     metric = table.pick_metric(rows, search.metric)
     groups = table.group_by_seed(rows, metric, search.direction)
-    odd = table.not_finite(rows, metric)
-    if odd:
+    if odd := table.not_finite(rows, metric):
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         print(f"note: {metric} is not a finite number and counts as missing in: {', '.join(odd[:3])}{more}")
     if metric is not None:
         aim = "lowest" if table.is_better_when_low(metric, search.direction) else "highest"
         print(f"best by {metric} ({aim} first):")
-        for line in best_lines(rows, groups, top_k):
-            print(line)
+        labels = table.label_groups(rows, groups)
+        for group, label in [(g, label) for g, label in zip(groups, labels, strict=True) if g.values][:top_k]:
+            print(f"  {group.describe():28s} {label}")
     page = os.path.join(log_dir, "report.html")
     write_report(page, log_dir, rows, groups, metric, search.direction)
     print(f"table: {csv_path}   report: {page}", flush=True)
-
-
-def best_lines(rows: list[table.Row], groups: list[table.Group], top_k: int) -> Iterator[str]:
-    """'  0.912 ± 0.004 (n=3)   learning_rate=0.001'; with script, data set and code where they differ."""
-    origins = table.differing_origins(groups)
-    shown: Callable[[Any], str] = table.show
-    for group in [group for group in groups if group.values][:top_k]:
-        words = [f"{name}={shown(group.origin[name])}" for name in origins]
-        words += [f"{flag}={shown(group.config.get(flag))}" for flag in table.varying(rows) if flag != "seed"]
-        yield f"  {group.describe():28s} {', '.join(words)}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import math
-import os
 from typing import Any
 
 from toolkit.errors import UserError
@@ -23,12 +23,12 @@ def load_config(path: str) -> Config | list[Config]:
     try:
         with open(path, encoding="utf-8-sig") as file:  # -sig: editors on Windows put a byte order mark in front
             text = file.read()
+        config = json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant, parse_float=_finite)
     except FileNotFoundError:
-        raise UserError(f"config_path is {path!r}, which does not exist{_suggest_grids()}") from None
+        ready = ", ".join(sorted(glob.glob("configs/grid_*.json")))
+        raise UserError(f"config_path is {path!r}, which does not exist; there is: {ready or 'no grid'}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    try:
-        config = json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except UserError as error:
@@ -63,11 +63,9 @@ def count_experiments(config: Config | list[Config]) -> int:
 
 def split_grids(config: Config | list[Config]) -> list[Config]:
     """The objects of a conditional grid without their notes; a single object is a list of one."""
-    grids = [
-        {name: value for name, value in grid.items() if not name.startswith("_")}
-        for grid in (config if isinstance(config, list) else [config])
-    ]
-    if not grids or not any(grids):
+    several = config if isinstance(config, list) else [config]
+    grids = [{name: value for name, value in grid.items() if not name.startswith("_")} for grid in several]
+    if not any(grids):
         raise UserError("the grid is empty; it needs at least one flag, like {'learning_rate': [0.1, 0.01]}")
     return grids
 
@@ -93,14 +91,6 @@ def add_seeds(points: list[Config], number_of_seeds: int) -> list[Config]:
     if any("seed" in point for point in points):
         raise UserError(f"seeds is {number_of_seeds}, but the grid has its own 'seed'; use one of the two")
     return [{**point, "seed": seed} for point in points for seed in range(number_of_seeds)]
-
-
-def _suggest_grids() -> str:
-    """'; there are configs/grid_a.json, ...' if the project has any."""
-    folder = "configs"
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    grids = [f"{folder}/{name}" for name in names if name.startswith("grid_") and name.endswith(".json")]
-    return f"; there is: {', '.join(grids)}" if grids else ""
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> Config:

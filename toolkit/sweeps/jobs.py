@@ -1,8 +1,7 @@
 """One job: a configuration of a script, its folder, its status, who may run it, and why it ended as it did.
 
-A job's folder is named by a readable part and a hash of script and command line, so the same configuration has the same
-folder whoever runs it. In it: config.json, log.txt, status.json, results.json, history.csv, run/ (the script's own run
-folder, if it has --output_dir) and one small claim.N for each time that the job was started.
+The name of the folder ends in a hash of script and command line, so a configuration has one folder whoever runs it.
+In it: config.json, log.txt, status.json, results.json, history.csv, run/ (that of a script with --output_dir).
 
 At most one process runs a job, on any machine that shares the folder: the n-th start needs the file claim.n, which the
 operating system lets exactly one process create (O_EXCL). Claims are never deleted or taken over, so there is no moment
@@ -15,9 +14,11 @@ import contextlib
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -26,12 +27,16 @@ from typing import Any
 
 import psutil
 
+from toolkit import runs
+from toolkit.errors import UserError
+
 STATES = ("queued", "running", "done", "failed", "stopped")
 EXIT, SIGNAL, TIMEOUT, OUT_OF_MEMORY = "exit code", "signal", "timeout", "out of memory"
 BAD_RESULTS, LOST, FOLDER = "bad results", "lost", "folder"
 PRUNED, INTERRUPTED, PREEMPTED = "pruned", "interrupted", "preempted"  # causes of a stop
 RESUMABLE = (LOST, SIGNAL, PREEMPTED, INTERRUPTED, TIMEOUT)  # the run folder of such an attempt is as good as before
 HEARTBEAT_S = 15
+SAME_START_S = 5  # a clock that is set shifts the start of every process
 SILENT_S = 120  # an owner out of our sight that has not touched its claim for so long is dead (8 missed heartbeats)
 MEMORY_MESSAGES = re.compile(
     r"CUDA out of memory|out of GPU memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory|"
@@ -59,13 +64,28 @@ class Job:
     def build(script_name: str, config: dict[str, Any], argv: list[str]) -> Job:
         """Name the job after what is really executed: equal command lines are one job."""
         digest = hashlib.sha256(json.dumps([script_name, argv]).encode()).hexdigest()[:12]
-        config = {name: value for name, value in config.items() if value is not None}
         # From the command line, not from the JSON: 1 and 1.0 of one float flag are one job and need one name.
-        words = [f",{word.lstrip('-')}" if word.startswith("--") else f"={word}" for word in argv]
-        readable = "".join(words).strip(",")
+        words = "".join(f",{word.lstrip('-')}" if word.startswith("--") else f"={word}" for word in argv)
         # Names must suit every file system and shell; 80 characters keep whole paths under Windows' 260.
-        readable = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", readable)[:80].strip("._,") or "job"
-        return Job(f"{readable}-{digest}", config, argv)
+        readable = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", words.strip(","))[:80].strip("._,") or "job"
+        return Job(f"{readable}-{digest}", {n: value for n, value in config.items() if value is not None}, argv)
+
+
+@dataclass
+class Task:
+    """One start of one job. Plain values only: it travels to other processes as JSON."""
+
+    folder: str
+    command: list[str]
+    attempt: int  # the claim that must be free; if another process has it, nothing is run
+    config: dict[str, Any] = field(default_factory=dict)  # content of config.json: script, config, argv, code
+    environment: dict[str, str] = field(default_factory=dict)  # on top of this process's own
+    resume_argv: list[str] = field(default_factory=list)  # added if the attempt before left a run/last.pt; may be empty
+    timeout_s: float = 0  # 0: none
+    grace_s: float = 5.0  # between SIGTERM and SIGKILL
+    engine: str = "local"
+    device: str | None = None
+    slurm_id: str | None = None
 
 
 @dataclass
@@ -121,12 +141,17 @@ def write_json(path: str, value: Any, is_new: bool = False) -> None:
     takes half of it for none.
     """
     text = json.dumps(value, ensure_ascii=False) + "\n"
-    if is_new:
-        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+    if not is_new or os.path.exists(path):
+        write_text(path, text)
+    else:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
-            return
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file by atomic rename."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     os.replace(temporary, path)
 
@@ -145,24 +170,19 @@ def read_status(folder: str) -> Status:
     found = read_json(os.path.join(folder, "status.json"))
     if not isinstance(found, dict) or found.get("state") not in STATES:
         return Status()
-    known = Status.__dataclass_fields__
-    return Status(**{name: value for name, value in found.items() if name in known})
+    return Status(**{name: value for name, value in found.items() if name in Status.__dataclass_fields__})
 
 
 def write_status(folder: str, status: Status, is_new: bool = False) -> None:
     """Write status.json without the fields that have no value yet."""
-    fields = {
-        name: value for name, value in vars(status).items() if value is not None and value is not False and value != []
-    }
+    fields = {name: value for name, value in vars(status).items() if value}
     write_json(os.path.join(folder, "status.json"), fields, is_new)
 
 
-def next_attempt(previous: Status) -> Status:
+def next_attempt(previous: Status, number: int) -> Status:
     """The status of one more attempt: empty but for its number and the list of what was before."""
-    earlier = list(previous.earlier)
-    if previous.attempt:
-        earlier.append({n: getattr(previous, n) for n in ("attempt", "state", "cause", "detail", "engine")})
-    return Status(state="running", attempt=previous.attempt + 1, earlier=earlier)
+    before = {name: getattr(previous, name) for name in ("attempt", "state", "cause", "detail", "engine")}
+    return Status("running", number, earlier=[*previous.earlier, *([before] if previous.attempt else [])])
 
 
 def request_stop(folder: str, attempt: int, cause: str, detail: str) -> None:
@@ -170,19 +190,22 @@ def request_stop(folder: str, attempt: int, cause: str, detail: str) -> None:
     write_json(os.path.join(folder, "stop.json"), {"attempt": attempt, "cause": cause, "detail": detail})
 
 
+def requested_stop(folder: str, attempt: int) -> tuple[str, str] | None:
+    """(cause, detail) if somebody has asked, from any machine, that this attempt ends."""
+    found = read_json(os.path.join(folder, "stop.json"))
+    is_ours = isinstance(found, dict) and found.get("attempt") == attempt
+    return (found["cause"], found["detail"]) if is_ours else None
+
+
 def read_results(folder: str) -> tuple[dict[str, Any] | None, str]:
     """(results, '') or (None, what is wrong with results.json)."""
-    try:
-        with open(os.path.join(folder, "results.json"), "rb") as file:
-            results = json.loads(file.read())
-    except FileNotFoundError:
+    path = os.path.join(folder, "results.json")
+    if not os.path.exists(path):
         return None, "the script ended without writing its results to --results_path"
-    except OSError as error:
-        return None, f"results.json cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        return None, "results.json is not UTF-8 text"
-    except json.JSONDecodeError as error:
-        return None, f"results.json is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+    try:
+        results = runs.read_json(path)
+    except UserError as error:
+        return None, str(error).replace(path, "results.json")
     if not isinstance(results, dict):
         return None, f"results.json holds a {type(results).__name__}; it must hold one JSON object"
     return results, ""
@@ -193,39 +216,30 @@ def read_history(folder: str) -> dict[str, list[float]]:
     own = os.path.join(folder, "run", "history.csv")  # the script's, while it runs
     try:
         with open(own if os.path.exists(own) else os.path.join(folder, "history.csv"), encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError):
+            heads, *rows = csv.reader(line for line in file if line.endswith("\n"))
+    except (OSError, ValueError):  # no file, no text, no line
         return {}
-    rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-    columns: dict[str, list[float]] = {name: [] for name in (rows[0] if rows else [])}
-    for row in rows[1:]:
-        for name, cell in zip(columns, row, strict=False):
-            try:
-                columns[name].append(float(cell))
-            except ValueError:
-                columns[name].append(float("nan"))
+    columns: dict[str, list[float]] = {name: [] for name in heads}
+    for row in rows:
+        for values, cell in zip(columns.values(), row, strict=False):
+            values.append(float("nan"))
+            with contextlib.suppress(ValueError):
+                values[-1] = float(cell)
     return columns
 
 
 def write_history(folder: str, results: dict[str, Any]) -> None:
     """Leave a history.csv in the job's folder: the script's own, else the lists of results['history']."""
     path = os.path.join(folder, "history.csv")
-    with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, "run", "history.csv"), "rb") as source:
-        text = source.read()
-        with open(path, "wb") as target:
-            target.write(text)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(os.path.join(folder, "run", "history.csv"), path)
         return
     history = results.get("history")
     columns = {n: v for n, v in history.items() if isinstance(v, list)} if isinstance(history, dict) else {}
-    if not columns:
-        return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = ([] if "epoch" in columns else ["epoch"]) + list(columns)
-        writer.writerow(names)
-        for index in range(max(map(len, columns.values()))):
-            values = {name: column[index] if index < len(column) else "" for name, column in columns.items()}
-            writer.writerow([values.get(name, index + 1) for name in names])
+    if columns:
+        columns = {"epoch": list(range(1, 1 + max(map(len, columns.values())))), **columns}
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *itertools.zip_longest(*columns.values(), fillvalue="")])
 
 
 def read_tail(folder: str, size: int = 4000, since: int = 0) -> str:
@@ -244,13 +258,12 @@ def explain_exit(code: int, log_tail: str) -> tuple[str, str]:
     # The last line that says something; progress bars overwrite theirs with carriage returns.
     lines = [line.rsplit("\r", 1)[-1].strip() for line in log_tail.splitlines()]
     line = next((line[:300] for line in reversed(lines) if line), "")
-    said_so = MEMORY_MESSAGES.search(log_tail)
+    out_of_memory = MEMORY_MESSAGES.search(log_tail) is not None
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-        return (OUT_OF_MEMORY if said_so else SIGNAL), f"ended by {name}" + (f" after: {line}" if line else "")
-    if said_so:
-        return OUT_OF_MEMORY, line
-    return EXIT, f"exit code {code}: {line}" if line else f"exit code {code}"
+        return (OUT_OF_MEMORY if out_of_memory else SIGNAL), f"ended by {name}" + (f" after: {line}" if line else "")
+    said = f"exit code {code}: {line}" if line else f"exit code {code}"
+    return (OUT_OF_MEMORY, line) if out_of_memory else (EXIT, said)
 
 
 @functools.cache
@@ -264,19 +277,12 @@ def this_machine() -> str:
     return " ".join(parts)
 
 
-def process_start(pid: int) -> str | None:
-    """When process `pid` of this machine was started, in a form that identifies it; None if it is not running."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return None
-    try:
-        return f"{psutil.Process(pid).create_time():.1f}"
-    except psutil.Error:
-        return None
+def process_start(pid: int) -> float | None:
+    """When process `pid` of this machine was started, to tell it from a later one; None if it is not running."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    return None
 
 
 def claim_path(folder: str, number: int) -> str:
@@ -285,24 +291,19 @@ def claim_path(folder: str, number: int) -> str:
 
 def newest_claim(folder: str) -> int:
     """The number of the last claim on the job, 0 if there was none."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return 0
+    names = os.listdir(folder) if os.path.isdir(folder) else []
     return max((int(name[6:]) for name in names if name.startswith("claim.") and name[6:].isdecimal()), default=0)
 
 
 def take_claim(folder: str, number: int) -> bool:
     """Create claim `number` for this process; False if another process has it."""
-    owner = {"pid": os.getpid(), "machine": this_machine(), "start": process_start(os.getpid())}
+    owner = {"pid": os.getpid(), "machine": this_machine(), "since": process_start(os.getpid())}
     try:
         file = os.open(claim_path(folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    try:
-        os.write(file, json.dumps(owner).encode())  # one write: a reader sees all of it or an empty file
-    finally:
-        os.close(file)
+    with open(file, "wb", buffering=0) as claim:  # one write: a reader sees all of it or an empty file
+        claim.write(json.dumps(owner).encode())
     return True
 
 
@@ -327,7 +328,8 @@ def is_alive(folder: str, number: int) -> bool:
         return False
     owner = owner_of(folder, number)
     if owner.get("machine") == this_machine():
-        return process_start(owner["pid"]) == owner["start"]
+        start = process_start(owner["pid"])
+        return start is not None and abs(start - owner.get("since", 0)) < SAME_START_S
     before, since = _watched.get(path, (None, 0.0))
     if before != stamp:
         _watched[path] = (stamp, time.monotonic())

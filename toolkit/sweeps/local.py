@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -11,24 +12,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.sweeps.jobs import FOLDER, Status
-from toolkit.sweeps.run_job import Task, become_reaper, end_marked
+from toolkit.sweeps.guard import OWN_SESSION, become_reaper, end_marked
+from toolkit.sweeps.jobs import FOLDER, Status, Task
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+LIBRARIES = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
+THREAD_VARIABLES = tuple(f"{name}_THREADS" for name in LIBRARIES)
 
 
 @dataclass
@@ -83,12 +77,10 @@ def visible_gpus() -> tuple[list[str] | None, str]:
     limit = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limit is None:
         return installed_gpus()
-    names: list[str] = []
-    for name in map(str.strip, limit.split(",")):
-        if not re.fullmatch(r"\d+|GPU-.+|MIG-.+", name):  # CUDA ends the list at the first of another kind
-            break
-        names.append(name)
-    return names, f"CUDA_VISIBLE_DEVICES={limit!r}"
+    names = map(str.strip, limit.split(","))
+    # CUDA ends the list at the first name of another kind.
+    known = itertools.takewhile(lambda name: re.fullmatch(r"\d+|GPU-.+|MIG-.+", name), names)
+    return list(known), f"CUDA_VISIBLE_DEVICES={limit!r}"
 
 
 def installed_gpus() -> tuple[list[str] | None, str]:
@@ -104,11 +96,10 @@ def installed_gpus() -> tuple[list[str] | None, str]:
         said = " ".join((listed.stderr or listed.stdout).split())[:200]
         return None, f"nvidia-smi failed with exit code {listed.returncode}: {said}"
     names: list[str] = []
-    for line in listed.stdout.splitlines():
-        whole, part = re.match(r"GPU (\d+):", line), re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)
+    for number, part in re.findall(r"^GPU (\d+):|^\s+MIG .*\(UUID: (MIG-[^)]+)\)", listed.stdout, re.MULTILINE):
         if part and names and names[-1].isdecimal():
             names.pop()  # the GPU that this and its neighbours are parts of
-        names += [found[1] for found in (whole, part) if found]
+        names.append(number or part)
     return names, "nvidia-smi lists " + (", ".join(names) if names else "no GPU")
 
 
@@ -145,26 +136,11 @@ class Engine:
     shares_devices = False  # True if a job may have run out of memory because of its neighbours
     leaves = False  # True if the dispatcher ends when everything is in the engine's queue
     runs_ahead = False  # a task may be handed in before there is room for it
-
-    def has_room(self, alone: bool = False) -> bool:
-        """True if `start` may be called now, for a task that wants a device for itself or not."""
-        raise NotImplementedError
-
-    def start(self, name: str, task: Task, alone: bool) -> None:
-        """Start a task, or put it in the engine's queue."""
-        raise NotImplementedError
-
-    def wait(self, timeout_s: float) -> list[str]:
-        """Names of the tasks that have ended, after at most about `timeout_s`."""
-        raise NotImplementedError
-
-    def wake(self) -> None:
-        """End a `wait` early; may be called in a signal handler."""
-        raise NotImplementedError
-
-    def stop_all(self, now: bool) -> None:
-        """Ask every task to end, `now` without its grace time."""
-        raise NotImplementedError
+    has_room: Callable[[bool], bool]  # may `start` be called now, for a task that wants a device for itself or not?
+    start: Callable[[str, Task, bool], None]  # start a task (name, task, alone), or put it in the engine's queue
+    wait: Callable[[float], list[str]]  # names of the tasks that have ended, after at most about so many seconds
+    wake: Callable[[], None]  # end a `wait` early; may be called in a signal handler
+    stop_all: Callable[[bool], None]  # ask every task to end; `now`: without its grace time
 
     def close(self, wait: bool = True) -> None:
         """End what belongs to this process; without `wait` it may end a little later."""
@@ -199,27 +175,24 @@ class LocalEngine(Engine):
         self._ended: queue.SimpleQueue = queue.SimpleQueue()
         self._problems: dict[str, str] = {}
         self._folders: dict[str, str] = {}
-        self._draining: Device | None = None  # gets no new job until it is empty for one that wants to be alone
+        self.slots = sum(device.capacity for device in devices)
+        self.shares_devices = any(device.capacity > 1 for device in devices)
         become_reaper()  # of jobs whose guard was killed, see `wait`
         self._start_guard()
 
     def _start_guard(self) -> None:
         """In a session of its own: a Ctrl-C in the terminal reaches only the dispatcher."""
-        options: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         # The jobs must not inherit a changed PYTHONPATH, so the project's root goes in front by -c, not by variable.
         code = f"import sys; sys.path.insert(0, {ROOT!r}); import toolkit.sweeps.guard as guard; guard.main()"
         command = [sys.executable, "-c", code, *self._guard_flags]
-        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **OWN_SESSION)
         threading.Thread(target=self._listen, args=(self._guard,), daemon=True).start()
 
     def _listen(self, guard: subprocess.Popen) -> None:
         with guard.stdout:
             for line in guard.stdout:
                 message = json.loads(line)
-                if message["problem"]:
-                    self._problems[message["ended"]] = message["problem"]
+                self._problems[message["ended"]] = message["problem"]
                 self._ended.put(message["ended"])
         self._ended.put(None)
 
@@ -228,14 +201,6 @@ class LocalEngine(Engine):
             self._guard.stdin.write(json.dumps(message).encode() + b"\n")
             self._guard.stdin.flush()
 
-    @property
-    def slots(self) -> int:
-        return sum(device.capacity for device in self.devices)
-
-    @property
-    def shares_devices(self) -> bool:
-        return any(device.capacity > 1 for device in self.devices)
-
     def has_room(self, alone: bool = False) -> bool:
         return self._place(alone) is not None
 
@@ -243,13 +208,10 @@ class LocalEngine(Engine):
         device = self._place(alone)
         device.running[name] = None
         device.alone = alone
-        if alone:
-            self._draining = None
         task.device = device.name
         task.environment = job_environment(device, 1 if alone and device.gpu is None else self.slots)
         self._folders[name] = task.folder
-        limit = 1 if alone else device.capacity
-        self._send({"run": name, "task": vars(task), "place": device.name, "limit": limit})
+        self._send({"run": name, "task": vars(task), "place": device.name, "limit": 1 if alone else device.capacity})
 
     def wait(self, timeout_s: float) -> list[str]:
         names: list[str | None] = []
@@ -265,11 +227,9 @@ class LocalEngine(Engine):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             self._start_guard()
-        ended = [name for name in names if name]
         for device in self.devices:
-            for name in ended:
-                device.running.pop(name, None)
-        return ended
+            device.running = {name: None for name in device.running if name not in names}
+        return [name for name in names if name]
 
     def owns(self, pid: int | None) -> bool:
         return pid == self._guard.pid
@@ -298,15 +258,11 @@ class LocalEngine(Engine):
 
     def _place(self, alone: bool) -> Device | None:
         """The device with most room for one more job, None if it must wait."""
-        if alone:
-            empty = [device for device in self.devices if not device.running]
-            if not empty and self._draining is None:
-                self._draining = min(self.devices, key=lambda device: len(device.running))
-            return empty[0] if empty else None
-        free = [
-            device
-            for device in self.devices
-            if device is not self._draining
-            and len(device.running) < (1 if device.alone and device.running else device.capacity + self.runs_ahead)
-        ]
-        return max(free, key=lambda device: device.capacity - len(device.running), default=None)
+
+        def room(device: Device) -> int:
+            if alone or device.alone:
+                return not device.running
+            return device.capacity + self.runs_ahead - len(device.running)
+
+        best = max(self.devices, key=room)
+        return best if room(best) > 0 else None

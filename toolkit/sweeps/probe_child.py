@@ -21,14 +21,13 @@ class Refused(BaseException):
 
 
 def describe(action: argparse.Action) -> dict:
-    """The facts about one flag that the dispatcher needs to write it on a command line."""
+    """The facts about one flag that the dispatcher needs to write it on a command line (script.Flag)."""
     kind = type(action).__name__.strip("_").replace("Action", "").lower()  # store, storetrue, booleanoptional, ...
     return {
-        "options": list(action.option_strings),
+        "options": sorted(action.option_strings, key=lambda option: not option.startswith("--")),  # long ones first
         "kind": kind,
         "nargs": action.nargs,
         "type": getattr(action.type, "__name__", None),
-        "choices": None if action.choices is None else [str(choice) for choice in action.choices],
     }
 
 
@@ -56,7 +55,9 @@ def talk(parser: argparse.ArgumentParser) -> None:
     for kind in type(parser).__mro__:  # a script's own kind of parser may have its own `error`
         if "error" in vars(kind):
             kind.error = refuse
-    say({"flags": [describe(action) for action in parser._actions]})
+    told = [action for action in parser._actions if action.option_strings]
+    flags = [describe(action) for action in told]
+    say({"flags": [flag for flag in flags if flag["kind"] not in ("help", "version")]})
     for line in commands:
         say({"problems": [try_point(parser, argv) for argv in json.loads(line)["points"]]})
     os._exit(0)  # not sys.exit: the script may catch SystemExit, and its threads must not keep us

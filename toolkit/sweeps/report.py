@@ -10,19 +10,23 @@ import json
 import math
 import os
 import shlex
+import statistics
 import time
-from collections.abc import Iterable
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from toolkit import effects
 from toolkit.sweeps import jobs, table
-from toolkit.sweeps.table import Group, Row, number, show
+from toolkit.sweeps.table import Group, Row, number
 
 MOST_CURVES = 150  # runs whose curves are in the page; the best ones are always among them
 MOST_LOGS = 30  # failed jobs whose last words are in the page
+MOST_METRICS = 6
 LOG_TAIL = 2500
-NOT_CURVES = ("epoch", "seconds", "learning_rate")
-HERE = os.path.dirname(os.path.abspath(__file__))
-UPLOT = os.path.join(os.path.dirname(HERE), "vendor", "uplot")
+NOT_CURVES = ("seconds", "learning_rate")
+TEMPLATE = Path(__file__).with_name("report_template.html")
+UPLOT = TEMPLATE.parents[1] / "vendor" / "uplot"
 
 
 def write_report(
@@ -31,6 +35,8 @@ def write_report(
     """Write the page for `rows`, grouped by seed in `groups`; `metric` is a name in their results, or None."""
     index = table.read_index(log_dir)
     scripts = sorted({row.status.script for row in rows if row.status.script}) or [index.get("script", "sweep")]
+    names = dict.fromkeys(([metric] if metric else []) + [name for row in rows for name in row.metrics])
+    metrics = [name for name in names if any(not math.isnan(number(row, name)) for row in rows)][:MOST_METRICS]
     data = {
         "title": f"Sweep of {', '.join(scripts)}",
         "subtitle": f"{len(rows)} jobs in {os.path.basename(os.path.abspath(log_dir))}, {time.ctime()}",
@@ -39,71 +45,51 @@ def write_report(
         "flags": [flag for flag in table.varying(rows) if flag != "seed"],
         "origins": table.differing_origins(groups),
         "search": index.get("search", "grid"),
-        "sources": sources(rows),
+        "sources": sources([row for row in rows if row.status.state == "done"]),
         "notes": notes(rows, metric),
-        "metrics": metric_names(rows, metric),
+        "metrics": metrics,
         "command": best_command(log_dir, groups),
-        "groups": group_entries(rows, groups),
-        "jobs": job_entries(log_dir, rows, groups, metric),
+        "groups": [group_entry(*pair) for pair in zip(groups, table.label_groups(rows, groups), strict=True)],
+        "jobs": job_entries(log_dir, rows, groups, metrics),
         "effects": effect_entries(rows, groups, metric),
     }
+    page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("[[LICENCE]]", (UPLOT / "LICENSE").read_text(encoding="utf-8"))
+    page = page.replace("[[LIBRARY_STYLE]]", (UPLOT / "uPlot.min.css").read_text(encoding="utf-8"))
+    page = page.replace("[[LIBRARY]]", (UPLOT / "uPlot.iife.min.js").read_text(encoding="utf-8"))
+    text = json.dumps(finite(data), ensure_ascii=False, allow_nan=False, default=str)
     # "<" in a name could end the script element that holds the data.
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=str).replace("<", "\\u003c")
-    parts = {
-        "LICENCE": read_text(os.path.join(UPLOT, "LICENSE")),
-        "LIBRARY_STYLE": read_text(os.path.join(UPLOT, "uPlot.min.css")),
-        "LIBRARY": read_text(os.path.join(UPLOT, "uPlot.iife.min.js")),
-        "DATA": text,
-    }
-    page = read_text(os.path.join(HERE, "report_template.html"))
-    for name, part in parts.items():
-        page = page.replace(f"[[{name}]]", part)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(page)
-    os.replace(temporary, path)
-
-
-def read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    jobs.write_text(path, page.replace("[[DATA]]", text.replace("<", "\\u003c")))
 
 
 def finite(value: Any) -> Any:
-    """`value`, but None for a number that JSON does not have (NaN, infinity)."""
+    """`value` with None for each number in it that JSON does not have (NaN, infinity)."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def sources(rows: list[Row]) -> dict[str, str]:
+def sources(done: list[Row]) -> dict[str, str]:
     """Where the numbers come from: data set, device and precision of the done jobs, with counts where they differ."""
-    found: dict[str, dict[str, int]] = {"data set": {}, "device": {}, "precision": {}}
-    for row in rows:
-        known = {"data set": "dataset", "device": "device", "precision": "precision"}
-        for name, key in known.items():
-            value = row.metrics.get(key) or (row.status.device if key == "device" else None)
-            if row.status.state == "done" and value:
-                found[name][str(value)] = found[name].get(str(value), 0) + 1
-    return {name: ", ".join(f"{v} ({n})" if len(c) > 1 else v for v, n in c.items()) for name, c in found.items() if c}
+    found = {}
+    for name, key in {"data set": "dataset", "device": "device", "precision": "precision"}.items():
+        values = [row.metrics.get(key) or (row.status.device if key == "device" else None) for row in done]
+        counts = Counter(str(value) for value in values if value)
+        if counts:
+            found[name] = ", ".join(f"{v} ({n})" if len(counts) > 1 else v for v, n in counts.items())
+    return found
 
 
 def notes(rows: list[Row], metric: str | None) -> list[str]:
     """What a reader must know before the numbers: results that are none, and why there is no best."""
-    odd = table.not_finite(rows, metric)
-    said = (
-        [f"{metric} is not a finite number and counts as missing in {len(odd)} jobs: {', '.join(odd[:5])}"]
-        if odd
-        else []
-    )
     if metric is None:
         has_done = any(row.status.state == "done" for row in rows)
-        said.append("All done jobs' results hold no number." if has_done else "No job is done yet.")
-    return said
-
-
-def metric_names(rows: list[Row], metric: str | None) -> list[str]:
-    """The numbers of the results, the metric first."""
-    names = dict.fromkeys(([metric] if metric else []) + [name for row in rows for name in row.metrics])
-    return [name for name in names if any(not math.isnan(number(row, name)) for row in rows)][:6]
+        return ["All done jobs' results hold no number." if has_done else "No job is done yet."]
+    odd = table.not_finite(rows, metric)
+    said = f"{metric} is not a finite number and counts as missing in {len(odd)} jobs: {', '.join(odd[:5])}"
+    return [said] if odd else []
 
 
 def best_command(log_dir: str, groups: list[Group]) -> str:
@@ -116,76 +102,58 @@ def best_command(log_dir: str, groups: list[Group]) -> str:
     return shlex.join(["python", *([] if script.endswith(".py") else ["-m"]), script, *config["argv"]])
 
 
-def group_entries(rows: list[Row], groups: list[Group]) -> list[dict[str, Any]]:
-    """One entry per configuration: its value over the seeds, and what it costs."""
-    flags, origins = [flag for flag in table.varying(rows) if flag != "seed"], table.differing_origins(groups)
-    entries = []
-    for group in groups:
-        done = [row.status for row in group.rows if row.status.state == "done"]
-        origin = [f"{name}={show(group.origin[name])}" for name in origins]
-        words = [f"{flag}={show(group.config.get(flag))}" for flag in flags]
-        entries.append(
-            {
-                "label": ", ".join(origin + words) or "the one configuration",
-                "config": {flag: finite(group.config.get(flag)) for flag in flags},
-                "origin": group.origin,
-                "mean": finite(group.mean),
-                "sd": finite(group.sd),
-                "n": len(group.values),
-                "missing": ", ".join(map(str, group.missing)),
-                "seconds": mean(one.seconds for one in done),
-                "memory": max((one.memory_mb or 0 for one in done), default=0) or None,
-            }
-        )
-    return entries
+def group_entry(group: Group, label: str) -> dict[str, Any]:
+    """One configuration: its value over the seeds, and what it costs."""
+    done = [row.status for row in group.rows if row.status.state == "done"]
+    seconds = [status.seconds for status in done if status.seconds]
+    return {
+        "label": label or "the one configuration",
+        "config": group.config,
+        "origin": group.origin,
+        "mean": group.mean,
+        "sd": group.sd,
+        "n": len(group.values),
+        "missing": ", ".join(map(str, group.missing)),
+        "seconds": statistics.fmean(seconds) if seconds else None,
+        "memory": max((status.memory_mb or 0 for status in done), default=0) or None,
+    }
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def job_entries(log_dir: str, rows: list[Row], groups: list[Group], metric: str | None) -> list[dict[str, Any]]:
+def job_entries(log_dir: str, rows: list[Row], groups: list[Group], metrics: list[str]) -> list[dict[str, Any]]:
     """One entry per job, in the order of the grid; curves of the best ones, last words of those that failed."""
-    flags, names = table.varying(rows), metric_names(rows, metric)
+    flags = table.varying(rows)
     place = {row.name: index for index, group in enumerate(groups) for row in group.rows}
-    drawn = set(sorted((row.name for row in rows), key=lambda name: place[name])[:MOST_CURVES])
-    entries, logs = [], 0
+    drawn = set(sorted(place, key=place.get)[:MOST_CURVES])
+    troubled = [row.name for row in rows if row.status.state in ("failed", "stopped")][:MOST_LOGS]
+    entries = []
     for row in rows:
         status, folder = row.status, os.path.join(log_dir, row.name)
         entry = {
             "name": row.name,
             "group": place[row.name],
-            "config": {flag: finite(row.config.get(flag)) for flag in flags},
-            "metrics": {name: finite(number(row, name)) for name in names},
+            "config": {flag: row.config.get(flag) for flag in flags},
+            "metrics": {name: number(row, name) for name in metrics},
             "state": status.state,
             "seconds": status.seconds,
             "memory": status.memory_mb,
             "attempts": status.attempt,
-            "why": status.reason if status.cause else status.detail or "",
-            "started": status.started,
+            "why": status.reason if status.cause else status.detail,
             "ended": status.ended,
         }
         if row.name in drawn and status.attempt:
             history = jobs.read_history(folder)
-            shown = {n: v for n, v in history.items() if n == "epoch" or n not in NOT_CURVES}
-            entry["history"] = {name: list(map(finite, values)) for name, values in shown.items()}
-        if status.state in ("failed", "stopped") and logs < MOST_LOGS:
-            logs += 1
+            entry["history"] = {name: values for name, values in history.items() if name not in NOT_CURVES} or None
+        if row.name in troubled:
             entry["log"] = jobs.read_tail(folder, LOG_TAIL)
-        entries.append({name: value for name, value in entry.items() if value not in (None, "", {})})
+        entries.append(entry)
     return entries
 
 
 def effect_entries(rows: list[Row], groups: list[Group], metric: str | None) -> list[dict[str, Any]]:
     """What each flag explains of the differences, and the mean at each of its values."""
-    found = [
-        {
-            "flag": effect.flag,
-            "share": finite(effect.share),
-            "levels": [{"label": one.label, "mean": one.mean, "n": len(one.values)} for one in effect.levels],
-        }
-        for effect in table.main_effects(rows, metric)
-    ]
-    chance = table.seed_share(groups)
+    found = []
+    for effect in effects.main_effects([row.config for row in rows], [number(row, metric) for row in rows]):
+        levels = [{"label": n, "mean": mean, "n": len(effect.levels[n])} for n, mean in effect.means.items()]
+        found.append({"flag": effect.setting, "share": effect.share, "levels": levels})
+    chance = effects.chance_share(group.values for group in groups)
     return found + ([] if math.isnan(chance) else [{"flag": "(between seeds)", "share": chance, "levels": []}])

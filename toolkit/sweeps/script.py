@@ -26,10 +26,7 @@ from toolkit.errors import UserError
 PROBE_TIMEOUT_S = 120  # a script may import torch from a slow network disk before it parses
 OWNED = ("results_path", "output_dir", "resume")  # flags that the dispatcher sets for each job
 # An import statement, wherever it stands; the names of a `from` may go over several lines in parentheses.
-IMPORTS = re.compile(
-    r"(?:^|[;:])[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]*(\([^)]*\)|[^;\n]*)|import[ \t]+([^;#\n]+))",
-    re.MULTILINE,
-)
+IMPORTS = re.compile(r"(?:^|[;:])[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+)?import[ \t]*(\([^)]*\)|[^;\n]*)", re.MULTILINE)
 PARSES = re.compile(rb"parse_(known_)?(intermixed_)?args")
 
 
@@ -41,7 +38,6 @@ class Flag:
     kind: str  # argparse's action: store, storetrue, storefalse, storeconst, booleanoptional, append, count, ...
     nargs: int | str | None
     type: str | None
-    choices: tuple[str, ...] | None
     number: int  # which of the parser's flags: several names of one flag have the same
 
 
@@ -81,25 +77,22 @@ class Script:
         """
         argv: list[str] = []
         names: dict[int, str] = {}  # number of a flag -> the name that it has here
-        for name in sorted(config):
+        for name, value in sorted(config.items()):
             if name in OWNED:
                 raise UserError(f"{name} is set by the dispatcher for each job; take it out of the grid")
-            if config[name] is None:
+            if value is None:
                 continue
-            flag = self._flag(name)
+            if name not in self.flags:
+                close = difflib.get_close_matches(name, self.flags, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(sorted(self.flags))}"
+                raise UserError(f"{self.name} has no flag --{name}; {hint}")
+            flag = self.flags[name]
             if names.setdefault(flag.number, name) != name:
                 raise UserError(f"{names[flag.number]} and {name} are two names of one flag; use one of them")
-            argv += write_flag(name, flag, config[name])
+            argv += write_flag(name, flag, value)
             if argv and "\0" in argv[-1]:
-                raise UserError(f"{name} is {config[name]!r}; a command line cannot hold the character NUL")
+                raise UserError(f"{name} is {value!r}; a command line cannot hold the character NUL")
         return argv
-
-    def _flag(self, name: str) -> Flag:
-        if name in self.flags:
-            return self.flags[name]
-        close = difflib.get_close_matches(name, self.flags, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(sorted(self.flags))}"
-        raise UserError(f"{self.name} has no flag --{name}; {hint}")
 
 
 def find_modules(path: str, is_module: bool) -> dict[str, str]:
@@ -123,12 +116,10 @@ def find_modules(path: str, is_module: bool) -> dict[str, str]:
 
 def imported_names(source: str) -> Iterator[tuple[int, str]]:
     """(number of leading dots, dotted name) of everything that a module imports, also inside functions."""
-    for dots, base, several, plain in IMPORTS.findall(source):
-        if plain:
-            yield from ((0, name.split()[0]) for name in plain.split(",") if name.strip())
-        else:
-            names = re.sub(r"#.*|[()\\]", "", several).split(",")
-            yield from ((len(dots), f"{base}.{name.split()[0]}".strip(".")) for name in names if name.strip())
+    for dots, base, names in IMPORTS.findall(source):
+        for name in re.findall(r"[\w.]+", re.sub(r"#.*", "", names)):
+            yield len(dots), f"{base}.{name}".strip(".")
+        if dots or base:
             yield len(dots), base
 
 
@@ -170,7 +161,7 @@ def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
     if isinstance(value, list) and flag.nargs in (None, "?"):
         raise UserError(f"{name} is {value!r}, but {flag.option} takes one value")
     words = [as_text(flag, one) for one in (value if isinstance(value, list) else [value])]
-    if len(words) == 1 and words[0].startswith("-") and not _is_number(words[0]):
+    if len(words) == 1 and re.match(r"-(?!\d*\.?\d+$)", words[0]):
         return [f"{flag.option}={words[0]}"]  # argparse would take a separate '-x' for a flag
     return [flag.option, *words]
 
@@ -188,23 +179,15 @@ def as_text(flag: Flag, value: Any) -> str:
     return f"{Decimal(text):f}" if isinstance(value, float) and value < 0 and "e" in text else text
 
 
-def _is_number(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(text)
-        return True
-    return False
-
-
 class Probe:
     """A running child that holds the script at its parse_args. Use as a context manager."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe_child.py")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
         self._child = subprocess.Popen(
-            [sys.executable, child],
+            [sys.executable, os.path.join(os.path.dirname(__file__), "probe_child.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -227,16 +210,13 @@ class Probe:
 
     def read_flags(self) -> None:
         """Fill `script.flags`; UserError if the script ends or hangs before it parses, or has no --results_path."""
-        for number, flag in enumerate(self._hear()["flags"]):
-            if flag["kind"] in ("help", "version") or not flag["options"]:
-                continue
-            options = sorted(flag["options"], key=lambda option: not option.startswith("--"))  # long ones first
-            negatives = {f"--no-{option[2:]}" for option in options} if flag["kind"] == "booleanoptional" else set()
-            choices = None if flag["choices"] is None else tuple(flag["choices"])
-            first = Flag(options[0], flag["kind"], flag["nargs"], flag["type"], choices, number)
+        for number, found in enumerate(self._hear()["flags"]):
+            options, kind = found.pop("options"), found["kind"]
+            flag = Flag(options[0], **found, number=number)
             for option in options:
-                negative = Flag(option, "storetrue", 0, None, None, number) if option in negatives else None
-                self.script.flags[option.lstrip("-").replace("-", "_")] = negative or first
+                is_no = kind == "booleanoptional" and option.startswith("--no-") and f"--{option[5:]}" in options
+                negative = Flag(option, "storetrue", 0, None, number) if is_no else None
+                self.script.flags[option.lstrip("-").replace("-", "_")] = negative or flag
         if "results_path" not in self.script.flags:
             raise UserError(f"{self.script.name} has no flag --results_path, to which it would write its results")
 

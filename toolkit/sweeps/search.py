@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.effects import is_number
 from toolkit.errors import UserError
 from toolkit.sweeps import grid, jobs, table
 from toolkit.sweeps.jobs import Job, Status
@@ -22,8 +23,7 @@ from toolkit.sweeps.script import Probe
 from toolkit.sweeps.sweep import Sweep
 
 Config = dict[str, Any]
-RANGE_KEYS = grid.RANGE_KEYS
-LOOK_S = 1.0
+LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,16 @@ def make_distribution(name: str, value: Any, child: Probe) -> Any | None:
     """Optuna's distribution for a list or a range; None for a fixed value."""
     distributions = import_optuna().distributions
     if isinstance(value, list):
-        return distributions.CategoricalDistribution([_hashable(name, one) for one in grid.as_choices(name, value)])
+        for one in grid.as_choices(name, value):
+            if isinstance(one, (list, dict)):
+                raise UserError(f"{name} has the value {one}; a search takes single values and ranges")
+        return distributions.CategoricalDistribution(value)
     if not grid.is_range(value):
         return None
-    wrong = set(value) - RANGE_KEYS
-    if wrong or not {"low", "high"} <= set(value):
+    if not {"low", "high"} <= set(value) <= grid.RANGE_KEYS:
         raise UserError(f"{name} is {value}; a range needs low and high, and may have log (true) or step")
     bounds = {key: value[key] for key in ("low", "high", "step") if value.get(key) is not None}
-    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in bounds.values()):
+    if not all(is_number(one) for one in bounds.values()):
         raise UserError(f"{name} is {value}; low, high and step must be numbers")
     whole = all(isinstance(one, int) for one in bounds.values())
     if whole and "step" not in bounds and name in child.script.flags:  # 0 to 1 of a dropout are not two values
@@ -73,12 +75,6 @@ def make_distribution(name: str, value: Any, child: Probe) -> Any | None:
         raise UserError(f"{name} is {value}: {error}") from None
 
 
-def _hashable(name: str, value: Any) -> Any:
-    if isinstance(value, (list, dict)):
-        raise UserError(f"{name} has the value {value}; a search takes single values and ranges")
-    return value
-
-
 class Searcher:
     """Draws `search.trials` points; for tpe each one with the knowledge of the results so far."""
 
@@ -87,27 +83,20 @@ class Searcher:
         grids = grid.split_grids(config)
         if len(grids) != 1:
             raise UserError("a search takes one object; a list of objects is for --search grid")
-        if "seed" in grids[0] and search.seeds:
-            raise UserError(f"seeds is {search.seeds}, but the configuration has its own 'seed'; use one of the two")
-        self.fixed = {name: v for name, v in grids[0].items() if not (isinstance(v, list) or grid.is_range(v))}
+        grid.add_seeds(grids, search.seeds)  # refuses a seed of its own next to --seeds
         drawn = {name: make_distribution(name, value, child) for name, value in grids[0].items()}
         self.space = {name: one for name, one in drawn.items() if one is not None}
+        self.fixed = {name: value for name, value in grids[0].items() if name not in self.space}
         if not self.space:
             raise UserError("the configuration has only fixed values; a search needs a list or a range")
-        self.study: Any = None
-        self.sweep: Sweep | None = None
-        self.metric: str | None = None  # the name of the metric in use, once a result has shown it
-        self.index: dict[str, Any] = {}  # what sweep.json says besides the jobs
         self._asked = 0
         self._known: list[Config] = []  # parameters of every point drawn, also by earlier starts
-        self._trials: dict[str, tuple[Any, dict[str, float]]] = {}  # job name -> (trial, metric of each of its jobs)
-        self._sizes: dict[int, int] = {}  # trial number -> how many jobs it has
+        self._trials: dict[str, tuple[Any, dict[str, float | None]]] = {}  # job -> (trial, metric of each of its jobs)
 
     def draw_all(self) -> list[Config]:
         """All points of a random search: independent of results, so they are known at once."""
         study = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.search.seed))
-        points = [self._point(study.ask(self.space)) for _ in range(self.search.trials)]
-        return grid.add_seeds(points, self.search.seeds)
+        return [point for _ in range(self.search.trials) for point in self._points(study.ask(self.space))]
 
     def corners(self) -> list[Config]:
         """Points that show every choice and both ends of every range, to be checked by the script's parser."""
@@ -119,9 +108,12 @@ class Searcher:
         points = [{**self.fixed, **{n: v[i % len(v)] for n, v in ends.items()}} for i in range(longest)]
         return grid.add_seeds(points, self.search.seeds and 1)
 
-    def attach(self, sweep: Sweep) -> None:
-        """Feed `sweep` with points and learn from its results; points of an earlier start come first."""
-        self.sweep = sweep
+    def attach(self, sweep: Sweep, score: Callable[[str], float], index: dict[str, Any]) -> None:
+        """Feed `sweep` with points and learn from its results; points of an earlier start come first.
+
+        `score` gives a job's result, where more is better; `index` is what sweep.json says besides the jobs.
+        """
+        self.sweep, self._score, self._index = sweep, score, index
         self._memory = os.path.join(sweep.log_dir, "search.json")
         space = {name: repr(one) for name, one in self.space.items()}
         self._about = {"space": space, "fixed": self.fixed, "seeds": self.search.seeds, "seed": self.search.seed}
@@ -131,20 +123,16 @@ class Searcher:
         # constant_liar: points that are being run count as bad, so that parallel jobs do not all try the same corner.
         seed = self.search.seed + len(self._known)  # else a restart would draw its first points again
         sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
-        self.study = self.optuna.create_study(direction="minimize", sampler=sampler)  # see `_value`
+        self.study = self.optuna.create_study(direction="maximize", sampler=sampler)
         for params in self._known:
             self.study.enqueue_trial(params)
         sweep.refill, sweep.waits_for_results = self._refill, True
         sweep.on_finished.append(self._learn)
 
-    def _point(self, trial: Any) -> Config:
-        drawn = {name: self._rounded(value) for name, value in trial.params.items()}
-        return {**self.fixed, **drawn}
-
-    @staticmethod
-    def _rounded(value: Any) -> Any:
-        """Four digits are enough for a hyperparameter and make names that can be read."""
-        return float(f"{value:.4g}") if isinstance(value, float) else value
+    def _points(self, trial: Any) -> list[Config]:
+        """A trial's point, once for each seed. Four digits are enough for a hyperparameter and make readable names."""
+        drawn = {n: float(f"{v:.4g}") if isinstance(v, float) else v for n, v in trial.params.items()}
+        return grid.add_seeds([{**self.fixed, **drawn}], self.search.seeds)
 
     def _refill(self) -> Iterable[Job]:
         """The jobs of the next point (one for each seed); nothing when all trials are drawn."""
@@ -154,14 +142,12 @@ class Searcher:
             if self._asked > len(self._known):
                 self._known.append(trial.params)
                 jobs.write_json(self._memory, {"about": self._about, "points": self._known})
-            points = grid.add_seeds([self._point(trial)], self.search.seeds)
-            made = [Job.build(self.script.name, point, self.script.to_argv(point)) for point in points]
+            made = [Job.build(self.script.name, one, self.script.to_argv(one)) for one in self._points(trial)]
             new = [job for job in made if job.name not in self.sweep.jobs]
             if new:
-                values: dict[str, float] = {}
+                values = dict.fromkeys(job.name for job in new)
                 self._trials.update((job.name, (trial, values)) for job in new)
-                self._sizes[trial.number] = len(new)
-                table.write_index(self.sweep.log_dir, self.index, [*self.sweep.jobs.values(), *new])
+                table.write_index(self.sweep.log_dir, self._index, [*self.sweep.jobs.values(), *new])
                 return new
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)  # a small space: drawn before
         return []
@@ -171,21 +157,11 @@ class Searcher:
         if job.name not in self._trials:
             return
         trial, values = self._trials[job.name]
-        values[job.name] = self._value(job) if status.state == "done" else math.nan
-        if len(values) < self._sizes[trial.number]:
-            return
-        good = [value for value in values.values() if not math.isnan(value)]
-        if good:
-            self.study.tell(trial, sum(good) / len(good))
-        else:
-            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
-
-    def _value(self, job: Job) -> float:
-        """The job's metric, turned so that less is better: only a result tells which metric that is."""
-        row = table.read_row(self.sweep.log_dir, job.name, job.config)
-        self.metric = self.metric or table.pick_metric([row], self.search.metric)
-        sign = 1 if table.is_better_when_low(self.metric or "", self.search.direction) else -1
-        return sign * table.number(row, self.metric)
+        values[job.name] = self._score(job.name) if status.state == "done" else math.nan
+        if None not in values.values():
+            good = [value for value in values.values() if not math.isnan(value)]
+            fail = self.optuna.trial.TrialState.FAIL
+            self.study.tell(trial, sum(good) / len(good) if good else None, state=None if good else fail)
 
 
 class Pruner:
@@ -194,81 +170,60 @@ class Pruner:
     median: worse than the median of the others at the same epoch. asha: not in the best third at epochs 1, 3, 9, ...
     """
 
-    def __init__(self, kind: str, search: Search, after: int) -> None:
-        if after < 1:
-            raise UserError(f"prune_after is {after}; it must be at least 1 epoch")
-        self.optuna = import_optuna()
-        self.after, self.direction = after, search.direction
+    def __init__(self, kind: str, search: Search, after: int, sweep: Sweep) -> None:
+        self.optuna, self.after, self.direction, self.sweep = import_optuna(), after, search.direction, sweep
         self.column = None if search.metric == "auto" else search.metric.removeprefix("best_")
+        pruners = self.optuna.pruners
         self.pruner = (
-            self.optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=after)
+            pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=after)
             if kind == "median"
-            else self.optuna.pruners.SuccessiveHalvingPruner(min_resource=after, reduction_factor=3)
+            else pruners.SuccessiveHalvingPruner(min_resource=after, reduction_factor=3)
         )
-        self.study: Any = None
-        self.sweep: Sweep | None = None
+        self.study: Any = None  # made when the first history shows which metric and so which direction it has
         self._trials: dict[str, Any] = {}
-        self._reported: dict[str, int] = {}
+        self._curves: dict[str, list[float]] = {}  # what has been reported
         self._asked_to_stop: set[str] = set()
         self._next_look = 0.0
-
-    def attach(self, sweep: Sweep) -> None:
-        self.sweep = sweep
         sweep.on_turn.append(self.look)
         sweep.on_finished.append(self.job_ended)
 
     def look(self) -> None:
-        """Read what the running jobs have appended; ask the hopeless ones to stop. At most once a second."""
+        """Read what the running jobs have appended; ask the hopeless ones to stop. At most twice a second."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_S
-        for name in list(self.sweep.progress.running):
-            if name not in self._asked_to_stop and self._report(name) and self._is_hopeless(name):
-                status = jobs.read_status(os.path.join(self.sweep.log_dir, name))
-                if status.state == "running":
-                    self._asked_to_stop.add(name)
-                    detail = f"{self.column} {self._last(name):.4g} after {self._reported[name]} epochs is hopeless"
-                    jobs.request_stop(os.path.join(self.sweep.log_dir, name), status.attempt, jobs.PRUNED, detail)
+        for name in self.sweep.progress.running.keys() - self._asked_to_stop:
+            folder = os.path.join(self.sweep.log_dir, name)
+            if not self._report(name) or len(self._curves[name]) <= self.after or not self._trials[name].should_prune():
+                continue
+            status, curve = jobs.read_status(folder), self._curves[name]
+            if status.state == "running":
+                self._asked_to_stop.add(name)
+                detail = f"{self.column} {curve[-1]:.4g} after {len(curve)} epochs is hopeless"
+                jobs.request_stop(folder, status.attempt, jobs.PRUNED, detail)
 
     def job_ended(self, job: Job, status: Status) -> None:
         """Keep the whole curve of an ended job: later jobs are compared with it."""
         self._report(job.name)
         if job.name in self._trials:
-            trial = self._trials[job.name]
-            states = self.optuna.trial.TrialState
+            states, last = self.optuna.trial.TrialState, self._curves[job.name][-1]
             state = {"done": states.COMPLETE, "stopped": states.PRUNED}.get(status.state, states.FAIL)
-            value = self._last(job.name) if state == states.COMPLETE else None
-            if value is not None and math.isnan(value):
-                state, value = states.FAIL, None
-            self.study.tell(trial, value, state=state)
-            del self._trials[job.name]
+            state = states.FAIL if state == states.COMPLETE and math.isnan(last) else state
+            self.study.tell(self._trials.pop(job.name), last if state == states.COMPLETE else None, state=state)
 
     def _report(self, name: str) -> bool:
         """Pass on new epochs of a job; True if there were any."""
-        values = self._curve(name)
-        done = self._reported.get(name, 0)
-        if len(values) <= done:
+        history = jobs.read_history(os.path.join(self.sweep.log_dir, name))
+        # The first val_acc or val_iou that a history has is the metric of all.
+        self.column = self.column or next((c for c in ("val_acc", "val_iou", "val_loss") if c in history), None)
+        values, before = history.get(self.column or "", []), len(self._curves.get(name, []))
+        if len(values) <= before:
             return False
         if self.study is None:
             direction = "minimize" if table.is_better_when_low(self.column, self.direction) else "maximize"
             self.study = self.optuna.create_study(direction=direction, pruner=self.pruner)
-        if name not in self._trials:
-            self._trials[name] = self.study.ask()
-        for epoch in range(done, len(values)):
-            self._trials[name].report(values[epoch], epoch + 1)
-        self._reported[name] = len(values)
+        trial = self._trials[name] if name in self._trials else self._trials.setdefault(name, self.study.ask())
+        for epoch in range(before, len(values)):
+            trial.report(values[epoch], epoch + 1)
+        self._curves[name] = values
         return True
-
-    def _is_hopeless(self, name: str) -> bool:
-        return self._reported[name] > self.after and self._trials[name].should_prune()
-
-    def _curve(self, name: str) -> list[float]:
-        """The metric of each epoch so far; the first val_acc or val_iou that a history has is the metric of all."""
-        history = jobs.read_history(os.path.join(self.sweep.log_dir, name))
-        if self.column is None:
-            self.column = next((column for column in ("val_acc", "val_iou", "val_loss") if column in history), None)
-        return history.get(self.column, []) if self.column else []
-
-    def _last(self, name: str) -> float:
-        values = self._curve(name)
-        return values[-1] if values else math.nan

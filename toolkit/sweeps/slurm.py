@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,8 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs
 from toolkit.sweeps.guard import Guard
+from toolkit.sweeps.jobs import Task
 from toolkit.sweeps.local import ROOT, Engine
-from toolkit.sweeps.run_job import Task
 
 POLL_S = 2.0
 COMMAND_TIMEOUT_S = 60
@@ -93,11 +94,13 @@ def seconds_of(limit: str) -> int:
 def run_task(task: Task) -> None:
     """Body of one array task, on a node of the cluster."""
     guard = Guard(report=lambda key, problem: problem and print(f"error: {problem}", flush=True), is_alone=True)
-    why = {"end": True, "why": (jobs.PREEMPTED, "Slurm ended it before its time (preempted, requeued or cancelled)")}
+    why = "Slurm ended it before its time (preempted, requeued or cancelled)"
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: guard.tell(why))
+        signal.signal(number, lambda *_: guard.end(jobs.PREEMPTED, why))
     gpus, node = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("SLURMD_NODENAME", "node")
     task.device = f"{node} gpu {gpus}" if gpus else node
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task.slurm_id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
     threads = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads and "OMP_NUM_THREADS" not in os.environ:
         task.environment["OMP_NUM_THREADS"] = threads
@@ -107,8 +110,8 @@ def run_task(task: Task) -> None:
     os.environ.update({"PYTHONPATH": before} if before else {})
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # Slurm has put the same task back into its queue
         task.attempt = max(task.attempt, jobs.newest_claim(task.folder) + 1)
-    guard.start(task.folder, task, "")
-    guard.serve(listening=False)
+    guard.start(task.folder, task)
+    guard.join()
 
 
 class SlurmEngine(Engine):
@@ -117,7 +120,13 @@ class SlurmEngine(Engine):
     name = "slurm"
 
     def __init__(self, settings: SlurmSettings, log_dir: str, waits_for_each: bool) -> None:
-        self._submitit = _import_submitit()
+        if shutil.which("sbatch") is None:
+            raise UserError("engine is 'slurm', but there is no sbatch here; run it on the cluster's login node")
+        try:
+            import submitit  # 0.1 s, which only this engine is worth
+        except ImportError:
+            raise UserError("engine 'slurm' needs submitit: pip install submitit") from None
+        self._submitit = submitit
         self.folder = os.path.abspath(log_dir)
         if "%" in self.folder:
             raise UserError(f"log_dir is {log_dir!r}; Slurm replaces % in file names: choose a folder without it")
@@ -127,17 +136,15 @@ class SlurmEngine(Engine):
         self._executor = self._make_executor(settings)
         self._buffer: list[tuple[str, Task]] = []
         self._in_flight: dict[str, Task] = {}
-        self._missing: dict[str, int] = {}  # name -> in how many polls squeue did not know the task
+        self._missing: Counter[str] = Counter()  # name -> in how many polls squeue did not know the task
         self._ids: dict[str, str] = jobs.read_json(os.path.join(self.folder, SUBMITTED)) or {}
         self._active = active_ids() if self._ids else {}
         self._last_poll = 0.0
         self._woken = False
 
     def _make_executor(self, settings: SlurmSettings) -> Any:
-        extra: dict[str, Any] = {}
-        for word in settings.extra:
-            name, equals, value = word.partition("=")
-            extra[name.lstrip("-").replace("_", "-")] = value if equals else True
+        pairs = (word.partition("=") for word in settings.extra)
+        extra = {name.lstrip("-").replace("_", "-"): value if equals else True for name, equals, value in pairs}
         # submitit asks for SIGUSR2 90 s before the limit, and Slurm may send it a minute early: a job with a limit of
         # two minutes would be ended at once. SIGCONT does nothing; our own time limit (see `start`) ends the job.
         extra["signal"] = "CONT@1"
@@ -178,16 +185,13 @@ class SlurmEngine(Engine):
 
     def _submit(self) -> None:
         """Send what is in the buffer as one array."""
-        if not self._buffer:
-            return
         for _, task in self._buffer:
             os.makedirs(task.folder, exist_ok=True)
             if not os.path.exists(os.path.join(task.folder, "status.json")):
                 jobs.write_status(task.folder, jobs.Status("queued", engine="slurm", script=task.config.get("script")))
         submitted = self._map_array([task for _, task in self._buffer])
-        for (name, task), job in zip(self._buffer, submitted, strict=True):
-            self._ids[name] = job.job_id
-            self._in_flight[name] = task
+        self._ids.update((name, job.job_id) for (name, _), job in zip(self._buffer, submitted, strict=True))
+        self._in_flight.update(self._buffer)
         self._buffer = []
         jobs.write_json(os.path.join(self.folder, SUBMITTED), self._ids)
 
@@ -209,7 +213,8 @@ class SlurmEngine(Engine):
 
     def wait(self, timeout_s: float) -> list[str]:
         """Names of the tasks that have ended or are gone from the queue."""
-        self._submit()
+        if self._buffer:
+            self._submit()
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and not self._woken:
             time.sleep(0.05)
@@ -221,14 +226,13 @@ class SlurmEngine(Engine):
             return []  # the controller does not answer: nothing is known, so nothing is decided
         ended = [name for name in self._in_flight if self._ids[name] not in self._active and self._is_gone(name)]
         for name in ended:
-            del self._in_flight[name]
-            self._missing.pop(name, None)
+            del self._in_flight[name], self._missing[name]
         return ended
 
     def _is_gone(self, name: str) -> bool:
         """A task that squeue does not know has ended. Its status may come later over a network file system."""
         task = self._in_flight[name]
-        self._missing[name] = polls = self._missing.get(name, 0) + 1
+        self._missing[name] = polls = self._missing[name] + 1
         status = jobs.read_status(task.folder)
         if status.attempt >= task.attempt and status.has_ended:
             # Why Slurm has ended it is known when its node is free again.
@@ -292,15 +296,3 @@ def clean_environment() -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
-
-
-def _import_submitit() -> Any:
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "engine is 'slurm', but there is no sbatch here; run the dispatcher on the cluster's login node"
-        )
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("engine 'slurm' needs submitit: pip install submitit") from None
-    return submitit

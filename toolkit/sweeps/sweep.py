@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs
-from toolkit.sweeps.jobs import Job, Status
+from toolkit.sweeps.jobs import Job, Status, Task
 from toolkit.sweeps.local import Engine
-from toolkit.sweeps.run_job import Task
 from toolkit.sweeps.script import Script
 
 ELSEWHERE_CHECK_S = 1.0
@@ -67,14 +66,13 @@ class Progress:
         return (running_s + mean_s * self.waiting) / self.slots
 
 
-def is_running(folder: str, newest_claim: int, status: Status) -> bool:
-    """True if a process works on the job: the owner of its newest claim lives and has not written how that ended.
+@dataclass(frozen=True)
+class Try:
+    """One start of a job: the claim that it needs, and whether it wants a device for itself."""
 
-    `status` must have been read after the claim, so that an end that comes between is seen.
-    """
-    if newest_claim == 0 or (status.attempt >= newest_claim and status.has_ended):
-        return False
-    return jobs.is_alive(folder, newest_claim)
+    job: Job
+    attempt: int
+    alone: bool = False
 
 
 class Sweep:
@@ -89,11 +87,11 @@ class Sweep:
         self.on_turn: list[Callable[[], None]] = []  # called about four times a second: view, pruning
         self.refill: Callable[[], Iterable[Job]] = lambda: ()  # a search names new points here
         self.waits_for_results = False  # it wants to know the results so far when it does
-        self._pending: deque[tuple[Job, int, bool]] = deque()  # job, attempt, alone
-        self._running: dict[str, tuple[Job, int, bool]] = {}
+        self._pending: deque[Try] = deque()
+        self._running: dict[str, Try] = {}
         self._elsewhere: dict[str, Job] = {}
         self._elsewhere_check = 0.0
-        self._tries: dict[str, int] = {}
+        self._retries: Counter[str] = Counter()
         self._first_deaths: list[str] = []
         self._interrupts = self._obeyed = 0
 
@@ -102,49 +100,50 @@ class Sweep:
 
     def add(self, new: Iterable[Job]) -> None:
         """Take in jobs: settled ones are counted, those that run somewhere are watched, the others wait for a place."""
-        try:
-            on_disk = set(os.listdir(self.log_dir))
-        except FileNotFoundError:
-            on_disk = set()
+        on_disk = set(os.listdir(self.log_dir)) if os.path.isdir(self.log_dir) else set()
         for job in new:
             if job.name in self.jobs:
                 continue
             self.jobs[job.name] = job
             self.progress.total += 1
-            if job.name in on_disk:
-                self._adopt(job)
-            else:
-                self._pending.append((job, 1, False))
+            if job.name not in on_disk:
+                self._pending.append(Try(job, 1))
+                continue
+            status = jobs.read_status(self.folder(job))
+            if status.is_settled:
+                self.progress.already_done += 1
+                self.progress.made_by[status.code] += 1
+            self._look(job, status)
 
-    def _adopt(self, job: Job) -> None:
-        """Find out from its folder what became of a job that was started before, by whomever."""
-        folder = self.folder(job)
-        status = jobs.read_status(folder)
+    def _look(self, job: Job, status: Status) -> None:
+        """See what became of a job that another process has started."""
+        newest = 0
+        if not status.is_settled:
+            newest = jobs.newest_claim(self.folder(job))
+            status = jobs.read_status(self.folder(job))  # after the claim, so that an end that comes between is seen
+        has_ended = status.attempt >= newest and status.has_ended
+        was_watched = self._elsewhere.pop(job.name, None) is not None
         if status.is_settled:
-            self.progress.already_done += 1
-            self.progress.made_by[status.code] += 1
             self._count(job, status)
-            return
-        newest = jobs.newest_claim(folder)
-        status = jobs.read_status(folder)
-        if is_running(folder, newest, status) or self.engine.has_queued(job.name):
+        elif (not has_ended and jobs.is_alive(self.folder(job), newest)) or self.engine.has_queued(job.name):
             self._elsewhere[job.name] = job
-            return
-        self._pending.append((job, max(newest, status.attempt) + 1, False))
+        elif was_watched and status.state == "failed" and status.attempt == newest:
+            # Who started it may be dead: we give it its further tries. A claim keeps two from doing so.
+            self._handle(Try(job, newest), status)
+        else:
+            self._pending.append(Try(job, max(newest, status.attempt) + 1))
 
     def run(self, close: bool = True) -> Progress:
         """Work until every job has ended, the sweep gives up, or a signal arrives; `close` the engine in any case."""
         with self._signals():
             try:
-                while True:
-                    self._start_jobs()
-                    if not (self._running or self._elsewhere or self._pending) or (
-                        self._is_ending and not self._running
-                    ):
-                        break
+                self._start_jobs()
+                while self._running or ((self._elsewhere or self._pending) and not self._is_ending):
                     for name in self.engine.wait(0.25):
                         self._ended(name)
-                    self._obey_interrupts()
+                    if self._interrupts > self._obeyed:
+                        self._obeyed = self._interrupts
+                        self.engine.stop_all(now=self._obeyed > 1)
                     self._check_elsewhere()
                     self._note_running()
                     if self.engine.leaves and not self._is_ending:
@@ -154,34 +153,28 @@ class Sweep:
                         turn()
                     if self._obeyed > 1:
                         break
+                    self._start_jobs()
             finally:
                 if close:
                     self.engine.close()
         return self.progress
-
-    def _obey_interrupts(self) -> None:
-        if self._interrupts > self._obeyed:
-            self._obeyed = self._interrupts
-            self.engine.stop_all(now=self._obeyed > 1)
 
     @property
     def _is_ending(self) -> bool:
         return self.progress.interrupted or self.progress.gave_up is not None
 
     def _start_jobs(self) -> None:
-        if self._is_ending:
-            return
         # Before the first success, every end may be the one after which the sweep gives up.
         self.engine.runs_ahead = self.progress.done > 0 and not self.waits_for_results
-        while self.engine.has_room(bool(self._pending and self._pending[0][2])):
+        while not self._is_ending and self.engine.has_room(bool(self._pending and self._pending[0].alone)):
             while not self._pending:  # a search may name jobs that are done already
                 new = list(self.refill())
                 if not new:
                     return
                 self.add(new)
-            job, attempt, alone = self._pending.popleft()
-            self._running[job.name] = (job, attempt, alone)
-            self.engine.start(job.name, self.make_task(job, attempt), alone)
+            start = self._pending.popleft()
+            self._running[start.job.name] = start
+            self.engine.start(start.job.name, self.make_task(start.job, start.attempt), start.alone)
 
     def _note_running(self) -> None:
         """Which of the started jobs really run, and since when, for views and pruning."""
@@ -195,13 +188,12 @@ class Sweep:
     def make_task(self, job: Job, attempt: int) -> Task:
         """The task for one attempt of a job."""
         folder = self.folder(job)
-        resume_argv = getattr(self.script, "resume_argv", None)
         return Task(
             folder=folder,
             command=self.script.command(job.argv + self.script.own_argv(folder)),
             attempt=attempt,
             config={"script": self.script.name, "config": job.config, "argv": job.argv, "code": self.code},
-            resume_argv=resume_argv(folder) if resume_argv else [],
+            resume_argv=self.script.resume_argv(folder),
             timeout_s=self.rules.timeout_s,
             grace_s=self.rules.grace_s,
             engine=self.engine.name,
@@ -209,75 +201,66 @@ class Sweep:
 
     def _ended(self, name: str) -> None:
         """A run of ours has ended; the folder says how, and the engine may know better."""
-        job, attempt, alone = self._running.pop(name)
+        start = self._running.pop(name)
         self.progress.running.pop(name, None)
-        folder = self.folder(job)
+        folder, attempt = self.folder(start.job), start.attempt
         status, newest = jobs.read_status(folder), jobs.newest_claim(folder)
         if status.is_settled:  # also: another process has finished it meanwhile
-            self._handle(job, status, alone)
+            self._handle(start, status)
             return
         if self._is_ending and newest < attempt:
             return  # taken out of a queue before it began
         has_said_so = status.attempt >= attempt and status.has_ended
         fate = self.engine.fate(name, status)
+        has_owner = jobs.is_alive(folder, newest) and not self.engine.owns(jobs.owner_of(folder, newest).get("pid"))
         if fate is not None and fate.state == "queued":
-            self._elsewhere[name] = job  # the engine runs it again by itself
+            self._elsewhere[name] = start.job  # the engine runs it again by itself
         elif has_said_so and fate is None:
-            self._handle(job, status, alone)
+            self._handle(start, status)
         elif newest < attempt and fate is None:  # its guard was killed before it began
-            self._pending.appendleft((job, attempt, alone))
-        elif has_said_so or newest < attempt or (newest == attempt and not self._has_owner(folder, attempt)):
-            self._handle(job, self._declare(job, attempt, status, fate), alone)
+            self._pending.appendleft(start)
+        elif has_said_so or newest < attempt or (newest == attempt and not has_owner):
+            self._handle(start, self._declare(start, status, fate))
         else:
-            self._elsewhere[name] = job
+            self._elsewhere[name] = start.job
 
-    def _has_owner(self, folder: str, attempt: int) -> bool:
-        owner = jobs.owner_of(folder, attempt).get("pid")
-        return jobs.is_alive(folder, attempt) and not self.engine.owns(owner)
-
-    def _declare(self, job: Job, attempt: int, status: Status, fate: Status | None) -> Status:
+    def _declare(self, start: Try, status: Status, fate: Status | None) -> Status:
         """Write the status of a job whose watcher could not: it was killed, or the folder cannot be written."""
-        if status.attempt < attempt:
-            status = jobs.next_attempt(status)
-            status.attempt = attempt
+        if status.attempt < start.attempt:
+            status = jobs.next_attempt(status, start.attempt)
         fate = fate or Status("failed", cause=jobs.LOST, detail="the process that watched over the job was killed")
         status.state, status.cause, status.detail, status.ended = fate.state, fate.cause, fate.detail, time.time()
         try:
-            os.makedirs(self.folder(job), exist_ok=True)
-            jobs.write_status(self.folder(job), status)
+            os.makedirs(self.folder(start.job), exist_ok=True)
+            jobs.write_status(self.folder(start.job), status)
         except OSError as error:
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-                raise UserError(
-                    f"{error.strerror} in {self.log_dir}: free some space and give the same command again"
-                ) from None
+                cure = "free some space and give the same command again"
+                raise UserError(f"{error.strerror} in {self.log_dir}: {cure}") from None
             status.state, status.cause, status.detail = "failed", jobs.FOLDER, fate.detail or str(error)
         return status
 
-    def _handle(self, job: Job, status: Status, alone: bool) -> None:
+    def _handle(self, start: Try, status: Status) -> None:
         """Count the end of a job, or give it another try."""
-        if status.state in ("failed", "stopped") and not self._is_ending:
-            again_alone = status.cause == jobs.OUT_OF_MEMORY and self.engine.shares_devices and not alone
+        name = start.job.name
+        if not status.is_settled and not self._is_ending:
+            again_alone = status.cause == jobs.OUT_OF_MEMORY and self.engine.shares_devices and not start.alone
             is_free = again_alone or status.cause == jobs.PREEMPTED  # the job is not to blame
-            tries = self._tries.get(job.name, 0)
-            if is_free or (status.may_help_to_retry and tries < self.rules.retries):
-                self._tries[job.name] = tries + (not is_free)
-                entry = (job, status.attempt + 1, alone or again_alone)
-                # One that wants a device for itself goes first: the place is being emptied for it.
-                (self._pending.appendleft if entry[2] else self._pending.append)(entry)
+            if is_free or (status.may_help_to_retry and self._retries[name] < self.rules.retries):
+                self._retries[name] += not is_free
+                self._pending.append(Try(start.job, status.attempt + 1, start.alone or again_alone))
                 return
-        self.progress.finished.append((job.name, status))
-        self._count(job, status)
+        self.progress.finished.append((name, status))
+        self._count(start.job, status)
         self._consider_giving_up(status)
 
     def _count(self, job: Job, status: Status) -> None:
         if status.state == "done":
             self.progress.done += 1
-            if status.seconds:
-                self.progress.seconds.append(status.seconds)
-        elif status.state == "failed":
-            self.progress.failed += 1
+            self.progress.seconds += [status.seconds] if status.seconds else []
         else:
-            self.progress.stopped += 1
+            self.progress.failed += status.state == "failed"
+            self.progress.stopped += status.state == "stopped"
         for call in self.on_finished:
             call(job, status)
 
@@ -298,18 +281,7 @@ class Sweep:
         if self._elsewhere and time.monotonic() - self._elsewhere_check >= ELSEWHERE_CHECK_S:
             self._elsewhere_check = time.monotonic()
             for job in list(self._elsewhere.values()):
-                newest = jobs.newest_claim(self.folder(job))
-                status = jobs.read_status(self.folder(job))
-                if is_running(self.folder(job), newest, status) or self.engine.has_queued(job.name):
-                    continue
-                del self._elsewhere[job.name]
-                if status.is_settled:
-                    self._count(job, status)
-                elif status.state == "failed" and status.attempt == newest:
-                    # Who started it may be dead: we give it its further tries. A claim keeps two from doing so.
-                    self._handle(job, status, alone=False)
-                else:
-                    self._pending.append((job, max(newest, status.attempt) + 1, False))
+                self._look(job, Status())
         self.progress.elsewhere = len(self._elsewhere)
 
     @contextlib.contextmanager

@@ -1,29 +1,24 @@
-"""The answers of a sweep as a table: one row per job, mean and spread over seeds, which choices mattered.
-
-How much of the differences a flag explains is the share of a one-way analysis of variance, corrected for what chance
-alone would explain (epsilon squared: (SS_between - (k-1) MS_within) / SS_total for k values). In a full grid the shares
-of different flags do not overlap; what they leave to 100% is interactions and chance. In a random search or a
-conditional grid they may overlap, and the report says so.
-"""
+"""The answers of a sweep as a table: one row per job, mean and spread over seeds."""
 
 from __future__ import annotations
 
 import csv
-import itertools
+import io
 import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit import effects
+from toolkit.effects import is_number, show
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs
 from toolkit.sweeps.jobs import Status
 
 INDEX = "sweep.json"  # script, metric, modules and all jobs of the last start, also those that no engine has begun
-MOST_VALUES = 8  # a number with more different values than this is cut into quarters
 # Words in the name of a metric of which less is better.
 LOW = """loss error err mse rmse mae nll ece mce brier perplexity ppl hausdorff hd distance dist assd asd msd rvd wer
 cer eer fid kl ce bce entropy divergence regret fpr fnr seconds time latency memory cost params parameters flops mape
@@ -53,7 +48,6 @@ class Group:
     origin: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     values: list[float] = field(default_factory=list)  # the metric of its done jobs
-    seeds: list[Any] = field(default_factory=list)
     missing: list[Any] = field(default_factory=list)  # seeds without a result
 
     @property
@@ -92,9 +86,8 @@ def read_rows(log_dir: str, known: Mapping[str, Row] | None = None) -> list[Row]
     """
     known = known or {}
     if not os.path.isdir(log_dir):
-        raise UserError(f"log_dir is {log_dir!r}, which is no folder")
-    index = read_index(log_dir)
-    listed: dict[str, dict[str, Any]] = dict(index.get("jobs", {}))
+        raise UserError(f"log_dir is {log_dir!r}, which is not a folder")
+    listed: dict[str, dict[str, Any]] = dict(read_index(log_dir).get("jobs", {}))
     for entry in sorted(os.scandir(log_dir), key=lambda entry: entry.name):
         if entry.name not in listed and entry.is_dir():
             content = jobs.read_json(os.path.join(entry.path, "config.json"))
@@ -111,11 +104,10 @@ def read_row(log_dir: str, name: str, config: dict[str, Any], status: Status | N
     row = Row(name, config, status or jobs.read_status(folder))
     if row.status.state == "running":
         newest = jobs.newest_claim(folder)
-        quiet_s = jobs.silent_s(folder, newest)
         if not jobs.is_alive(folder, newest):
             row.status.state, row.status.cause = "stopped", jobs.LOST
             row.status.detail = "it and what watched over it were killed; the next start runs it again"
-        elif quiet_s > jobs.SILENT_S:
+        elif (quiet_s := jobs.silent_s(folder, newest)) > jobs.SILENT_S:
             row.status.detail = f"last sign of life from {row.status.host} {quiet_s / 60:.0f} min ago"
     if row.status.state == "done":
         row.metrics = scalars(jobs.read_results(folder)[0] or {}, config)
@@ -137,26 +129,15 @@ def pick_metric(rows: list[Row], wanted: str = "auto") -> str | None:
     None if no job is done yet. UserError if none of the results has it.
     """
     done = [row.metrics for row in rows if row.status.state == "done"]
-    if not done:
-        return None
-    several = ((name, value) for metrics in done for name, value in metrics.items())
-    names = [name for name, value in several if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    names = list(dict.fromkeys(names))
-    if wanted != "auto":
-        found = find_metric(names, wanted)
+    names = list(dict.fromkeys(name for metrics in done for name, value in metrics.items() if is_number(value)))
+    if wanted != "auto" and done:
+        found = next((name for name in (wanted, f"best_{wanted}") if name in names), None)
         if found is None:
             raise UserError(f"metric is {wanted!r}; the results have: {', '.join(names) or 'no numbers'}")
         return found
-    for start in ("best_val_", "val_", "best_"):
-        found = next((name for name in names if name.startswith(start) and name != "best_epoch"), None)
-        if found:
-            return found
-    return names[0] if names else None
-
-
-def find_metric(names: list[str], wanted: str) -> str | None:
-    """`wanted` or best_`wanted`, whichever is in `names`."""
-    return next((name for name in (wanted, f"best_{wanted}") if name in names), None)
+    order = ("best_val_", "val_", "best_", "")
+    ranked = [name for start in order for name in names if name.startswith(start) and name != "best_epoch"]
+    return next(iter(ranked or names), None)
 
 
 def is_better_when_low(metric: str, direction: str = "auto") -> bool:
@@ -170,8 +151,7 @@ def is_better_when_low(metric: str, direction: str = "auto") -> bool:
 def number(row: Row, metric: str | None) -> float:
     """The metric of a row; NaN if it has none or one that is not finite: an average with it would say nothing."""
     value = row.metrics.get(metric) if metric else None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else math.nan
+    return float(value) if is_number(value) and math.isfinite(value) else math.nan
 
 
 def not_finite(rows: list[Row], metric: str | None) -> list[str]:
@@ -181,34 +161,27 @@ def not_finite(rows: list[Row], metric: str | None) -> list[str]:
 
 
 def group_by_seed(rows: list[Row], metric: str | None, direction: str = "auto") -> list[Group]:
-    """One group for each configuration without its seed, best mean first, groups without a result last."""
-    by_flags: dict[str, list[Row]] = {}
-    for row in rows:
-        config = sorted((name, repr(value)) for name, value in row.config.items() if name != "seed")
-        by_flags.setdefault(repr(config), []).append(row)
-    groups = [group for several in by_flags.values() for group in _split_by_origin(several, metric)]
-    sign = 1 if metric and is_better_when_low(metric, direction) else -1
-    return sorted(groups, key=lambda group: sign * group.mean if group.values else math.inf)
+    """One group for each configuration without its seed, script, data set and code: best mean first, empty ones last.
 
-
-def _split_by_origin(rows: list[Row], metric: str | None) -> list[Group]:
-    """One group for each script, data set and code; a job without a result counts as missing where it would belong."""
-    groups: dict[str, Group] = {}
+    A job without a result counts as missing where it would belong: its data set is in no results.
+    """
+    groups: dict[str, dict[str, Group]] = {}  # configuration -> origin -> group
     for row in sorted(rows, key=lambda row: row.status.state != "done"):
-        origin = row.origin
-        if row.status.state != "done":  # its data set is in no results, and its code may be unknown
+        config, origin = {n: value for n, value in row.config.items() if n != "seed"}, row.origin
+        alike = groups.setdefault(repr(sorted((n, repr(value)) for n, value in config.items())), {})
+        if row.status.state != "done":
             known = {n: v for n, v in origin.items() if v is not None}
-            origin = next((g.origin for g in groups.values() if known.items() <= g.origin.items()), origin)
-        config = {name: value for name, value in row.config.items() if name != "seed"}
-        group = groups.setdefault(repr(origin), Group(config, origin))
+            origin = next((g.origin for g in alike.values() if known.items() <= g.origin.items()), origin)
+        group = alike.setdefault(repr(origin), Group(config, origin))
         group.rows.append(row)
-        seed, value = row.config.get("seed", "-"), number(row, metric)
+        value = number(row, metric)
         if math.isnan(value):
-            group.missing.append(seed)
+            group.missing.append(row.config.get("seed", "-"))
         else:
-            group.seeds.append(seed)
             group.values.append(value)
-    return list(groups.values())
+    sign = 1 if metric and is_better_when_low(metric, direction) else -1
+    flat = [group for alike in groups.values() for group in alike.values()]
+    return sorted(flat, key=lambda group: sign * group.mean if group.values else math.inf)
 
 
 def differing_origins(groups: list[Group]) -> list[str]:
@@ -217,130 +190,35 @@ def differing_origins(groups: list[Group]) -> list[str]:
     return [n for n in names if len({repr(g.origin[n]) for g in groups if g.origin[n] is not None}) > 1]
 
 
+def label_groups(rows: list[Row], groups: list[Group]) -> list[str]:
+    """'learning_rate=0.001, model_name=cnn' for each group; with script, data set and code where they differ."""
+    origins, flags = differing_origins(groups), [flag for flag in varying(rows) if flag != "seed"]
+    return [
+        ", ".join([f"{n}={show(g.origin[n])}" for n in origins] + [f"{f}={show(g.config.get(f))}" for f in flags])
+        for g in groups
+    ]
+
+
 def varying(rows: list[Row]) -> list[str]:
     """The flags that do not have one and the same value in all rows, in the order of the grid."""
-    names = list(dict.fromkeys(name for row in rows for name in row.config))
-    first = {name: rows[0].config.get(name) for name in names}
-
-    def differs(name: str, value: Any) -> bool:
-        return value != first[name] or type(value) is not type(first[name])
-
-    return [name for name in names if any(differs(name, row.config.get(name)) for row in rows)]
+    return effects.varying([row.config for row in rows])
 
 
 def write_csv(path: str, rows: list[Row]) -> None:
     """One row per job: configuration, metrics, status, seconds. Written by rename."""
+    own = ("status", "seconds", "cause", "attempts", "job")
     flags = list(dict.fromkeys(name for row in rows for name in row.config))
-    metrics = list(dict.fromkeys(name for row in rows for name in row.metrics if name not in flags))
-    metrics = [name for name in metrics if name not in ("status", "seconds", "cause", "attempts", "job")]
-    temporary = f"{path}.{os.getpid()}.tmp"
+    metrics = dict.fromkeys(name for row in rows for name in row.metrics if name not in (*flags, *own))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*flags, *metrics, *own])
+    for row in rows:
+        status = row.status
+        cells = [row.config.get(name, "") for name in flags] + [row.metrics.get(name, "") for name in metrics]
+        cause = f"{status.cause}: {status.detail}" if status.cause else ""
+        writer.writerow([*cells, status.state, status.seconds, cause, status.attempt, row.name])
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*flags, *metrics, "status", "seconds", "cause", "attempts", "job"])
-            for row in rows:
-                status = row.status
-                cause = f"{status.cause}: {status.detail}" if status.cause else ""
-                writer.writerow(
-                    [row.config.get(name, "") for name in flags]
-                    + [row.metrics.get(name, "") for name in metrics]
-                    + [status.state, "" if status.seconds is None else status.seconds, cause, status.attempt, row.name]
-                )
-        os.replace(temporary, path)
+        jobs.write_text(path, text.getvalue())
     except OSError as error:
         raise UserError(f"cannot write the table {path}: {error.strerror}") from None
-
-
-@dataclass
-class Level:
-    """One value (or range of values) of a hyperparameter and the metric of the jobs that have it."""
-
-    label: str
-    values: list[float]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def sd(self) -> float:
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
-
-
-@dataclass
-class Effect:
-    """A hyperparameter: its levels and the share (0..1) of the variance that it explains (NaN: cannot be told)."""
-
-    flag: str
-    levels: list[Level]
-    share: float
-
-    @property
-    def span(self) -> float:
-        """Best mean minus worst mean."""
-        means = [level.mean for level in self.levels]
-        return max(means) - min(means)
-
-
-def main_effects(rows: list[Row], metric: str | None) -> list[Effect]:
-    """The effect of every flag that varies (but the seed), most important first, from the jobs that have the metric."""
-    kept = [row for row in rows if not math.isnan(number(row, metric))]
-    effects = []
-    for flag in varying(kept):
-        if flag == "seed":
-            continue
-        levels = split_levels([(row.config.get(flag), number(row, metric)) for row in kept])
-        if len(levels) > 1:
-            effects.append(Effect(flag, levels, explained_share([level.values for level in levels])))
-    return sorted(effects, key=lambda effect: (math.isnan(effect.share), -effect.share, -effect.span))
-
-
-def split_levels(pairs: list[tuple[Any, float]]) -> list[Level]:
-    """Group (value, metric) by value in ascending order; many different numbers are grouped by quarters."""
-    values = [value for value, _ in pairs]
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if numeric and len(set(values)) > MOST_VALUES:
-        ordered = sorted(pairs, key=lambda pair: pair[0])
-        cuts = [round(len(ordered) * quarter / 4) for quarter in range(5)]
-        parts = [ordered[a:b] for a, b in itertools.pairwise(cuts)]
-        return [Level(f"{part[0][0]:.3g} to {part[-1][0]:.3g}", [metric for _, metric in part]) for part in parts]
-    groups: dict[str, list[float]] = {}
-    for value, metric in sorted(pairs, key=lambda pair: pair[0]) if numeric else pairs:
-        groups.setdefault(show(value), []).append(metric)
-    return [Level(label, metrics) for label, metrics in groups.items()]
-
-
-def explained_share(groups: Sequence[Sequence[float]]) -> float:
-    """Epsilon squared of a one-way analysis of variance, at least 0; NaN if it cannot be told."""
-    everything = [value for group in groups for value in group]
-    if len(everything) <= len(groups):
-        return math.nan
-    total = sum_of_squares(everything)
-    if total == 0:
-        return math.nan
-    within = sum(sum_of_squares(group) for group in groups)
-    chance = (len(groups) - 1) * within / (len(everything) - len(groups))
-    return max(0.0, (total - within - chance) / total)
-
-
-def seed_share(groups: Iterable[Group]) -> float:
-    """Share of the variance that lies between seeds of one configuration; NaN without repeated seeds."""
-    kept = [group.values for group in groups if group.values]
-    everything = [value for values in kept for value in values]
-    if not any(len(values) > 1 for values in kept) or sum_of_squares(everything) == 0:
-        return math.nan
-    return sum(sum_of_squares(values) for values in kept) / sum_of_squares(everything)
-
-
-def sum_of_squares(values: Sequence[float]) -> float:
-    """Squared distances from the mean, summed."""
-    mean = statistics.fmean(values)
-    return sum((value - mean) ** 2 for value in values)
-
-
-def show(value: Any) -> str:
-    """A configuration's value as a person writes it; a flag that is left out is '-'."""
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)

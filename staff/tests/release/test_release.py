@@ -25,7 +25,7 @@ def test_contents(sources):
     assert {"README.md", "AGENTS.md", "LICENSE", "Makefile", "pyproject.toml", "RELEASE.json"} <= set(files)
     assert {"tests/__main__.py", "tests/check_plugin.py", "tests/helpers.py", "dispatcher.py"} <= set(files)
     assert not [name for name in files if name.split("/")[0] in ("staff", "labs", "bench", ".ci")]
-    assert not [name for name in files if name.startswith("tests/sweeps/cluster") or name.endswith(".pyc")]
+    assert not [name for name in files if name.startswith("tests/sweeps") or name.endswith(".pyc")]
     assert [name for name in files if name.endswith(".npz")] == ["data/bundled/pathmnist_sample.npz"]
 
 
