@@ -52,7 +52,10 @@ def libraries_used(source: str, packages: Iterable[str], without: Iterable[str])
     used = set()
     for node in nodes:
         if isinstance(node, ast.Attribute | ast.Name):
-            first, _, rest = ast.unparse(node).partition(".")
+            try:
+                first, _, rest = ast.unparse(node).partition(".")
+            except RecursionError:  # nested far deeper than anybody writes
+                continue
             used.add(f"{bound.get(first, '')}.{rest}".strip("."))
     return sorted(name for name in used if name.startswith(tuple(f"{package}." for package in packages)))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from staff.grader import fresh_data
-from staff.grader.client import Model, expect
+from staff.grader.client import Model, NothingToCheckError, expect
 from staff.grader.code_features import libraries_used
 from staff.grader.sandbox import Place
 
@@ -34,7 +34,10 @@ def check_own_network(place: Place, module: str, name: str, others: Iterable[str
 
     Read off the source, so it stops who did not know the rule. A library's network that is hidden from this passes.
     """
-    source = (place.tree / f"{module}.py").read_text(encoding="utf-8", errors="replace")
+    path = place.tree / f"{module}.py"
+    if not path.is_file():
+        raise NothingToCheckError(f"{module}.py was not handed in")
+    source = path.read_text(encoding="utf-8", errors="replace")
     used = libraries_used(source, READY_MADE, set(others) - {name})
     expect(not used, f"{name} is yours to write; {module}.py uses {used[0]}" if used else "")
 

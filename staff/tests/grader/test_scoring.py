@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 
@@ -12,6 +13,7 @@ from staff.grader import earlier
 from staff.grader.assignment import Check, Gate, Todo
 from staff.grader.checks import GradingPlugin, Outcome, score_all, score_todo
 from staff.grader.client import CheckFailed, clean
+from staff.grader.models_of import check_own_network
 from toolkit.errors import UserError
 
 TODO = Todo("1.1", "model", "Part 1", 4, [Check("a", "a", 1, core=True), Check("b", "b", 2), Check("c", "c", 1)])
@@ -159,3 +161,18 @@ def test_earlier_results_are_joined_or_refused(tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match=message):
             earlier.read(path, project, "d")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, b"", b"x = (", "import torch".encode("utf-16"), b"\0", b"x" + b".a" * 900, b"(" * 3000, b"-" * 9000],
+)
+def test_reading_a_source_is_never_a_fault_of_the_grader(tmp_path, source):
+    """Whatever a submission holds where its own network is read, or nothing: a verdict and no other exception."""
+    if source is not None:
+        (tmp_path / "m.py").write_bytes(source)
+    said = (
+        contextlib.nullcontext() if source is not None else pytest.raises(CheckFailed, match=r"m\.py was not handed in")
+    )
+    with said:
+        check_own_network(types.SimpleNamespace(tree=tmp_path), "m", "CNNModel", ["CNNModel"])
