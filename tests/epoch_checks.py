@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Seen:
 
     def right(self, values: list[float]) -> dict[str, float]:
         """Both ways to average over batches of unequal size; either is accepted."""
-        return {"mean over images": self._weighted(values) / sum(self.sizes), "mean over batches": _mean(values)}
+        return {"mean over images": self._weighted(values) / sum(self.sizes), "mean over batches": fmean(values)}
 
     def wrong(self, values: list[float]) -> dict[str, float]:
         """What the usual mistakes make of the same values."""
@@ -81,7 +82,6 @@ class Seen:
             "the sum of the batch means divided by the number of images": sum(values) / images,
             "weighted by batch size and then divided by the number of batches": weighted / len(values),
             "divided by the batches of the whole loader, although max_steps ended it": sum(values) / BATCHES,
-            "a sum over images divided by the batches of the whole loader": weighted / BATCHES,
             "divided by the images of the whole loader, although max_steps ended it": weighted / helpers.COUNT,
             **{
                 f"each batch counted as {size} images: divide by what len(targets) adds up to": weighted
@@ -92,15 +92,11 @@ class Seen:
             "the value of the first batch alone": values[0],
             "0 for every batch: what is compared with what?": 0.0,
             "in percent: return a fraction between 0 and 1": 100 * weighted / images,
-            "in percent: return a fraction between 0 and 1 ": 100 * _mean(values),
+            "in percent: return a fraction between 0 and 1 ": 100 * fmean(values),
         }
 
     def _weighted(self, values: list[float]) -> float:
         return sum(value * size for value, size in zip(values, self.sizes, strict=True))
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -303,7 +299,7 @@ def check_validation_results(epochs: Epochs) -> None:
     """Exact results over the whole loader, for a model that arrives in training mode."""
     model = _trained_a_little(epochs)
     seen, training = oracle_validation(epochs, model), oracle_validation(epochs, model, training=True)
-    gap = abs(_mean(seen.losses) - _mean(training.losses))
+    gap = abs(fmean(seen.losses) - fmean(training.losses))
     assert gap > 10 * LOSS_TOLERANCE, f"this check could not tell a missing eval(): {gap:.6f}"
     before = copy.deepcopy(model)
     result, calls, difference = watch_validation(epochs, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -16,14 +16,48 @@ TRAIN_PIXEL, VAL_PIXEL, WEIGHT_DECAY, MAX_STEPS = 1.0, 2.0, 0.125, 7
 
 
 @dataclass
-class Given:
-    """What a training function hands to its epochs, call by call: optimizers and the first value of the first batch."""
+class GivenEpochs:
+    """A training and a validation epoch that return given results, and note what they are called with.
 
+    Args:
+        model: the one that the caller hands in.
+        results: of training, of validation.
+        signatures: of the student's own two functions, because arguments may be named.
+    """
+
+    model: nn.Module
+    results: tuple[Iterator[tuple[float, float]], Iterator[tuple[float, float]]]
+    signatures: tuple[inspect.Signature, inspect.Signature]
     optimizers: list[Any] = field(default_factory=list)
     got_max_steps: list[bool] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-    trained_on: list[float] = field(default_factory=list)
+    trained_on: list[float] = field(default_factory=list)  # the first value of the first batch
     validated_on: list[float] = field(default_factory=list)
+
+    def train_epoch(self, *arguments: Any, **named: Any) -> tuple[float, float]:
+        """Adds 1 to each weight."""
+        trained, loader, optimizer, *rest = self.signatures[0].bind(*arguments, **named).arguments.values()
+        self.order.append("train")
+        self.got_max_steps.append(MAX_STEPS in [value for value in rest if isinstance(value, int)])
+        self.optimizers.append(optimizer)
+        self.trained_on.append(_first_pixel(loader))
+        _check_weights(optimizer, self.model, trained)
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(1.0)
+        return self._next(0, "training")
+
+    def validate_epoch(self, *arguments: Any, **named: Any) -> tuple[float, float]:
+        """Changes nothing."""
+        _model, loader, *_rest = self.signatures[1].bind(*arguments, **named).arguments.values()
+        self.order.append("val")
+        self.validated_on.append(_first_pixel(loader))
+        return self._next(1, "validation")
+
+    def _next(self, part: int, what: str) -> tuple[float, float]:
+        result = next(self.results[part], None)
+        assert result is not None, f"the {what} epoch is called more than once per epoch"
+        return result
 
     def check(self) -> None:
         """Fail with the cause if the epochs got the wrong data or optimizer."""
@@ -61,53 +95,24 @@ def history_of_given_epochs(
     results: tuple[list[tuple[float, float]], list[tuple[float, float]]],
     model: nn.Module | None = None,
 ) -> dict[str, list[float]]:
-    """Run the training function with epochs that return `results` (of training, of validation) and do nothing else.
+    """Run the training function with epochs that return `results` (of training, of validation).
 
     The loss is given too, so that only what the function itself does is at work: which loader and which optimizer it
     hands to the epochs, and what it records.
     """
-    given, train_results, val_results = Given(), *(iter(pairs) for pairs in results)
-
     model = model or nn.Linear(2, 2)
     first = [parameter.detach().clone() for parameter in model.parameters()]
-
-    signatures = [inspect.signature(getattr(module, name)) for name in epoch_functions]
-
-    def train_epoch(*arguments, **named):
-        trained, loader, optimizer, *rest = signatures[0].bind(*arguments, **named).arguments.values()
-        given.order.append("train")
-        given.got_max_steps.append(MAX_STEPS in [value for value in rest if isinstance(value, int)])
-        _check_weights(optimizer, model, trained)
-        with torch.no_grad():
-            for parameter in trained.parameters():
-                parameter.add_(1.0)
-        given.optimizers.append(optimizer)
-        given.trained_on.append(_first_pixel(loader))
-        assert len(given.trained_on) <= len(results[0]), "the training epoch is called more than once per epoch"
-        return next(train_results)
-
-    def validate_epoch(*arguments, **named):
-        _model, loader, *_rest = signatures[1].bind(*arguments, **named).arguments.values()
-        given.order.append("val")
-        given.validated_on.append(_first_pixel(loader))
-        assert len(given.validated_on) <= len(results[1]), "the validation epoch is called more than once per epoch"
-        return next(val_results)
-
+    signatures = tuple(inspect.signature(getattr(module, name)) for name in epoch_functions)
+    given = GivenEpochs(model, (iter(results[0]), iter(results[1])), signatures)
     function: Callable[..., Any] = getattr(module, train_function)
     takes_criterion = "criterion" in inspect.signature(function).parameters  # those of earlier terms do not
     extras = {"criterion": nn.MSELoss()} if takes_criterion else {}
     loaders = [[(torch.full((2, 3, 28, 28), value), torch.zeros(2).long())] for value in (TRAIN_PIXEL, VAL_PIXEL)]
+    settings = {"epochs": len(results[0]), "weight_decay": WEIGHT_DECAY, "max_steps_per_epoch": MAX_STEPS, **extras}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, epoch_functions[0], train_epoch)
-        patch.setattr(module, epoch_functions[1], validate_epoch)
-        history = function(
-            model,
-            *loaders,
-            epochs=len(results[0]),
-            weight_decay=WEIGHT_DECAY,
-            max_steps_per_epoch=MAX_STEPS,
-            **extras,
-        )
+        patch.setattr(module, epoch_functions[0], given.train_epoch)
+        patch.setattr(module, epoch_functions[1], given.validate_epoch)
+        history = function(model, *loaders, **settings)
     given.check()
     moved = any((now - then).abs().max() > 1e-3 for now, then in zip(model.parameters(), first, strict=True))
     assert moved, "after training the model has its first weights again"

@@ -58,8 +58,8 @@ class Cut(TorchFunctionMode):
         super().__init__()
         self.size, self.maps = size, []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        output = function(*arguments, **(named or {}))
         if not isinstance(output, torch.Tensor) or output.dim() != 4 or len(output) != 2:
             return output
         output = torch.zeros_like(output) if output.shape[2] == self.size else output

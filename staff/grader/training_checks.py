@@ -178,12 +178,6 @@ def check_history(student: StudentProcess, rng: np.random.Generator, part: Part)
             ]
         for epoch in range(3):
             _expect_entry(key, values, epoch, wanted[epoch])
-        if key.endswith("loss"):
-            shares = TRAIN_SHARES if key.startswith("train") else VAL_SHARES
-            expect(
-                (np.argsort(values) == np.argsort(shares)[::-1]).all(),
-                f"history[{key!r}] does not fall where more targets are right: is it the loss of this epoch and data?",
-            )
 
 
 TRAIN_SHARES, VAL_SHARES = (0.4, 0.75, 0.55), (0.5, 0.8, 0.3)  # of targets that the model gets right, by epoch

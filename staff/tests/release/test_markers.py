@@ -25,7 +25,7 @@ BROKEN = {
     "lower case": (BEGIN + "    a = 1\n    # End solution 1.0\n", 5, "malformed"),
     "no text": ("    # BEGIN SOLUTION 1.0:\n    a = 1\n" + END, 3, "malformed"),
     "behind code": ("    a = 1  # BEGIN SOLUTION 1.0: do it\n" + END, 3, "malformed"),
-    "in a string": ('    a = """\n# BEGIN SOLUTION 1.0: do it\n"""\n', 3, "no comment"),
+    "in a string": ('    a = """\n# BEGIN SOLUTION 1.0: do it\n"""\n', 3, "not a comment"),
     "quote in the text": ('    # BEGIN SOLUTION 1.0: say "x"\n    a = 1\n' + END, 3, "must not hold"),
     "bad replacement": ("    # BEGIN SOLUTION 1.0: do it -> a = (\n    a = 1\n" + END, 3, "does not parse"),
     "half a statement": (BEGIN + "    a = (1,\n" + END + "    2)\n", 4, "cuts the statement"),
