@@ -57,13 +57,13 @@ def test_results_say_which_data_and_which_versions(quick_study) -> None:
     results = read_json(folder / "results.json")
     assert results["data"]["name"] == "pathmnist-sample"
     assert results["data"]["is_sample"] is True
-    assert results["data"]["images"] == {"train": 600, "val": 149, "test": 100}
+    assert results["data"]["images"] == {"train": 600, "val": 149, "test": 718}
     assert results["quick"] is True
     assert results["environment"]["torch"]
     assert results["final"]["seed"] == 0
     low, high = results["final"]["test"]["intervals"]["accuracy"]
     assert low <= results["final"]["test"]["metrics"]["accuracy"] <= high
-    assert sum(map(sum, results["final"]["test"]["confusion_matrix"])) == 100
+    assert sum(map(sum, results["final"]["test"]["confusion_matrix"])) == 718
 
 
 def test_what_is_done_is_not_done_again(quick_study, do, capsys) -> None:
