@@ -204,7 +204,7 @@ def test_old_results_stay_until_new_ones_are_complete(tmp_path):
     grade_class.use_newest([first], ["ada"], tmp_path)
     assert (first.job, first.before, first.again) == ("key-1", "key", True)
     entry_with(tmp_path, "key-1", None)  # interrupted
-    grade_class.settle([first], tmp_path)
+    grade_class.keep_older_results([first], tmp_path)
     assert (first.job, first.before) == ("key", "")
     row = class_report.collect([first], tmp_path)[0]
     assert (row["score"], row["problem"]) == (
@@ -229,13 +229,13 @@ def test_a_part_is_graded_again_after_a_change_of_the_grader(tmp_path):
     assert (ada.job, ada.before, bob.job, bob.again) == ("newada-1", "old", "old", False)
     arguments = grade_class.build_parser().parse_args(["x", "--regrade", "ada", "--check", "a::b", "--secrets", "old"])
     words = grade_class.regrade_argv(arguments, tmp_path / "jobs/old/results.json")
-    assert [word for word in words if word.startswith("--")] == ["--seed-file", "--check", "--onto"]
+    assert [word for word in words if word.startswith("--")] == ["--seed_file", "--check", "--onto"]
     stranger = Entry("eve", Path("somewhere"), "other files", job="key")
     with pytest.raises(UserError, match="eve has no complete results for these files"):
         grade_class.use_newest([stranger], ["eve"], tmp_path, part=True)
     changed = Entry("ada", Path("somewhere"), "d", job="newada")  # the whole class after the change, interrupted
     grade_class.use_newest([changed], [], tmp_path)
-    grade_class.settle([changed], tmp_path)
+    grade_class.keep_older_results([changed], tmp_path)
     assert class_report.collect([changed], tmp_path)[0]["score"] == 7.0
 
 
