@@ -32,7 +32,7 @@ from toolkit.runs import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS, LOSSES = "classification_models.py", "segmentation_models.py"
-HW5 = "labs/hw5_pneumonia/hw5_dl.py"
+HW5 = ("labs/hw5_pneumonia/hw5_dl.py", "labs/hw5_pneumonia/hw5_evaluate.py")
 Files = dict[str, bytes]
 Make = Callable[[Path, Files], None]
 
@@ -49,8 +49,8 @@ class Accident:
 
 
 def right_files(assignment: str) -> Files:
-    """What a good student hands in; one module, so that grading it is quick."""
-    names = (LOSSES,) if assignment == "project2" else (HW5,)
+    """What a good student hands in; of Project 2 one module, so that grading it is quick."""
+    names = (LOSSES,) if assignment == "project2" else HW5
     return {name: (ROOT / name).read_bytes() for name in names}
 
 
@@ -166,7 +166,7 @@ CLASS = [
     Accident(P2, "15 twice", lambda p, f: (write(p / "a", f), write(p / "b", f)), "in 'a/' and in 'b/'"),
     Accident(P2, "16 byte order mark", recoded(lambda t: t.encode("utf-8-sig")), "", by_reading=False),
     Accident(P2, "17 utf-16", recoded(lambda t: t.encode("utf-16")), "SyntaxError", by_reading=False),
-    Accident(P2, "18 latin-1", recoded(lambda t: f"# L\xe9a\n{t}".encode("latin-1", "replace")), "SyntaxError", False),
+    Accident(P2, "18 latin-1", recoded(lambda t: f"{t}\nM = 'L\xe9a'\n".encode("latin-1", "replace")), "Syntax", False),
     Accident(P2, "19 conflict", changed((b"import torch\n", b"<<<<<<< HEAD\nimport torch\n")), "SyntaxError", False),
     Accident(P2, "20 loop", lambda p, f: write(p, {n: c + LOOP for n, c in f.items()}), "did not finish within", False),
     Accident(P2, "21 huge figure", changed(**{"classification__pt": b"0" * 60_000_001}), "was left out"),
