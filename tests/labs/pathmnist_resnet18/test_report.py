@@ -61,7 +61,7 @@ CHANGES = [
     ("ablation.rows.1.gain", -0.0777, "-7.8"),
     ("ablation.rows.1.sd", 0.0888, "± 0.089"),
     ("ablation.settings.num_epochs", 17, "17 epochs"),
-    ("data.images.train", 89996, "89,996"),
+    ("data.images.train", 76543, "76,543"),
     ("data.train_counts.2", 3141, "3,141"),
     ("goals.test_accuracy", 0.9444, "0.944"),
     ("environment.torch", "9.8.7", "torch 9.8.7"),
