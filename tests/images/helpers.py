@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+import pytest
 
 from toolkit.images import read_image
+
+NO_PYDICOM = "pydicom is not installed (requirements-dev.txt)"
 
 
 def read_pixels(path: Path, **options: Any) -> np.ndarray:
@@ -18,12 +19,14 @@ def read_pixels(path: Path, **options: Any) -> np.ndarray:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
-    """An uncompressed CT slice with these pixels."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    """An uncompressed CT slice with these pixels; skips the test where pydicom is not installed."""
+    pydicom = pytest.importorskip("pydicom.dataset", reason=NO_PYDICOM)
+    uid = pytest.importorskip("pydicom.uid", reason=NO_PYDICOM)
+    meta = pydicom.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid.CTImageStorage, uid.generate_uid()
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    dataset = pydicom.FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = uid.CTImageStorage, meta.MediaStorageSOPInstanceUID
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
     dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.encaps import encapsulate
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (requirements-dev.txt)")
 
 from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
 from tests.images.helpers import read_pixels, write_dicom  # noqa: E402

@@ -30,6 +30,8 @@ def do() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def quick_study(do, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     """Folder of the study, and the splits that each step read in this process."""
+    for package in pathmnist_resnet18.NEEDED["report"]:
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
     folder = tmp_path_factory.mktemp("study")
     plain, read = Source.read, {}
     try:

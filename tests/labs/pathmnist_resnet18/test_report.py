@@ -15,8 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from labs.pathmnist_resnet18.src import document, notebook, pathmnist_resnet18, report
+from labs.pathmnist_resnet18.src import pathmnist_resnet18
 from toolkit.runs import read_json
+
+document, notebook, report = (
+    pytest.importorskip(f"labs.pathmnist_resnet18.src.{module}", reason="its packages: requirements-dev.txt")
+    for module in ("document", "notebook", "report")
+)
 
 pytestmark = [pytest.mark.provided, pytest.mark.timeout(900)]  # the quick study takes minutes on a busy machine
 FIGURES = ("loss_curve", "accuracy_curve", "confusion_matrix", "per_class_bars", "search", "gradcam")
