@@ -128,7 +128,7 @@ def add_machine_flags(group: argparse._ArgumentGroup) -> None:
         "--stop_after",
         type=int,
         default=3,
-        help="give up when the first so many jobs die of the same cause, 0 never (default: %(default)s)",
+        help="give up when the first N jobs die of the same cause, 0 never (default: %(default)s)",
     )
 
 

@@ -129,7 +129,7 @@ class Clock:
         return max(wall_s / 4, min(wall_s, self._used() - self._used_s))
 
     def _used(self) -> float:
-        """Seconds of processors that the process has used or that nobody has."""
+        """Seconds of processors that the process has used or that were idle."""
         try:
             times = psutil.Process(self._pid).cpu_times()
         except psutil.Error:  # it has just ended

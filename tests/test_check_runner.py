@@ -180,7 +180,7 @@ def test_waiting_counts_in_full_while_a_processor_is_idle(monkeypatch, idle_s, c
 
 
 def test_numbers_of_two_digits(course):
-    """1.10 comes after 1.2, is nobody else's stub, and Part 10 is not Part 1."""
+    """1.10 comes after 1.2, is not the stub of another TODO, and Part 10 is not Part 1."""
     made = course()
     todos = "".join(f'    Todo("{number}", "task", 3, "tests/test_all.py"),\n' for number in ("1.2", "1.10", "10.1"))
     text = f"from tests.todo import Todo\n\nTODOS = (\n{todos})\n"

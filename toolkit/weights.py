@@ -1,4 +1,4 @@
-"""Reading weights that somebody saved, in whichever of the usual forms, and putting them into a model.
+"""Reading saved weights in any of the usual forms, and putting them into a model.
 
 The forms: a state_dict; a dict that holds one, as the best.pt of a run or a tutorial's checkpoint does; names that
 begin with `module.` (DataParallel, averaged weights) or `_orig_mod.` (torch.compile); tensors of a GPU; NumPy scalars,
@@ -105,7 +105,7 @@ def _harmless() -> list[Any]:
     numbers = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
     parts = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # what makes a scalar, what makes an array
     names = [(part, f"numpy.{core}.multiarray.{part.__name__}") for part in parts for core in ("core", "_core")]
-    # A path of another system cannot be made here; nobody asks it for more than its text.
+    # A path of another system cannot be made here; only its text is used.
     paths = [(getattr(pathlib, f"Pure{kind}Path"), f"pathlib.{kind}Path") for kind in ("Posix", "Windows")]
     return [*names, *numbers, *paths, argparse.Namespace, collections.defaultdict, np.dtype, np.ndarray]
 

@@ -48,7 +48,7 @@ def build_parser() -> OneLineParser:
 
 
 @dataclass(frozen=True)
-class Task:
+class Point:
     """One point of the curve: a method with a number of labels."""
 
     method: str
@@ -77,13 +77,13 @@ class Lab:
         rows = torch.from_numpy(recipe.draw(whole.labels.numpy(), min(count, len(whole)), seed))
         return Split(whole.images[rows], whole.labels[rows])
 
-    def train(self, task: Task, seed: int, run: RunFolder) -> dict[str, Any]:
+    def train(self, point: Point, seed: int, run: RunFolder) -> dict[str, Any]:
         """Train one draw → facts for its results.json; validation images alone decide which epoch is kept."""
-        method = recipe.METHODS[task.method]
-        train, val = self.labelled("train", task.labels, seed), self.labelled("val", task.labels, seed)
+        method = recipe.METHODS[point.method]
+        train, val = self.labelled("train", point.labels, seed), self.labelled("val", point.labels, seed)
         unlabelled = self.source.unsealed.read("train", unlabelled=True)
         unlabelled = unlabelled.images[unlabelled.labels < 0]
-        model = place_model(self.network(task), self.device, (3, 28, 28))
+        model = place_model(self.network(point), self.device, (3, 28, 28))
         train_model(
             model,
             recipe.training_loader(method, train, unlabelled, self.batch_size, self.steps, seed),
@@ -100,23 +100,23 @@ class Lab:
             ema_decay=method.ema_decay,
             run=run,
         )
-        probabilities = self.answers(task, run, val)
+        probabilities = self.answers(point, run, val)
         return {
             "validation": metrics.classification_metrics(probabilities, val.labels.numpy()),
             "validation_images": len(val),
             "unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled),
         }
 
-    def network(self, task: Task) -> torch.nn.Module:
+    def network(self, point: Point) -> torch.nn.Module:
         """The method's network with random weights."""
-        return recipe.build(recipe.METHODS[task.method], self.source.num_classes)
+        return recipe.build(recipe.METHODS[point.method], self.source.num_classes)
 
-    def answers(self, task: Task, run: RunFolder, split: Split) -> np.ndarray:
+    def answers(self, point: Point, run: RunFolder, split: Split) -> np.ndarray:
         """Probabilities (N, 9) of a finished run for a split."""
-        model = self.network(task).to(self.device)
+        model = self.network(point).to(self.device)
         experiment.load_best(model, run, self.device)
         images = normalize(split.images).to(self.device)
-        return recipe.answers(model, images, recipe.METHODS[task.method].views)
+        return recipe.answers(model, images, recipe.METHODS[point.method].views)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -130,35 +130,35 @@ def main(argv: list[str] | None = None) -> None:
     print(experiment.describe_start(source, device, precision))
     epochs = max(1, args.steps // EPOCH_STEPS)
     lab = Lab(SealedSource(source), device, precision, epochs, min(args.steps, EPOCH_STEPS), args.batch_size)
-    tasks = [Task(method, labels) for method in dict.fromkeys(args.methods) for labels in sorted(set(args.labels))]
+    points = [Point(method, labels) for method in dict.fromkeys(args.methods) for labels in sorted(set(args.labels))]
 
     settings = {"dataset": source.name, "steps": args.steps, "batch_size": args.batch_size, "quick": args.quick}
     about = {"dataset": source.name, "device": describe(device), "precision": precision}
     study = Study(folder, settings, range(args.seeds), about, args.overwrite)
-    runs = {task: train_all(study, lab, task) for task in tasks}
+    runs = {point: train_all(study, lab, point) for point in points}
     best = report.choose(runs)
-    choices = {task.name: [run["validation"] for run in found] for task, found in runs.items()}
+    choices = {point.name: [run["validation"] for run in found] for point, found in runs.items()}
     test = study.open_test({"validation": choices, "chosen": best.name}, lambda: official_test(source).read("test"))
-    found = {task: evaluate(study, lab, task, test) for task in tasks}
-    results = {"test": {task.name: several for task, several in found.items()}, "chosen": best.name}
+    found = {point: evaluate(study, lab, point, test) for point in points}
+    results = {"test": {point.name: several for point, several in found.items()}, "chosen": best.name}
     write_json(folder / "results.json", {**about, **settings, "test_data": official_test(source).name, **results})
     report.write(folder, runs, found, best, quick=args.quick, where=f"{about['device']}, {precision}")
 
 
-def train_all(study: Study, lab: Lab, task: Task) -> list[dict[str, Any]]:
+def train_all(study: Study, lab: Lab, point: Point) -> list[dict[str, Any]]:
     """The results of every draw. What the method is made of is in the run's settings: a changed one trains again."""
-    method = {name: str(value) for name, value in asdict(recipe.METHODS[task.method]).items() if name != "title"}
+    method = {name: str(value) for name, value in asdict(recipe.METHODS[point.method]).items() if name != "title"}
     own = Study(study.folder, {**study.settings, **method}, study.seeds, study.about, study.overwrite, True)
-    return own.train(task.name, lambda seed, run: lab.train(task, seed, run))
+    return own.train(point.name, lambda seed, run: lab.train(point, seed, run))
 
 
-def evaluate(study: Study, lab: Lab, task: Task, test: Split) -> list[dict[str, Any]]:
+def evaluate(study: Study, lab: Lab, point: Point, test: Split) -> list[dict[str, Any]]:
     """Metrics of each draw on the test images, with intervals, each class and the gap to validation."""
     several = []
     for seed in study.seeds:
-        run = study.run(task.name, seed)
+        run = study.run(point.name, seed)
         validation = read_json(run.file("results.json"))["validation"]
-        probabilities, labels = lab.answers(task, run, test), test.labels.numpy()
+        probabilities, labels = lab.answers(point, run, test), test.labels.numpy()
         several.append(metrics.final_report(probabilities, labels, lab.source.class_names, validation))
     return several
 

@@ -232,7 +232,7 @@ def plot_grad_cam(
     # ANSWER 5.2: Partly. For true positives the maps often lie on the lungs and near the heart, where an infiltrate may
     # be. Others lie on the shoulders, the border of the image or the black frame, where no doctor would look: there the
     # network reads exposure and framing. For "normal" a map says little: health has no place. The maps are coarse (a
-    # few cells on a side), some are zero everywhere, and nobody marked the findings, so they can raise suspicion of a
+    # few cells on a side), some are zero everywhere, and the findings are not marked, so they can raise suspicion of a
     # shortcut and cannot prove that there is none. False positives with a map outside the lungs are the ones to show to
     # a radiologist.
     return [int(index) for index in chosen]

@@ -23,7 +23,7 @@ PARTS = {"1": "Data", "2": "A CNN of your own", "3": "Transfer learning", "4": "
 
 
 def write(results: Mapping[str, Any], folder: Path, code: Sequence[Path]) -> None:
-    """Write report.html into `folder`; pictures are in it, so the one file can be sent to somebody.
+    """Write report.html into `folder`; pictures are in it, so the one file can be sent by e-mail.
 
     results: what run.py collects. code: the graded files, whose ANSWER comments are shown.
     """

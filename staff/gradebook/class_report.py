@@ -46,7 +46,7 @@ class Entry:
 
     job: name of the folder with its results; "" if it cannot be read (`problem`).
     before: the folder with the results that these replace, "" if there are none.
-    again: whether it is graded again because somebody asked for that.
+    again: whether it is graded again because --regrade names it.
     """
 
     name: str

@@ -12,7 +12,7 @@ from staff.grader.packing import ARCHIVES
 from toolkit.errors import UserError
 
 SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # taken off a submission's name
-# Without a student's name in front of them they are the staff's own; any other file is somebody's, and gets a row.
+# Without a student's name in front of them they are the staff's own; any other file may be a hand-in, and gets a row.
 NOTES = (".txt", ".md", ".csv", ".html", ".log", ".json", ".xlsx")
 # Moodle: Ada Lovelace_1234_assignsubmission_file_NAME; Canvas: lovelaceada_LATE_1234_56789_NAME (user, submission).
 SITE_NAMES = (

@@ -74,7 +74,7 @@ class GradingPlugin:
         self.nonsense: list[str] = []  # for the staff: what happened in a check after an answer
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Nobody reads pytest's tracebacks, and its long form parses whole files: half of the grader's own time."""
+        """Pytest's long tracebacks, which are not read here, parse whole files: half of the grader's own time."""
         config.option.tbstyle = "native"
 
     @pytest.fixture

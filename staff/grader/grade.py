@@ -165,7 +165,7 @@ def grade(arguments: argparse.Namespace) -> dict:
 
 
 def name_of(submission: str) -> str:
-    """What a submission is called where nobody said whose it is: its folder or file without what marks an archive."""
+    """What a submission is called where its owner is not said: its folder or file without what marks an archive."""
     name = Path(submission).resolve().name
     ending = next((end for end in packing.ARCHIVES if name.lower().endswith(end)), "")
     return clean(name[: len(name) - len(ending)], 120)

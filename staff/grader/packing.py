@@ -20,7 +20,7 @@ MAX_ARCHIVE_BYTES = 1 << 30
 SKIPPED_FOLDERS = {".git", "__pycache__", ".venv", "venv", "env", "node_modules", "__MACOSX", ".ipynb_checkpoints"}
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
-Read = Callable[[int], bytes]  # reads at most so many bytes
+Read = Callable[[int], bytes]  # reads at most this many bytes
 Entry = tuple[str, Read | None]  # name with slashes; None: not a regular file
 
 

@@ -1,6 +1,6 @@
 """A class of accidents: `python -m staff.accidents FOLDER [--quick]`.
 
-Nobody in it is hostile. Each submission shows what goes wrong when work is handed in: encodings, archives, names,
+Each submission shows what goes wrong when work is handed in: encodings, archives, names,
 loops, checkpoints, huge files, states of git; for both assignments. The class is made in FOLDER, graded by
 `staff.grade_class`, and every row must be explained: with a reason why there is no grade, a note how it was read, or
 what a check met.

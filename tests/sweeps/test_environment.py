@@ -221,7 +221,7 @@ def test_the_job_of_another_container_is_not_run_too(tmp_path):
     assert [key for word, key, *_ in tools.ledger(tmp_path / "ledger") if word == "start"] == [1, 2]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to become another user")
 def test_the_folder_of_another_user_is_one_failed_job_and_no_more(tmp_path):
     grid = {"key": [1, 2, 3]}
     lines = tools.sweep(tmp_path, grid, "--dry_run").stdout.splitlines()

@@ -40,7 +40,7 @@ def interrupt(process) -> None:
 
 def test_nothing_survives_the_dispatcher(tmp_path):
     process, _ = killed_family(tmp_path, "dispatcher")
-    tools.wait_until(lambda: not tools.jobs_alive(tmp_path), "nobody is left", 10)
+    tools.wait_until(lambda: not tools.jobs_alive(tmp_path), "no job is left", 10)
     process.wait()
     tools.wait_until(
         lambda: [s["state"] for s in tools.statuses(tmp_path).values()] == ["stopped"], "it is written", 10
@@ -61,7 +61,7 @@ def test_the_dispatcher_ends_what_is_left_and_runs_it_again(tmp_path, part):
 def test_the_next_start_ends_what_survived_the_death_of_dispatcher_and_guard(tmp_path):
     process, before = killed_family(tmp_path, "dispatcher", "guard")
     process.wait()
-    assert tools.jobs_alive(tmp_path)  # nobody was left to end them
+    assert tools.jobs_alive(tmp_path)  # no process was left to end them
     again = tools.start(tmp_path, {"behave": "family", "sleep_s": 300})
     tools.wait_until(lambda: attempts(tmp_path) == [2], "a second try")
     assert not before & {one.pid for one in tools.jobs_alive(tmp_path)}

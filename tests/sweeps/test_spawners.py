@@ -19,7 +19,7 @@ pytestmark = pytest.mark.provided
 @pytest.fixture
 def run_with_threads(monkeypatch, tmp_path):
     """A sweep in this process whose guard waits for its jobs in threads: call it with (grid, *flags)."""
-    monkeypatch.setattr(command, "LocalEngine", lambda devices: local.LocalEngine(devices, ["--adopt_nobody"]))
+    monkeypatch.setattr(command, "LocalEngine", lambda devices: local.LocalEngine(devices, ["--no_adoption"]))
     monkeypatch.chdir(tools.ROOT)
     return lambda grid, *flags: dispatcher.main(tools.command(tmp_path, grid, *flags)[2:])
 

@@ -59,7 +59,7 @@ def die_with(parent: int) -> None:
 
 
 def ask(method: Callable[[], Any], default: Any = None) -> Any:
-    """What a process says or does (a method of psutil's); `default` if it is gone or somebody else's."""
+    """What a process says or does (a method of psutil's); `default` if it is gone or another user's."""
     try:
         return method()
     except (psutil.Error, OSError):
@@ -170,7 +170,7 @@ class Run:
         with open(os.path.join(task.folder, "log.txt"), "ab", buffering=0) as log:
             self._log_start = log.tell()
             log.write(f"$ {shlex.join(command)}   # attempt {task.attempt}\n".encode())
-            with self.guard.lock:  # nobody may take the new process for an orphan
+            with self.guard.lock:  # the new process must not be taken for an orphan
                 options |= {"env": environment, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
                 self._process = subprocess.Popen(command, **options)
                 self.guard.main_processes.add(self._process.pid)
@@ -250,7 +250,7 @@ class Run:
 
 
 class Guard:
-    """Runs tasks and reports their ends. `is_alone`: if this process is killed, nobody adopts the jobs."""
+    """Runs tasks and reports their ends. `is_alone`: if this process is killed, its jobs are not adopted."""
 
     def __init__(self, report: Callable[[str, str | None], None], is_alone: bool, adopts: bool = ON_LINUX) -> None:
         self.report, self.is_alone, self.adopts = report, is_alone, adopts
@@ -324,7 +324,7 @@ class Guard:
     def family(self, process: subprocess.Popen, folder: str, is_stopped: bool) -> list[psutil.Process]:
         """The roots of all that a run has started: its process, and our adopted children that bear its mark.
 
-        Where we adopt nobody, a child that was orphaned just now is found by its mark among all processes (50 ms).
+        Where we adopt no process, a child that was orphaned just now is found by its mark among all processes (50 ms).
         """
         others = psutil.process_iter() if is_stopped and not self.adopts else self.orphans()
         main = [ask(lambda: psutil.Process(process.pid))] if process.returncode is None else []
@@ -339,7 +339,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # only the dispatcher decides when jobs end; SIG_IGN would be inherited by them
             signal.signal(getattr(signal, name), lambda *_: None)
-    guard = Guard(report, is_alone=False, adopts=ON_LINUX and "--adopt_nobody" not in sys.argv)
+    guard = Guard(report, is_alone=False, adopts=ON_LINUX and "--no_adoption" not in sys.argv)
     for line in sys.stdin.buffer:
         guard.obey(json.loads(line))
     guard.end(*ASKED)

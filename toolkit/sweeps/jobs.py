@@ -127,7 +127,7 @@ class Status:
 
     @property
     def may_help_to_retry(self) -> bool:
-        """True for crashes and for stops that nobody asked for; False for mistakes, timeouts and missing results."""
+        """True for crashes and for stops that were not asked for; False for mistakes, timeouts and missing results."""
         if self.cause in (SIGNAL, LOST, PREEMPTED) or (self.resumed and self.state == "failed"):
             return True
         code, _, line = (self.detail or "").removeprefix("exit code ").partition(": ")
@@ -191,7 +191,7 @@ def request_stop(folder: str, attempt: int, cause: str, detail: str) -> None:
 
 
 def requested_stop(folder: str, attempt: int) -> tuple[str, str] | None:
-    """(cause, detail) if somebody has asked, from any machine, that this attempt ends."""
+    """(cause, detail) if a request was made, on any machine, to end this attempt."""
     found = read_json(os.path.join(folder, "stop.json"))
     is_ours = isinstance(found, dict) and found.get("attempt") == attempt
     return (found["cause"], found["detail"]) if is_ours else None

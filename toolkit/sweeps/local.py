@@ -73,7 +73,7 @@ def describe_devices(devices: list[Device], why: str) -> str:
 
 
 def visible_gpus() -> tuple[list[str] | None, str]:
-    """(the GPUs that this process may use, where that is known from); None if nobody can tell."""
+    """(the GPUs that this process may use, where that is known from); None if that is not known."""
     limit = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limit is None:
         return installed_gpus()
@@ -138,7 +138,9 @@ class Engine:
     runs_ahead = False  # a task may be handed in before there is room for it
     has_room: Callable[[bool], bool]  # may `start` be called now, for a task that wants a device for itself or not?
     start: Callable[[str, Task, bool], None]  # start a task (name, task, alone), or put it in the engine's queue
-    wait: Callable[[float], list[str]]  # names of the tasks that have ended, after at most about so many seconds
+    wait: Callable[
+        [float], list[str]
+    ]  # names of the tasks that have ended, waiting at most about this long, in seconds
     wake: Callable[[], None]  # end a `wait` early; may be called in a signal handler
     stop_all: Callable[[bool], None]  # ask every task to end; `now`: without its grace time
 

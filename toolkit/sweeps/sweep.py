@@ -28,7 +28,7 @@ class Rules:
 
     timeout_s: float = 0
     retries: int = 1
-    stop_after: int = 3  # give up when so many jobs in a row, from the first on, die of the same cause
+    stop_after: int = 3  # give up when this many jobs in a row, from the first on, die of the same cause
     grace_s: float = 5.0
 
 

@@ -28,7 +28,7 @@ def test_the_notebook_trains_and_packs_from_an_uploaded_zip(sources, tmp_path, m
     settings = next(cell for cell in book.cells if cell.source.startswith("EPOCHS = 1"))
     settings.source = settings.source.replace("STEPS = 100", "STEPS = 2")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("MEDMNIST_MIRROR", "http://127.0.0.1:9")  # nobody there: nothing is downloaded
+    monkeypatch.setenv("MEDMNIST_MIRROR", "http://127.0.0.1:9")  # no server there: nothing is downloaded
 
     NotebookClient(book, timeout=800, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
