@@ -34,7 +34,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # O
 
 def choose(runs: Mapping[Any, Sequence[Mapping[str, Any]]]) -> Any:
     """The point with the best mean balanced accuracy on validation images; of equal ones the first."""
-    return max(runs, key=lambda task: fmean(run["validation"]["balanced_accuracy"] for run in runs[task]))
+    return max(runs, key=lambda point: fmean(run["validation"]["balanced_accuracy"] for run in runs[point]))
 
 
 def write(
@@ -48,13 +48,13 @@ def write(
 ) -> str:
     """table.md and curve.png; prints and returns the table."""
     lines = []
-    for task, several in found.items():
-        trained = runs[task]
+    for point, several in found.items():
+        trained = runs[point]
         lows, highs = zip(*(one["intervals"]["balanced_accuracy"] for one in several), strict=True)
         lines.append(
             [
-                METHODS[task.method].title + (" (chosen)" if task == best else ""),
-                task.labels,
+                METHODS[point.method].title + (" (chosen)" if point == best else ""),
+                point.labels,
                 trained[0]["validation_images"],
                 trained[0]["unlabelled_images"],
                 mean_sd_n([one["balanced_accuracy"] for one in several], 3),
@@ -79,9 +79,11 @@ def draw(found: Mapping[Any, Sequence[Mapping[str, Any]]], path: Path, quick: bo
     """Balanced accuracy over the number of labels, with bands of one standard deviation, and the published points."""
     figure = new_figure(5.2, 5.6)  # narrow and tall: it is read on a phone, too
     axes = figure.subplots()
-    for color, method in zip(COLORS, dict.fromkeys(task.method for task in found), strict=False):
+    for color, method in zip(COLORS, dict.fromkeys(point.method for point in found), strict=False):
         points = sorted(
-            (task.labels, [one["balanced_accuracy"] for one in found[task]]) for task in found if task.method == method
+            (point.labels, [one["balanced_accuracy"] for one in found[point]])
+            for point in found
+            if point.method == method
         )
         labels, means = [count for count, _ in points], [fmean(values) for _, values in points]
         spread = [stdev(values) if len(values) > 1 else 0 for _, values in points]
@@ -89,18 +91,20 @@ def draw(found: Mapping[Any, Sequence[Mapping[str, Any]]], path: Path, quick: bo
         low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(labels, low, high, color=color, alpha=0.2, linewidth=0)
     small = {"fontsize": 7, "color": "0.35"}
-    for name, value in PUBLISHED.items():
+    lift = {"CoMatch": 6, "FlexMatch": -4, "FixMatch": -7}  # points: these values are close together
+    for value in dict.fromkeys(PUBLISHED.values()):
         axes.plot(PUBLISHED_LABELS, value, "x", color="0.35")
-        side = -1 if name in ("DINO (self-supervised)", "FlexMatch") else 1
-        where = {"xytext": (6 * side, 0), "ha": "left" if side > 0 else "right", "va": "center"}
+        name = ", ".join(name for name, other in PUBLISHED.items() if other == value)
+        where = {"xytext": (-6, lift.get(name, 0)), "ha": "right", "va": "center"}
         axes.annotate(name, (PUBLISHED_LABELS, value), textcoords="offset points", **where, **small)
     axes.axhline(ALL_LABELS, color="0.35", linestyle="--", linewidth=1)
     name = "MedMNIST's ResNet-18, 89,996 labels (accuracy)"
     axes.text(0.02, ALL_LABELS - 0.004, name, transform=axes.get_yaxis_transform(), va="top", **small)
     axes.set_xscale("log")
-    ticks = sorted({45, 90, 225, 450, 600, *(task.labels for task in found)})
+    ticks = sorted({45, 90, 225, 450, 600, *(point.labels for point in found)})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
+    axes.set_xlim(0.9 * ticks[0], 1.15 * ticks[-1])
     axes.set(xlabel="labels", ylabel="balanced accuracy, official test images (another centre)")
     axes.set_title("What a label is worth" + (" (quick: means nothing)" if quick else ""))
     axes.grid(alpha=0.3)
