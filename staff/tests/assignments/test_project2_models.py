@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from staff.tests.assignments.test_project2_checks import failures
+from staff.tests.assignments.loops import failures
 
 MODELS, SEG_MODELS = "classification_models.py", "segmentation_models.py"
 CNN = """        self.features = nn.Sequential(
