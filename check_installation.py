@@ -270,6 +270,8 @@ def check_data(data_root: Path, flag: str = "pathmnist") -> None:
     try:
         from toolkit.download import unreachable
         from toolkit.medmnist_data import DataError, download_address, inspect, locate
+    except ModuleNotFoundError as error:
+        return fail("data", f"{error.name} is missing", "fix the packages above first")
     except (Exception, SystemExit) as error:
         return fail("data", f"the data tools cannot be imported ({first_line(error)})", "fix the packages above first")
     try:

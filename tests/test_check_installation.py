@@ -116,7 +116,7 @@ def test_a_machine_without_any_package_gets_a_full_report(tmp_path):
         assert lines[name][0].startswith(f"FAIL     {name}: is not installed")
         assert lines[name][0].endswith("-> python -m pip install -r requirements.txt")
     assert "torch cannot be used" in lines["device"][0]
-    assert "medmnist is missing" in lines["data"][0]
+    assert "filelock is missing -> fix the packages above first" in lines["data"][0]
     assert "results folder" in lines
     assert "memory" in lines
 

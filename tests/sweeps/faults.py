@@ -37,7 +37,8 @@ def family(dispatcher: subprocess.Popen) -> Family:
         for guard in root.children():
             if "toolkit.sweeps.guard" in " ".join(guard.cmdline()):
                 found["guard"].append(guard)
-                found["job"] += guard.children()
+                # Orphans of the job are the guard's children, too: the job is the one that runs the script.
+                found["job"] += [child for child in guard.children() if "--results_path" in child.cmdline()]
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from toolkit.errors import reason_of
 from toolkit.images import dicom, nifti, tiff
@@ -119,6 +119,7 @@ for _name in ("pydicom", "PIL", "tifffile"):
 
 def _read(path: Path, frame: int, window: tuple[float, float] | None, max_pixels: int) -> Picture:
     _hush()  # again: whoever catches warnings elsewhere puts the old filters back
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # WeasyPrint, where it is imported, fills cut files with grey for all
     kind = kind_of(path)
     if kind == "DICOM":
         values, scale = dicom.read_dicom(path, window, max_pixels, frame)

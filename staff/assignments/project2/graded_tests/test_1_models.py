@@ -122,11 +122,11 @@ def test_linear_learns(student, rng):
 
 
 def test_mlp_learns(student, rng):
-    """ReLU nets reach 1.0, three layers with tanh 0.95 in 300 steps; one hidden layer of tanh or sigmoid 0.78 in 3000.
+    """ReLU nets reach 1.0 in 100 steps, three layers with tanh 0.98 in 300, one of tanh or sigmoid 0.83 in 3000 (n=2).
 
-    (n = 1 or 2 each.) A linear model has 0.25, the vote of the nearest images of the training set 0.6.
+    A linear model has 0.25, the vote of the nearest images of the training set 0.7 at most.
     """
-    recipes = [(100, 1e-3, 2048), (300, 1e-3, 4096), (3000, 1e-3, 8192)]
+    recipes = [(100, 1e-3, 2048), (300, 3e-3, 4096), (3000, 3e-3, 8192)]
     reached = learned(student, rng, "MLPModel", lambda: fresh_data.ProductTask(rng), 64, recipes, MLP_LEARNS)
     expect(
         reached >= MLP_LEARNS,
