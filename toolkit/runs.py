@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
+from toolkit.json_file import read_json
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -42,20 +43,6 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. NaN and infinity are refused (they are not JSON)."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, default=str) + "\n").encode())
-
-
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file. Raises UserError naming the file, and line and column where it does not parse."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
-    except (RecursionError, ValueError) as error:  # nested a thousand deep, a number of a thousand digits
-        raise UserError(f"{path} is not valid JSON: {str(error).partition(';')[0]}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from toolkit import runs
+from toolkit import json_file
 from toolkit.errors import UserError
 
 STATES = ("queued", "running", "done", "failed", "stopped")
@@ -203,7 +203,7 @@ def read_results(folder: str) -> tuple[dict[str, Any] | None, str]:
     if not os.path.exists(path):
         return None, "the script ended without writing its results to --results_path"
     try:
-        results = runs.read_json(path)
+        results = json_file.read_json(path)
     except UserError as error:
         return None, str(error).replace(path, "results.json")
     if not isinstance(results, dict):
