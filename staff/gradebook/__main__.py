@@ -9,7 +9,9 @@ from toolkit.cli import run_script
 from toolkit.errors import UserError
 
 # Command -> (module with its `main(argv)`, what it does). Imported when it is asked for: --help needs none of them.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "similar": ("staff.gradebook.similar", "which submissions share more code than independent ones do"),
+}
 
 
 def main() -> int | None:

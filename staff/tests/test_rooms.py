@@ -34,7 +34,8 @@ def imported_rooms(path: Path) -> set[str]:
         ("assignments/*/operations.py", {"student_side"}),
         ("grader/**/*.py", {"student_side", "grader"}),
         ("assignments/*/graded_tests/*.py", {"student_side", "grader", "assignments"}),
-        ("gradebook/*.py", {"grader", "gradebook"}),
+        # The rest for similarity: what the starter gives, and which solutions lie here for everyone to read.
+        ("gradebook/*.py", {"grader", "gradebook", "release", "quality"}),
         ("release/**/*.py", {"grader", "release"}),
     ],
 )
