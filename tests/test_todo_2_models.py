@@ -117,16 +117,20 @@ def test_nothing_follows_the_last_layer_but_the_sigmoid(model_class):
 
 @pytest.mark.parametrize("model_class", [CNN, UNET])
 def test_the_mask_lies_where_the_image_does(model_class):
-    """A changed corner of the image changes the mask at least as much there as in any other corner."""
-    model, images = model_class(), helpers.random_images(8)
+    """A changed corner of the image changes the mask there more than elsewhere; with swapped axes, two do not.
+
+    One may: layers that see the whole image change what they have learned to.
+    """
+    model, images = helpers.settled(model_class()), helpers.random_images(16)
+    shares = []
     for place in CORNERS:
         changed = images.clone()
-        changed[(..., *place)] *= -3
+        changed[(..., *place)] *= -1  # what a layer averages over the whole image stays
         moved = (helpers.evaluate(model, changed) - helpers.evaluate(model, images)).abs().mean(dim=(0, 1))
-        here, most = moved[place].mean().item(), max(moved[corner].mean().item() for corner in CORNERS)
-        assert here > 0.5 * most, (
-            "a change in one corner of the image moves the mask in another corner; is the output transposed or flipped?"
-        )
+        shares.append((moved[place].mean() / max(moved[corner].mean() for corner in CORNERS)).item())
+    assert sorted(shares)[1] > 0.25, (
+        "a change in one corner of the image changes the mask in another; is the output transposed or flipped?"
+    )
 
 
 @every_model

@@ -21,11 +21,15 @@ PASSES = 40  # in training mode: at a momentum of 0.01 statistics go a third of 
 def stirred(model: Model, rng: np.random.Generator, loss: str) -> Model:
     """The model after a few steps on noise: weights that start at zero, or nearly so, say nothing before.
 
+    BatchNorm's statistics are those of such images: with the ones that it starts with, what lies far away fades in a
+    deep network.
+
     loss: cross_entropy or mask.
     """
     images = fresh_data.noise(rng, 32)
     targets = fresh_data.labels(rng, 32) if loss == "cross_entropy" else fresh_data.rectangles(rng, 32)
     model.fit(images, targets, fresh_data.batches(rng, 32, 6, 8), loss, learning_rate=5e-3, seed=0)
+    model.settle(images)
     return model
 
 
@@ -84,23 +88,28 @@ def check_sees_all(model: Model, rng: np.random.Generator, channels: int | None 
 
 
 def check_mask_lies_there(model: Model, rng: np.random.Generator) -> None:
-    """A changed corner of the image moves the mask there at least half as much as in any other corner."""
-    images = fresh_data.noise(rng, 8)
-    before = model(images)
+    """A changed corner of the image moves the mask there more than in the others; with swapped axes, two do not.
+
+    One may: layers that see the whole image move what they have learned to. The changed values change their signs
+    alone, so that averages over the whole image stay.
+    """
+    images = fresh_data.noise(rng, 16)
+    before, shares = model(images), []
     for y, x in CORNERS:
-        moved = np.abs(model(with_change_at(images, (y, x), CORNER)) - before).mean(axis=(0, 1))
+        moved = np.abs(model(with_change_at(images, (y, x), CORNER, -1.0)) - before).mean(axis=(0, 1))
         sums = {(v, u): float(moved[v : v + CORNER, u : u + CORNER].mean()) for v, u in CORNERS}
-        expect(
-            sums[y, x] >= 0.5 * max(sums.values()),
-            "a change in one corner of the image moves the mask in another: are its axes swapped, flipped or reshaped?",
-        )
+        shares.append(sums[y, x] / max(*sums.values(), 1e-9))
+    expect(
+        sorted(shares)[1] >= 0.25,
+        "a change in one corner of the image moves the mask in another: are its axes swapped, flipped or reshaped?",
+    )
 
 
-def with_change_at(images: np.ndarray, place: tuple[int, int], size: int) -> np.ndarray:
-    """The images with the square of `size` pixels at `place` (y, x) made very different."""
+def with_change_at(images: np.ndarray, place: tuple[int, int], size: int, factor: float = -8.0) -> np.ndarray:
+    """The images with the square of `size` pixels at `place` (y, x) multiplied."""
     changed = images.copy()
     y, x = place
-    changed[:, :, y : y + size, x : x + size] *= -8.0
+    changed[:, :, y : y + size, x : x + size] *= factor
     return changed
 
 
