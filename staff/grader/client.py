@@ -315,7 +315,7 @@ class Model:
         """
         spec = {"object": self.number, "loss": loss, "learning_rate": learning_rate, "seed": seed, "cpu_s": FIT_CPU_S}
         arrays = {"images": images, "targets": targets, "order": order}
-        self.student.ask("fit", spec, arrays, timeout_s=2 * FIT_CPU_S)
+        self.student.ask("fit", spec, arrays, timeout_s=4 * FIT_CPU_S)  # it ends by itself, on any machine
 
     def settle(self, images: np.ndarray, passes: int = 20) -> None:
         """Let BatchNorm's statistics become those of these images. Nothing is expected of the outputs."""
