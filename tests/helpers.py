@@ -163,10 +163,12 @@ def backward(model: nn.Module, loss: torch.Tensor) -> None:
 
 def check_all_parameters_learn(model: nn.Module, loss: torch.Tensor) -> None:
     """Fail with the names of parameters that get no gradient."""
-    backward(model, loss)
     parameters = dict(model.named_parameters())
     assert parameters, "expected a model with parameters, got one without"
-    idle = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter.grad is None]
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    assert not frozen, f"expected every parameter to be trained, but requires_grad is False for: {', '.join(frozen)}"
+    backward(model, loss)
+    idle = [name for name, parameter in parameters.items() if parameter.grad is None]
     assert not idle, f"expected a gradient for every parameter, got none for: {', '.join(idle)} (unused in forward?)"
 
 

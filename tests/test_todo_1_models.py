@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from classification_dataset import create_pathmnist_dataloaders
 from classification_models import CNNModel, LinearModel, MLPModel, count_parameters, get_model
@@ -139,6 +140,33 @@ def test_the_mlp_has_no_convolutions():
     found = [f"{side} x {side}" for side in sorted(sides) if 1 < side < 28]
     assert not found, (
         f"expected dense layers (nn.Linear) on the flattened image, got convolutions of {', '.join(found)}"
+    )
+
+
+class FirstInput(TorchFunctionMode):
+    """While it is active, `images` is the input of the first convolution that runs, as it lies when it gets there."""
+
+    images: torch.Tensor | None = None
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        is_convolution = getattr(function, "__name__", "") == "conv2d"
+        if is_convolution and self.images is None and arguments:
+            self.images = arguments[0].detach()
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.todo_1_2
+def test_the_first_convolution_gets_the_pixels_where_they_lie():
+    images = helpers.random_images(2)
+    with FirstInput() as first:
+        helpers.evaluate(CNNModel(), images)
+    if first.images is None or first.images.numel() != images.numel():
+        return  # padded, cut into patches or made of other layers: nothing is asked
+    same_values = torch.equal(first.images.flatten().sort().values, images.flatten().sort().values)
+    colours = [pixels.sum(dim=1).flatten().sort().values for pixels in (first.images, images)]
+    assert not same_values or torch.allclose(*colours, atol=1e-5), (
+        "the pixels are mixed up before the first convolution; images arrive as (B, 3, 28, 28), as nn.Conv2d takes "
+        "them: no reshape"
     )
 
 

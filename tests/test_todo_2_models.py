@@ -133,6 +133,20 @@ def test_the_mask_lies_where_the_image_does(model_class):
     )
 
 
+@pytest.mark.parametrize("model_class", [LINEAR, MLP])
+def test_each_pixel_of_the_mask_sees_the_whole_image(model_class):
+    model, images = model_class(), helpers.random_images(8)
+    for place in CORNERS:
+        changed = images.clone()
+        changed[(..., *place)] *= -1
+        moved = (helpers.evaluate(model, changed) - helpers.evaluate(model, images)).abs().amax(dim=(0, 1))
+        share = (moved > 1e-7).float().mean().item()
+        assert share > 0.9, (
+            f"a changed corner of the image changes {share:.0%} of the mask, expected all; is the image flattened "
+            "before nn.Linear, or does each row or channel go through on its own?"
+        )
+
+
 @every_model
 def test_sees_all_channels_and_pixels(model_class):
     helpers.check_depends_on_every_channel(model_class(), share_of_pixels=0.99)
