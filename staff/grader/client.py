@@ -317,11 +317,6 @@ class Model:
         arrays = {"images": images, "targets": targets, "order": order}
         self.student.ask("fit", spec, arrays, timeout_s=4 * FIT_CPU_S)  # it ends by itself, on any machine
 
-    def settle(self, images: np.ndarray, passes: int = 20) -> None:
-        """Let BatchNorm's statistics become those of these images. Nothing is expected of the outputs."""
-        spec = {"object": self.number, "training": True, "passes": passes}
-        self.student.ask("forward", spec, {"images": images})
-
     def dead_parameters(self, images: np.ndarray, weights: np.ndarray) -> list[str]:
         """Names of parameters that get no gradient, as the student's process reports them."""
         arrays = {"images": images, "weights": weights}

@@ -15,6 +15,7 @@ CORNER = 8  # pixels
 CORNERS = [(y, x) for y in (0, fresh_data.SIDE - CORNER) for x in (0, fresh_data.SIDE - CORNER)]
 STATISTICS = ("running_mean", "running_var")
 READY_MADE = ("torchvision.models", "torch.hub", "timm", "segmentation_models_pytorch", "monai")
+SETTLED = 20  # passes in training mode until BatchNorm's statistics are those of the images
 PASSES = 40  # in training mode: at a momentum of 0.01 statistics go a third of the way, at 0.1 all of it
 
 
@@ -29,7 +30,7 @@ def stirred(model: Model, rng: np.random.Generator, loss: str) -> Model:
     images = fresh_data.noise(rng, 32)
     targets = fresh_data.labels(rng, 32) if loss == "cross_entropy" else fresh_data.rectangles(rng, 32)
     model.fit(images, targets, fresh_data.batches(rng, 32, 6, 8), loss, learning_rate=5e-3, seed=0)
-    model.settle(images)
+    model.student.ask("forward", {"object": model.number, "training": True, "passes": SETTLED}, {"images": images})
     return model
 
 

@@ -24,11 +24,8 @@ def failures(folder, edits, todos, seed: int = 0) -> dict[str, str]:
         for check in todo.checks if todo.id in todos else ():
             file, _, name = check.test.partition(".py::")
             function, _, case = name.rstrip("]").partition("[")
-            if (
-                function in ("test_gate", "test_checkpoint")
-                or "learns" in function
-                or function == "test_unet_has_skips"
-            ):
+            elsewhere = ("test_gate", "test_checkpoint", "test_unet_has_skips", "test_own_network")
+            if function in elsewhere or "learns" in function:
                 continue
             module = importlib.import_module(f"staff.assignments.project2.graded_tests.{file}")
             rng = np.random.default_rng([seed, zlib.crc32(check.test.encode())])
