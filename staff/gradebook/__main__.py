@@ -8,8 +8,16 @@ import sys
 from toolkit.cli import run_script
 from toolkit.errors import UserError
 
-# Command -> (module with its `main(argv)`, what it does). Imported when it is asked for: --help needs none of them.
+# Command -> (module:function of argv (main), what it does). Imported when it is asked for.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "collect": ("staff.gradebook.collect", "put the downloads of a course's site into a term's folder, by student"),
+    "sum": ("staff.gradebook.commands:sum_main", "sum up results, decisions and late days: TERM/draft"),
+    "publish": ("staff.gradebook.commands:publish_main", "write what students get: TERM/published"),
+    "decide": (
+        "staff.gradebook.commands:decide_main",
+        "add an override, a comment, an extension, ... to TERM/decisions.toml",
+    ),
+    "history": ("staff.gradebook.commands:history_main", "what was graded, decided and published for a student"),
     "similar": ("staff.gradebook.similar", "which submissions share more code than independent ones do"),
 }
 
@@ -23,7 +31,8 @@ def main() -> int | None:
         return 0
     if name not in COMMANDS:
         raise UserError(f"command is {name!r}; allowed: {', '.join(COMMANDS)}")
-    return importlib.import_module(COMMANDS[name][0]).main(argv)
+    module, _, function = COMMANDS[name][0].partition(":")
+    return getattr(importlib.import_module(module), function or "main")(argv)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ import os
 import re
 import shutil
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from urllib.parse import quote
 
-from staff.grader import facts
+from staff.grader import facts, repository
 from staff.grader.assignment import Assignment
 from staff.grader.reports import page
-from toolkit.runs import write_bytes
+from toolkit.runs import write_bytes, write_json
 from toolkit.sweeps import jobs
 
 STYLE = (
@@ -47,6 +47,9 @@ class Entry:
     job: name of the folder with its results; "" if it cannot be read (`problem`).
     before: the folder with the results that these replace, "" if there are none.
     again: whether it is graded again because --regrade names it.
+    commit: number of the repository's commit; commit_time: its date where a due date chose it, else None.
+    later_commits: those after it, which are not graded.
+    notes: how it was read.
     """
 
     name: str
@@ -57,6 +60,10 @@ class Entry:
     before: str = ""
     again: bool = False
     problem: str = ""
+    commit: str = ""
+    commit_time: int | None = None
+    later_commits: list[repository.Commit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def collect(entries: list[Entry], out: Path) -> list[dict]:
@@ -66,6 +73,7 @@ def collect(entries: list[Entry], out: Path) -> list[dict]:
     for entry in entries:
         row: dict = {
             "name": entry.name,
+            "entry": entry,
             "score": None,
             "extra": None,
             "problem": entry.problem,
@@ -104,6 +112,7 @@ def write(entries: list[Entry], assignment: Assignment, out: Path) -> list[dict]
     """Write everything and return the rows."""
     rows = collect(entries, out)
     write_bytes(out / "grades.csv", grades_csv(rows, assignment).encode("utf-8", "backslashreplace"))
+    write_json(out / "grades.json", {"assignment": assignment.name, "rows": [for_gradebook(row) for row in rows]})
     feedback = out / "feedback"
     shutil.rmtree(feedback, ignore_errors=True)  # a page of an older grade is worse than none
     feedback.mkdir()
@@ -115,9 +124,28 @@ def write(entries: list[Entry], assignment: Assignment, out: Path) -> list[dict]
     return rows
 
 
+def for_gradebook(row: dict) -> dict:
+    """What the gradebook reads of a submission: where its results are, and what is its own and not its files'."""
+    entry = row["entry"]
+    return {
+        "name": row["name"],
+        "job": entry.job,
+        "job_before": entry.before,
+        "graded": row["results"] is not None,
+        "problem": row["problem"],
+        "same_as": row["same_as"],
+        "last_change": row["last_change"],
+        "commit": entry.commit,
+        "commit_time": entry.commit_time,
+        "later_commits": [{"number": one.number, "time": one.time} for one in entry.later_commits],
+        "notes": entry.notes,
+    }
+
+
 def as_of_now(row: dict, assignment: Assignment) -> dict:
     """A row's results with whose they are: equal files are graded once, and a due date may move without a grading."""
     whose = {"name": row["name"], "due": facts.due(assignment.name), "last_change": row["last_change"]}
+    whose |= {"notes": row["entry"].notes, "commit": row["entry"].commit}
     return row["results"] | {"submission": row["results"]["submission"] | whose}
 
 
@@ -165,12 +193,14 @@ def grades_csv(rows: list[dict], assignment: Assignment) -> str:
         person = "; ".join(results.get("for_a_person", [])) if results else ""
         before = "" if row["before"] is None else row["before"]
         cells = [row["name"], *grade, *points, *ends, same, before, person, problem]
-        writer.writerow([_plain(cell) for cell in cells])
+        writer.writerow([no_formula(cell) for cell in cells])
     return text.getvalue()
 
 
-def _plain(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell
+def no_formula(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula."""
+    risky = isinstance(cell, str) and cell != "-" and cell.lstrip(" ")[:1] in tuple("=+-@\t\r\n")
+    return f"'{cell}" if risky else cell
 
 
 def summary(rows: list[dict], out: Path) -> str:
@@ -211,7 +241,7 @@ def _regraded(rows: list[dict]) -> str:
     return f'<h2>Graded again</h2><div class="wide"><table>{head}{"".join(lines)}</table></div>' if again else ""
 
 
-def _histogram(scores: list[float], top: float) -> str:
+def histogram(scores: list[float], top: float) -> str:
     """Scores in tenths of the maximum, as SVG."""
     counts = [0] * 10
     for score in scores:
@@ -227,7 +257,7 @@ def _histogram(scores: list[float], top: float) -> str:
     return f'<svg viewBox="0 0 530 152" style="max-width:40rem" role="img">{"".join(bars)}{label}</svg>'
 
 
-def _todo_rows(rows: list[dict], assignment: Assignment) -> str:
+def todo_rows(rows: list[dict], assignment: Assignment) -> str:
     """A line a TODO: what share of its points the class earned."""
     graded = [row["results"] for row in rows if row["results"]]
     lines = []
@@ -281,7 +311,7 @@ def overview(rows: list[dict], assignment: Assignment) -> str:
         body = (
             f"<p>{len(scores)} of {len(rows)} submissions graded: mean {mean(scores):.2f}, median {median(scores):g}, "
             f"least {min(scores):g}, most {max(scores):g} of {assignment.points:g} points (without extra credit).</p>"
-            f"{_histogram(scores, assignment.points)}<h2>By TODO</h2>{_todo_rows(rows, assignment)}"
+            f"{histogram(scores, assignment.points)}<h2>By TODO</h2>{todo_rows(rows, assignment)}"
         )
     titles = entry_ids(assignment).items()
     ids = "".join(f'<th title="{html.escape(title)}">{html.escape(number)}</th>' for number, title in titles)

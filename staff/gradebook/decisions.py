@@ -30,11 +30,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from filelock import FileLock, Timeout
 
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 LOCK_TIMEOUT_S = 30.0
 PARTS = ("todo", "check", "item")

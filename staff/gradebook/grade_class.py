@@ -16,9 +16,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from staff.gradebook import class_report
+from staff.gradebook import class_report, commits, term
 from staff.gradebook.class_report import Entry
 from staff.gradebook.handed_in import find_entries
+from staff.gradebook.summing import sum_up
+from staff.gradebook.term import Term
 from staff.grader import assignment as assignments
 from staff.grader import sandbox
 from staff.grader.hidden import HiddenData
@@ -116,15 +118,23 @@ def grader_digest(assignment, data_path: Path | None, require: str | None) -> st
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def read_entries(found: list[tuple[str, Path]], assignment, grader: str) -> list[Entry]:
-    """Read every submission once: its digest names its job; one that cannot be read says why."""
+def read_entries(found: list[tuple[str, Path]], assignment, grader: str, of_term: Term | None = None) -> list[Entry]:
+    """Read every submission once: its digest names its job; one that cannot be read says why.
+
+    of_term: the term, whose due date chooses the commit of a repository.
+    """
 
     entries = []
     for name, path in found:
         entry = Entry(name, path.resolve())
         try:
-            submission = read_submission(path, assignment.files)
             name.encode("utf-8")
+            choice = commits.choose(path, of_term, assignment.name, name) if of_term else None
+            submission = read_submission(path, assignment.files, choice.commit.number if choice else "")
+            entry.commit, entry.notes = submission.commit, submission.notes
+            if choice:
+                entry.commit_time, entry.later_commits = choice.commit.time, choice.later
+                entry.notes = choice.notes + submission.notes
         except UnicodeEncodeError:
             entry.problem = "its name is not UTF-8; rename it"
         except UserError as error:
@@ -150,7 +160,12 @@ def grade_all(entries: list[Entry], arguments: argparse.Namespace, out: Path) ->
     sweep = Sweep(GradeScript(), str(out / "jobs"), LocalEngine([Device(None, arguments.jobs)]), rules)
     for entry in entries:
         if entry.job:
-            again = regrade_argv(arguments, out / "jobs" / entry.before / "results.json") if entry.again else []
+            commit = ["--commit", entry.commit] if entry.commit_time is not None else []
+            again = (
+                commit + regrade_argv(arguments, out / "jobs" / entry.before / "results.json")
+                if entry.again
+                else commit
+            )
             sweep.add([Job(entry.job, {"submission": entry.name}, [str(entry.path), *argv, *again])])
     with View(sweep, lambda: ""):
         return sweep.run().interrupted
@@ -239,7 +254,12 @@ def main() -> int:
     if arguments.require and (reason := sandbox.check_layer(arguments.require)):
         raise UserError(f"--require {arguments.require}: {reason}")
     data = HiddenData.find(arguments.data_root).source.path if assignment.hidden_data else None
-    entries = read_entries(found, assignment, grader_digest(assignment, data, arguments.require))
+    of_term = term.find(folder)
+    if of_term and folder.name in assignments.names() and folder.name != assignment.name:
+        raise UserError(
+            f"folder is {folder.name}, and --assignment is {assignment.name}; add --assignment {folder.name}"
+        )
+    entries = read_entries(found, assignment, grader_digest(assignment, data, arguments.require), of_term)
     (out / "jobs").mkdir(parents=True, exist_ok=True)
     use_newest(entries, arguments.regrade, out, bool(arguments.todo or arguments.check))
     print(f"{len(entries)} submissions, results in {out}")
@@ -249,6 +269,8 @@ def main() -> int:
     keep_older_results(entries, out)
     rows = class_report.write(entries, assignment, out)
     print(class_report.summary(rows, out))
+    if of_term and out == of_term.grades_of(assignment.name):
+        print(sum_up(of_term.path))
     if interrupted:
         print("interrupted: run the same command again to grade the rest", file=sys.stderr)
         return EXIT_INTERRUPTED

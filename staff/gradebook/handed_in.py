@@ -32,7 +32,7 @@ def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.resolve() == out.resolve():
             continue
-        who = _student_of(path.name)
+        who = student_of(path.name)
         if who:
             together.setdefault(who, []).append(path)
         elif path.is_dir() or not path.name.lower().endswith(NOTES):
@@ -44,7 +44,7 @@ def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[
     return [*_named(alone), *((who, _one_path(who, paths, out)) for who, paths in together.items())], others
 
 
-def _student_of(name: str) -> str:
+def student_of(name: str) -> str:
     """Who a file is from, as the site's name says; "" for a name that no site made."""
     for form in SITE_NAMES:
         found = form.fullmatch(name)

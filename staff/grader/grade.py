@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
     how.add_argument("--data_root", "--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may be")
     how.add_argument("--seed_file", "--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
+    how.add_argument("--commit", default="", help="of a git repository: grade this commit (its whole number)")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
     how.add_argument(
         "--check", nargs="+", metavar="TEST", help="only these checks, e.g. test_1_training.py::test_one_step"
@@ -136,7 +137,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     assignment = assignments.load(arguments.assignment)
     assignment.check_names(arguments.todo, arguments.check)
     try:
-        submission = read_submission(arguments.submission, assignment.files)
+        submission = read_submission(arguments.submission, assignment.files, arguments.commit)
     except UserError as error:
         raise NotReadable(clean(str(error))) from None
     before = earlier.read(arguments.onto, assignment, submission.digest()) if arguments.onto else None

@@ -37,6 +37,14 @@ START = (
 
 
 @dataclass(frozen=True)
+class Commit:
+    """A commit by its number and its date in seconds since 1970, which is what its author's computer said."""
+
+    number: str
+    time: int
+
+
+@dataclass(frozen=True)
 class Blob:
     """A file of a commit. `number`: its object; `regular`: neither a link nor another repository."""
 
@@ -129,6 +137,12 @@ class Repository:
         """The number of the commit that HEAD names."""
         return self.git("rev-parse", "--verify", "HEAD^{commit}").decode("ascii", "replace").strip()[:40]
 
+    def commits(self) -> list[Commit]:
+        """All commits that HEAD comes from, newest first."""
+        rows = self.log("--format=%H %ct").decode("ascii", "replace").split()
+        found = [Commit(number, int(when)) for number, when in zip(rows[::2], rows[1::2], strict=True)]
+        return sorted(found, key=lambda one: one.time, reverse=True)  # stable: git's order where times are equal
+
     def files(self, commit: str) -> list[Blob]:
         """All files of a commit."""
         found = []
@@ -143,9 +157,9 @@ class Repository:
         """At most `limit` bytes of a file."""
         return self.git("cat-file", "blob", blob.number, limit=limit)
 
-    def log(self, *arguments: str) -> bytes:
-        """History of HEAD in a format of the caller's."""
-        return self.git("log", "--no-show-signature", "--no-ext-diff", "--no-textconv", *arguments, "HEAD", "--")
+    def log(self, *arguments: str, commit: str = "HEAD") -> bytes:
+        """History of a commit in a format of the caller's."""
+        return self.git("log", "--no-show-signature", "--no-ext-diff", "--no-textconv", *arguments, commit, "--")
 
     def git(self, *arguments: str, limit: int = MAX_OUTPUT) -> bytes:
         """Output of a git command on the copy, cut at `limit`. UserError if git fails or takes too long."""

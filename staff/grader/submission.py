@@ -2,8 +2,8 @@
 
 Only files that the assignment names are read; everything else is listed and left alone. One rule says what counts: the
 files that were handed in. A folder is graded by its files, whether or not they are committed, and its `.git` is only
-its history; a bare repository is graded by its last commit. What was read under another name, is too large or differs
-from the last commit is said in `notes`.
+its history; a bare repository is graded by its last commit. Where a due date decides, the caller names the commit. What
+was read under another name, is too large or differs from the last commit is said in `notes`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ class Submission:
         return hashlib.sha256(self.no_log.encode() if self.log is None else self.log).hexdigest()
 
 
-def read_submission(path: str | os.PathLike, allowed: Mapping[str, int]) -> Submission:
-    """Read a submission. `allowed`: file name -> largest size in bytes.
+def read_submission(path: str | os.PathLike, allowed: Mapping[str, int], commit: str = "") -> Submission:
+    """Read a submission.
+
+    path: folder, archive, git repository or file.
+    allowed: file name -> largest size in bytes.
+    commit: of a git repository, instead of what lies in the folder or was committed last.
 
     UserError: nothing there, none of the assignment's files, an archive that is damaged, encrypted or ambiguous, or
     more entries than anybody hands in. A single file that is too large is left out, with a note.
@@ -68,7 +72,9 @@ def read_submission(path: str | os.PathLike, allowed: Mapping[str, int]) -> Subm
     path = Path(path)
     if path.is_dir():
         git_folder = repository.find(path)
-        return _from_git(path, git_folder, allowed) if git_folder else _from_folder(path, allowed)
+        if commit and not git_folder:
+            raise UserError(f"submission {printable(str(path))!r} is no git repository, so it has no commit {commit}")
+        return _from_git(path, git_folder, allowed, commit) if git_folder else _from_folder(path, allowed)
     if packing.is_archive(path) or (path.is_file() and path.name.lower().endswith(packing.ARCHIVES)):
         return packing.archive_entries(path, lambda entries: _select(entries, allowed, "the archive"))
     if not path.exists():
@@ -212,14 +218,14 @@ def _other_names(names: list[str], base: str, allowed: Iterable[str], what: str)
     return {file: same[0] for file, same in found[folder.rstrip("/")].items() if len(same) == 1}
 
 
-def _from_git(path: Path, git_folder: Path, allowed: Mapping[str, int]) -> Submission:
+def _from_git(path: Path, git_folder: Path, allowed: Mapping[str, int], asked: str) -> Submission:
     submission = None
-    if git_folder != path:
+    if git_folder != path and not asked:
         with contextlib.suppress(_NothingFoundError):  # a clone without its files: the last commit has them
             submission = _from_folder(path, allowed)
     try:
         with repository.opened(git_folder) as opened:
-            commit = opened.commit()
+            commit = _known_commit(opened, asked) if asked else opened.commit()
             blobs = opened.files(commit)
             if submission is None:
                 entries = [(b.name, _reader(opened, b) if b.regular else None) for b in blobs]
@@ -228,13 +234,19 @@ def _from_git(path: Path, git_folder: Path, allowed: Mapping[str, int]) -> Submi
             else:
                 submission.notes += _differences(submission, commit, blobs)
             submission.commit = commit
-            _add_log(submission, opened)
+            _add_log(submission, opened, commit)
     except (UserError, OSError) as error:
         if submission is None:
             raise
         submission.no_log = printable(str(error))
         submission.notes.append(f"the history could not be read: {submission.no_log}")
     return submission
+
+
+def _known_commit(opened: repository.Repository, asked: str) -> str:
+    if asked not in [one.number for one in opened.commits()]:
+        raise UserError(f"commit is {asked!r}, which the repository does not have")
+    return asked
 
 
 def _reader(opened: repository.Repository, blob: repository.Blob) -> Read:
@@ -259,11 +271,11 @@ def _blob_numbers(content: bytes) -> set[str]:
     return {hashlib.sha1(b"blob %d\0" % len(form) + form, usedforsecurity=False).hexdigest() for form in forms}
 
 
-def _add_log(submission: Submission, opened: repository.Repository) -> None:
+def _add_log(submission: Submission, opened: repository.Repository, commit: str) -> None:
     if opened.shallow:
         submission.no_log = "the repository is a shallow clone, which has no history"
         return
-    log = opened.log(*LOG)
+    log = opened.log(*LOG, commit=commit)
     if len(log) >= repository.MAX_OUTPUT:
         submission.no_log = "the history is too long to be read"
     else:

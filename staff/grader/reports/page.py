@@ -49,6 +49,10 @@ summary .points {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .hint {{ color: var(--hint); }}
 .question {{ color: var(--ask); font-style: italic; border-left: .25rem solid var(--ask); padding: .2rem .8rem; }}
 .question {{ margin: .5rem 0 1rem; }}
+.sum table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }}
+.sum td {{ padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
+.sum td.number {{ text-align: right; white-space: nowrap; }}
+.sum td, .sum p {{ overflow-wrap: anywhere; }}
 .label {{ font-weight: 600; font-style: normal; }}
 footer {{ margin-top: 2rem; font-size: .88rem; color: var(--muted); overflow-wrap: anywhere; }}
 @media (max-width: 34rem) {{
@@ -107,8 +111,12 @@ def _files(results: dict) -> str:
     return f"<h2>Files that were graded (SHA-256)</h2><dl>{lines}</dl>" if lines else ""
 
 
-def render(results: dict) -> str:
-    """The whole page; needs no other file and no network."""
+def render(results: dict, more: str = "") -> str:
+    """The whole page; needs no other file and no network.
+
+    results: of the grader.
+    more: HTML above the score, such as the sum with what people decided.
+    """
     share = 100 * results["score"] / results["max_score"] if results["max_score"] else 0
     extra = f" + {results['extra']:g} extra" if results["extra"] else ""
     parts: dict[str, list[dict]] = {}
@@ -125,7 +133,7 @@ def render(results: dict) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>{_facts(results)}{banner}"
+        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>{_facts(results)}{more}{banner}"
         f'<p class="score">{results["score"]:g} of {results["max_score"]:g}{extra}</p>'
         f'<div class="bar"><div style="width:{share:.1f}%"></div></div>'
         f"{''.join(sections)}{_files(results)}<footer>{notes}</footer></body></html>\n"

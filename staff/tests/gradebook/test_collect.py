@@ -1,0 +1,157 @@
+"""Downloads of four sites become folders by student, and a due date chooses the commit of a repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from staff.gradebook import collect as collecting
+from staff.gradebook import grade_class
+from staff.gradebook.handed_in import find_entries
+from staff.gradebook.sums import compute
+from staff.gradebook.term import Term
+from staff.grader import assignment as assignments
+from staff.grader.submission import read_submission
+from staff.tests.gradebook import terms
+from toolkit.errors import UserError
+
+PROJECT = assignments.load("project2")
+FILE = "classification_models.py"
+
+
+@pytest.fixture
+def term(tmp_path) -> Path:
+    return terms.make(tmp_path / "term")
+
+
+def put(path: Path, text: str = "x = 1\n", when: float | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    if when:
+        os.utime(path, (when, when))
+    return path
+
+
+def noted(term: Path) -> dict:
+    return json.loads((term / "project2-handed_in.json").read_text())
+
+
+def collected(term: Path, site: str, folder: Path) -> str:
+    return collecting.collect(Term(term), site, folder, "project2")
+
+
+def test_moodle(term, tmp_path):
+    """The worksheet knows times and whose a number is, also where two people share a name."""
+    folder = tmp_path / "download"
+    put(folder / f"Ada Lovelace_12_assignsubmission_file/{FILE}", when=1e9)
+    put(folder / f"Somebody Else_13_assignsubmission_file_{FILE}")
+    put(folder / f"Stranger_77_assignsubmission_file_{FILE}")
+    head = "Identifier,Full name,Email address,Status,Grade,Last modified (submission)\n"
+    rows = 'Participant 12,Ada,ada@uni.example,,,"Friday, 12 March 2027, 11:59 PM"\n'
+    rows += "Participant 13,Émile,emile@uni.example,,,-\n"
+    put(folder / "Grades-Project 2-345.csv", head + rows)
+    text = collected(term, "moodle", folder)
+    assert "2 of 4 students, 1 with the site's time" in text
+    assert "unknown, not copied: Stranger_77" in text
+    assert "handed in nothing: s3, s4" in text
+    assert (term / f"project2/s1/{FILE}").stat().st_mtime == 1e9
+    assert sorted(path.name for path in (term / "project2").iterdir()) == ["s1", "s2"]
+    assert datetime.fromisoformat(noted(term)["students"]["s1"]["when"]).timestamp() == terms.DUE
+    assert [noted(term)["students"][s]["site_id"] for s in ("s1", "s2")] == ["12", "13"]
+    assert compute(Term(term)).unknown == [("project2", "Stranger_77")]
+    entries, others = find_entries(term / "project2", tmp_path / "out")
+    assert ([name for name, _ in entries], others) == (["s1", "s2"], [])
+    put(folder / f"Ada Lovelace_12_assignsubmission_file/{FILE}", "x = 2\n")  # she handed in again
+    collected(term, "moodle", folder)
+    assert (term / f"project2/s1/{FILE}").read_text() == "x = 2\n"
+
+
+def test_canvas(term, tmp_path):
+    folder = tmp_path / "download"
+    for name in (f"lovelaceada_345_678_{FILE}", f"lovelaceada_345_679_{FILE.replace('.py', '-1.py')}"):
+        put(folder / name)
+    put(folder / f"curiemarie_LATE_346_680_{FILE}", when=terms.DUE - 100)
+    collected(term, "canvas", folder)
+    assert len(list((term / "project2/s1").iterdir())) == 2
+    assert noted(term)["students"]["s3"]["marked_late"]
+    results = terms.results_of("project2")
+    terms.graded(term, "project2", {"s1": results, "s3": results})
+    open_ = {student: mine["project2"].open for student, mine in compute(Term(term)).grades.items()}
+    assert "canvas marks it late, its files do not: decide late_days" in open_["s3"]
+    assert len(open_["s1"]) == 1
+
+
+def test_gradescope(term, tmp_path):
+    """A submission of two students belongs to both; names cannot lead out of the folder."""
+    folder = tmp_path / "download"
+    put(folder / f"submission_1/{FILE}")
+    put(folder / f"submission_2/{FILE}")
+    put(tmp_path / f"secret/{FILE}")
+    people = "  :submitters:\n  - :name: A\n    :sid: s1\n  - :name: B\n    :sid:\n    :email: emile@uni.example\n"
+    when = "  :created_at: 2027-03-13 01:02:03.4 +02:00\n"
+    other = "submission_2:\n  :submitters:\n  - :name: Eve\n../secret:\n  :submitters:\n  - :sid: s3\n"
+    put(folder / "submission_metadata.yml", f"submission_1:\n{people}{when}{other}")
+    text = collected(term, "gradescope", folder)
+    assert "unknown, not copied: submission_2" in text
+    assert sorted(path.name for path in (term / "project2").iterdir()) == ["s1", "s2"]
+    time = datetime.fromisoformat(noted(term)["students"]["s2"]["when"])
+    assert time == datetime(2027, 3, 12, 23, 2, 3, 400000, timezone.utc)
+    put(folder / "submission_metadata.yml", "a: !ruby/object:X {}\n")
+    with pytest.raises(UserError, match=r"submission_metadata\.yml cannot be read"):
+        collected(term, "gradescope", folder)
+
+
+def commit(folder: Path, text: str, when: str) -> str:
+    put(folder / FILE, text)
+    git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@x"]
+    environment = os.environ | {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "work"]):
+        subprocess.run([*git, *words], check=True, env=environment)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_classroom_and_the_last_commit_in_time(term, tmp_path):
+    """Accounts by classroom_roster.csv, a team's repository for each member, and what a due date leaves out."""
+    folder = tmp_path / "project2-submissions"
+    early = commit(folder / "project-2-ada-l", "x = 1\n", "2027-03-12T10:00:00Z")
+    middle = commit(folder / "project-2-ada-l", "x = 2\n", "2027-03-15T10:00:00Z")
+    late = commit(folder / "project-2-ada-l", "x = 3\n", "2027-04-12T10:00:00Z")
+    put(folder / "project-2-ada-l" / FILE, "not committed\n")
+    commit(folder / "project-2-red", "x = 9\n", "2027-03-20T10:00:00Z")
+    put(folder / "classroom_roster.csv", "identifier,github_username,github_id,name\nada@uni.example,ada-l,1,\n")
+    text = collected(term, "classroom", folder)
+    assert "3 of 4 students" in text
+
+    def graded() -> dict:
+        found, _ = find_entries(term / "project2", tmp_path / "out")
+        return {entry.name: entry for entry in grade_class.read_entries(found, PROJECT, "grader", Term(term))}
+
+    entries = graded()
+    ada, marie = entries["s1"], entries["s3"]
+    assert (ada.commit, [one.number for one in ada.later_commits]) == (early, [late, middle])
+    assert early[:12] in ada.notes[0]
+    assert "2027-03-12" in ada.notes[0]
+    assert ada.notes[1].startswith(f"not graded, because later: commit {late[:12]} of 2027-04-12")
+    assert "there is none before" in marie.notes[0]
+    assert entries["s4"].digest == marie.digest  # the same team
+    assert read_submission(term / "project2/s1", PROJECT.files, ada.commit).files == {FILE: b"x = 1\n"}
+    with pytest.raises(UserError, match="commit is 'abc', which the repository does not have"):
+        read_submission(term / "project2/s1", PROJECT.files, "abc")
+
+    terms.decide(term, 'kind = "extension"; student = "s1"; days = 4')
+    assert graded()["s1"].commit == middle
+    jobs = {"s1": terms.results_of("project2"), "s3": terms.results_of("project2")}
+    terms.graded(term, "project2", jobs)
+    path = term / "project2-grades/grades.json"
+    rows = json.loads(path.read_text())
+    for row, when in zip(rows["rows"], ("2027-03-15T10:00:00+00:00", "2027-03-20T10:00:00+00:00"), strict=True):
+        row["commit"], row["commit_time"] = middle, datetime.fromisoformat(when).timestamp()
+    path.write_text(json.dumps(rows))
+    grades = compute(Term(term)).grades
+    assert grades["s1"]["project2"].late.days == 0
+    assert grades["s3"]["project2"].late.percent == 100
