@@ -89,7 +89,11 @@ def note_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     now: dict[str, int] = {}
     values = {}
     for one in decisions:
-        value = {k: str(v) if k == "when" else v for k, v in asdict(one).items() if k != "line" and v not in (None, "")}
+        value = {
+            k: str(v) if k == "when" else v
+            for k, v in asdict(one).items()
+            if k != "line" and v not in (None, "") and v is not False
+        }
         values[_key(value)] = value
         now[_key(value)] = now.get(_key(value), 0) + 1
     new = [value for key, value in values.items() for _ in range(now[key] - logged.get(key, 0))]

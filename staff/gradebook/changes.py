@@ -43,7 +43,7 @@ def snapshot(book: Book) -> bytes:
 
 def _parts(grade: Grade) -> dict[str, Any]:
     found = {f"TODO {todo['id']}": todo["points"] for todo in grade.results["todos"]} if grade.results else {}
-    found |= {what: after for what, _, after, _ in grade.changed if what.startswith("TODO ")}
+    found |= {what: after for what, _, after, _ in grade.changed}
     found |= {one.item: one.points for one in grade.of("rubric")}
     found |= {"late": -grade.penalty} if grade.penalty else {}
     return found | ({"excused": 1.0} if grade.state == EXCUSED else {})
@@ -60,7 +60,7 @@ def since(book: Book, published: Path) -> list[Change]:
             parts = _parts(grade)
             if before["total"] == grade.total and before["parts"] == parts:
                 continue
-            both = [(key, before["parts"].get(key, 0.0), parts.get(key, 0.0)) for key in {**before["parts"], **parts}]
+            both = [(key, before["parts"].get(key), parts.get(key)) for key in {**before["parts"], **parts}]
             told = [f"{key}: {points(was)} → {points(now)}" for key, was, now in both if was != now]
             asked = [f"{one.student or one.team} asked ({part(one)}): {one.comment}" for one in grade.of("regrade")]
             decided = [f"{one.who}: {one.kind} {one.part}: {one.reason}" for one in grade.decided if one.reason]

@@ -18,12 +18,12 @@ import yaml
 
 from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of
 from staff.gradebook.roster import Student
-from staff.gradebook.term import Term
+from staff.gradebook.term import Term, read_notes
 from staff.grader import assignment as assignments
 from staff.grader.packing import printable
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
-from toolkit.runs import read_json, write_json
+from toolkit.runs import write_json
 
 SITES = ("moodle", "canvas", "gradescope", "classroom")
 METADATA, CLASSROOM = "submission_metadata.yml", "classroom_roster.csv"
@@ -72,7 +72,7 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
     if site == "moodle":
         _add_worksheet(term, folder, name, found)
     notes_path = term.path / f"{name}-handed_in.json"
-    before = read_json(notes_path) if notes_path.is_file() else {"students": {}, "unknown": {}}
+    before = read_notes(notes_path)
     students = before["students"]
     for one in found:
         for student in one.students:

@@ -54,7 +54,8 @@ def decide_main(argv: list[str]) -> None:
     term.check_decision(decision, "the decision")
     written = decisions.append(term.decisions_path, decision)
     audit.note_decisions(term.audit_path, decisions.read(term.decisions_path))
-    print(f"{written.kind} {written.part} for {written.student or written.team}: {term.decisions_path}")
+    whose, part = written.student or written.team, written.part or "the whole"
+    print(f"{written.kind} of {part} for {whose}: {term.decisions_path}")
 
 
 def history_main(argv: list[str]) -> None:
@@ -89,6 +90,9 @@ def line_of(entry: dict) -> str:
         )
     if entry["event"] == "published":
         return f"{head}{entry['assignment']} {entry['before']} -> {entry['total']}"
-    told = {key: value for key, value in entry["decision"].items() if key not in ("student", "kind", "assignment")}
+    told = {
+        key: value for key, value in entry["decision"].items() if key not in ("student", "kind", "assignment", "who")
+    }
     words = ", ".join(f"{key} {value}" for key, value in told.items())
+    head = head.replace(f"by {entry['by']}", f"by {entry['decision']['who']}")
     return f"{head}{entry['decision']['assignment']} {entry['decision']['kind']}: {words}"

@@ -49,7 +49,7 @@ def feedback(grade: Grade) -> str:
     if not grade.results:
         return frame(grade.title, f"<p>{html.escape(grade.student.name)}</p>{_sum(grade)}", page.STYLE)
     row = grade.row
-    whose = {"name": grade.student.name, "last_change": row["last_change"], "commit": row["commit"]}
+    whose = {"name": grade.student.name, "last_change": None, "commit": row["commit"]}  # the sum says when it came
     whose |= {"notes": row["notes"], "due": shown(grade.late.due) if grade.late and grade.late.due else ""}
     return page.render(grade.results | {"submission": grade.results["submission"] | whose}, _sum(grade))
 
@@ -63,7 +63,8 @@ def _sum(grade: Grade) -> str:
     missing = f'<p class="partial">Not final: {html.escape("; ".join(grade.open))}</p>' if grade.open else ""
     total = "excused" if grade.state == EXCUSED else f"{points(grade.total)} of {points(grade.max)}"
     head = f"<h2>Sum: {total}</h2>"
-    return f'<section class="sum">{head}{missing}<table>{rows}</table>{said}</section>'
+    below = "<h2>Code, as the grader gave it</h2>" if grade.results else ""
+    return f'<section class="sum">{head}{missing}<table>{rows}</table>{said}</section>{below}'
 
 
 def part(decision) -> str:

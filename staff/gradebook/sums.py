@@ -144,7 +144,10 @@ def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, 
         grade.results = _results(term.grades_of(name), row)
         grade.state = GRADED if grade.results else NOT_GRADED
         when, source = _when(term, name, student, row)
-        grade.late = term.lateness(name, decided, when, source, free_left)
+        grade.late = term.lateness(name, decided, when, source, free_left, bool(row.get("commit_time")))
+        until = term.last_moment(name, student)
+        if until and any(one["time"] <= until.timestamp() for one in row["later_commits"]):
+            grade.open.append("a later commit counts now: run grade_class again")
     if grade.of("excuse"):
         grade.state, grade.late = EXCUSED, None
     if grade.results:
@@ -152,7 +155,7 @@ def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, 
         grade.code, grade.extra = _with_overrides(grade, assignment)
     rubric = grade.of("rubric")
     grade.manual = round(sum(one.points for one in rubric), 2) if rubric else None
-    _sum_up(term, grade)
+    _sum_up(term, grade, free_left)
     return grade
 
 
@@ -197,7 +200,7 @@ def _earned(todo: dict[str, Any], test: str, assignment: Assignment) -> float:
     return todo["max"] * weights[test] / sum(weights.values()) if todo["points"] and test in passed else 0.0
 
 
-def _sum_up(term: Term, grade: Grade) -> None:
+def _sum_up(term: Term, grade: Grade, free_left: float) -> None:
     """Penalty, total and what is missing."""
     if grade.state == EXCUSED:
         return
@@ -214,7 +217,7 @@ def _sum_up(term: Term, grade: Grade) -> None:
     if grade.state == GRADED:
         grade.total = round(earned - grade.penalty + (grade.manual or 0.0), 2)
         plain = [one for one in grade.decided if one.kind not in ("late_days", "override")]
-        late = term.lateness(grade.assignment, plain, grade.late.when, grade.late.source, grade.late.free)
+        late = term.lateness(grade.assignment, plain, grade.late.when, grade.late.source, free_left)
         points = grade.computed_code + grade.computed_extra
         grade.computed = round(points * (1 - late.percent / 100) + (grade.manual or 0.0), 2)
     elif grade.manual is not None:

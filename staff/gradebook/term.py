@@ -111,8 +111,7 @@ class Term:
     def handed_in(self, name: str) -> dict[str, dict[str, Any]]:
         """Student's id -> what `collect` noted about the hand-in: when, source, site_id, files."""
         if name not in self._handed_in:
-            path = self.path / f"{name}-handed_in.json"
-            self._handed_in[name] = read_json(path) if path.is_file() else {"students": {}, "unknown": {}}
+            self._handed_in[name] = read_notes(self.path / f"{name}-handed_in.json")
         return self._handed_in[name]["students"]
 
     def strangers(self, name: str) -> list[str]:
@@ -161,13 +160,20 @@ class Term:
         return due + days * DAY + GRACE
 
     def lateness(
-        self, name: str, decided: list[Decision], when: datetime | None, source: str, free_left: float
+        self,
+        name: str,
+        decided: list[Decision],
+        when: datetime | None,
+        source: str,
+        free_left: float,
+        is_commit: bool = False,
     ) -> Lateness:
         """What a hand-in of this time costs.
 
         decided: decisions in force.
         when, source: time of the hand-in and where it is from.
         free_left: free late days that the student still has.
+        is_commit: the time is a commit's: then days that a person decided are how many later commits may be late.
         """
         due, policy = self.due(name), self.policy
         extension = next((one.days for one in decided if one.kind == "extension"), 0.0)
@@ -177,6 +183,7 @@ class Term:
         due += extension * DAY
         computed = max(0, math.ceil((when - due - GRACE) / DAY)) if when else 0
         days = computed if set_by is None else math.ceil(set_by)
+        days = min(days, computed) if is_commit else days
         free = min(days, free_left)
         percent = min(100.0, (days - free) * policy.percent_per_day)
         percent = 100.0 if days > policy.hard_end_days else percent
@@ -207,6 +214,14 @@ def _course(path: Path) -> dict[str, Any]:
         if key not in allowed or not number:
             raise UserError(f"{path.name}, [late]: {key} = {value!r}; allowed: {', '.join(allowed)}, numbers from 0")
     return content
+
+
+def read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    """{'students': {id: what was noted}, 'unknown': {site: names}} of `collect`. UserError for another file."""
+    found = read_json(path) if path.is_file() else {"students": {}, "unknown": {}}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("students", "unknown")):
+        raise UserError(f"{path} was not written by this gradebook; move it away and collect again")
+    return found
 
 
 def find(folder: Path) -> Term | None:
