@@ -19,6 +19,7 @@ from staff.grader import assignment as assignments
 from staff.grader.submission import read_submission
 from staff.tests.gradebook import terms
 from toolkit.errors import UserError
+from toolkit.sweeps import jobs
 
 PROJECT = assignments.load("project2")
 FILE = "classification_models.py"
@@ -155,3 +156,35 @@ def test_classroom_and_the_last_commit_in_time(term, tmp_path):
     grades = compute(Term(term)).grades
     assert grades["s1"]["project2"].late.days == 0
     assert grades["s3"]["project2"].late.percent == 100
+
+
+def test_a_class_in_a_term_is_graded_by_commits_and_summed_up(term, tmp_path, monkeypatch, capsys):
+    """grade_class as the staff calls it, with the grader's processes replaced by results: decisions are applied."""
+    early = commit(tmp_path / "clones/project2-s1", "x = 1\n", "2027-03-12T10:00:00Z")
+    commit(tmp_path / "clones/project2-s1", "x = 2\n", "2027-04-12T10:00:00Z")
+    collected(term, "classroom", tmp_path / "clones")
+    put(term / f"project2/s2/{FILE}", when=terms.DUE - 100)
+    terms.decide(term, 'kind = "override"; student = "s1"; points = 31')
+    asked = {}
+
+    def grade_all(entries, arguments, out) -> bool:
+        for entry in entries:
+            results = terms.results_of("project2")
+            results["submission"]["sha256"] = entry.digest
+            put(out / "jobs" / entry.job / "results.json", json.dumps(results))
+            jobs.write_status(str(out / "jobs" / entry.job), jobs.Status(state="done"))
+            asked[entry.name] = entry.commit if entry.commit_time else ""
+        return False
+
+    monkeypatch.setattr(grade_class, "grade_all", grade_all)
+    monkeypatch.setattr("sys.argv", ["grade_class", str(term / "project2")])
+    assert grade_class.main() == 0
+    assert asked == {"s1": early, "s2": ""}
+    assert "project2: 2 graded, 2 nothing handed in" in capsys.readouterr().out
+    page = (term / "draft/feedback/project2/s1.html").read_text()
+    assert "Sum: 31 of 75" in page
+    assert f"graded: commit {early[:12]}" in page
+    (term / "project2").rename(term / "hw5")
+    monkeypatch.setattr("sys.argv", ["grade_class", str(term / "hw5")])
+    with pytest.raises(UserError, match="folder is hw5, and --assignment is project2; add --assignment hw5"):
+        grade_class.main()
