@@ -38,9 +38,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "staff/student_side/*.py",
     "staff/grader/**/*",
-    "staff/assignments/*/*.py",
-    "staff/assignments/*/assignment.toml",
-    "staff/assignments/*/graded_tests/*",
+    "staff/assignments/*/operations.py",
+    "staff/assignments/{assignment}/*.py",
+    "staff/assignments/{assignment}/assignment.toml",
+    "staff/assignments/{assignment}/graded_tests/*",
     "toolkit/*.py",
 )
 # They choose hints and looks and change no grade, so that work on them does not grade a class again.
@@ -109,9 +110,10 @@ def file_digest(path: Path) -> str:
 def grader_digest(assignment, data_path: Path | None, require: str | None) -> str:
     """Changes whenever a grade could change: with the grader's files, the provided files, the data, torch."""
 
-    patterns = [*SOURCES, *assignment.provided]
+    patterns = [pattern.format(assignment=assignment.name) for pattern in SOURCES]
     tools = {path for pattern in NO_GRADING for path in ROOT.glob(pattern)}
     files = sorted({path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()} - tools)
+    files += sorted(set(assignment.provided_files().values()) - set(files))
     parts = [f"{path.relative_to(ROOT)} {file_digest(path)}" for path in files if "__pycache__" not in path.parts]
     data = file_digest(data_path) if data_path else "no data"
     parts += [assignment.name, data, f"torch {version('torch')}", f"layer {require}", sys.version]

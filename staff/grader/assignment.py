@@ -14,7 +14,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-FOLDER = Path(__file__).resolve().parents[1] / "assignments"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "staff" / "assignments"
 
 
 @dataclass
@@ -88,6 +89,21 @@ class Assignment:
     submission_s: float
     hidden_data: bool = True  # False: all checks draw their own data
     history: dict | None = None  # how the repository's history is judged, see other_work.judge_history
+
+    @property
+    def own(self) -> Path:
+        """Files of this assignment alone, laid out as students get them; an assignment may have none."""
+        return self.tests.parent / "starter"
+
+    def provided_files(self) -> dict[str, Path]:
+        """Name in the submission's tree -> our file, for everything that is provided and not graded."""
+        found = {}
+        for root in (ROOT, self.own):  # the assignment's own version of a file comes last, and counts
+            for path in (path for pattern in self.provided for path in sorted(root.glob(pattern))):
+                name = path.relative_to(root).as_posix()
+                if path.is_file() and "__pycache__" not in path.parts and name not in self.files:
+                    found[name] = path
+        return found
 
     @property
     def points(self) -> float:

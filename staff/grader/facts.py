@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -39,13 +40,20 @@ def _git(*arguments: str) -> str:
 
 
 def due(assignment: str) -> str:
-    """'2027-03-12 23:59 (the university's local time)' from course.toml; "" where no date is known."""
-    path = ROOT / "staff/assignments/course.toml"
-    if not path.is_file():
-        return ""
-    facts = tomllib.loads(path.read_text(encoding="utf-8")).get(assignment, {})
+    """'2027-03-12 23:59 (the university's local time)'; "" where no date is known."""
+    facts = term(assignment)
     zone = f" ({facts['due_timezone']})" if "due_timezone" in facts else ""
     return f"{facts['due']:%Y-%m-%d %H:%M}{zone}" if "due" in facts else ""
+
+
+def term(assignment: str) -> dict[str, Any]:
+    """What changes from term to term: from course.toml, else from the [course] of the assignment's own settings."""
+    folder = ROOT / "staff" / "assignments"
+    places = ((folder / "course.toml", assignment), (folder / assignment / "assignment.toml", "course"))
+    for path, name in places:
+        if path.is_file() and (facts := tomllib.loads(path.read_text(encoding="utf-8")).get(name)):
+            return facts
+    return {}
 
 
 def last_change(path: str | os.PathLike) -> float | None:

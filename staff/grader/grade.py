@@ -102,12 +102,10 @@ def read_seed(path: Path | None) -> int:
 
 def assemble(place, assignment, files: dict[str, bytes]) -> None:
     """A clean tree: our provided files, then the submission's graded files over them."""
-    for pattern in assignment.provided:
-        for path in sorted(ROOT.glob(pattern)):
-            if "__pycache__" not in path.parts:
-                target = place.tree / path.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    for name, path in assignment.provided_files().items():
+        target = place.tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     for name, content in files.items():
         target = place.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ file or, if more often, once in the function or class of the first of `todos`; `
 `alone`: not to be judged together with other mistakes, because it leaks out of its function (assumed where LEAKING
 words stand in it). Names are those of the entries, with the base before them if it is not the reference.
 
+That is the bank of Project 2. Another assignment has its own in `staff/assignments/NAME/bank/`, laid out alike.
+
 `set` at the top of a file says where its entries come from, and `seen = false` that no check was written or changed
 with them in sight: only these say how often a judge is wrong on code that it does not know.
 """
@@ -24,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from staff.release.starter import recipe as recipes
+from staff.release.starter.handout import todo_key
 from staff.release.starter.markers import find_regions
 from toolkit.errors import UserError
 
@@ -32,10 +36,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-ALTERNATES, MUTANTS, SUBMISSIONS = HERE / "alternates", HERE / "mutants", HERE / "submissions"
-GRADED = ("classification_models.py", "classification_train.py", "segmentation_models.py", "segmentation_train.py")
+PROJECT2 = "project2"
 BODY_NAMES = ("init", "forward", "body")
 FIRST_SET = "first bank"
 LEAKING = ("torch.set_", "manual_seed(", "sys.", "os.")
@@ -83,24 +85,39 @@ class Variant:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def reference() -> dict[str, str]:
+def folder_of(assignment: str) -> Path:
+    """Where the bank of an assignment lies. UserError if it has none."""
+    folder = HERE if assignment == PROJECT2 else recipes.FOLDER / assignment / "bank"
+    if not (folder / "mutants").is_dir():
+        raise UserError(f"{assignment} has no bank: {folder / 'mutants'} is missing")
+    return folder
+
+
+def reference(assignment: str = PROJECT2) -> dict[str, str]:
     """Name and text of every graded file."""
-    return {name: (ROOT / name).read_text(encoding="utf-8") for name in GRADED}
+    recipe = recipes.load(assignment)
+    return {name: recipe.read_text(name) for name in recipe.graded}
 
 
-def load_bank(more: Iterable[Path] = ()) -> list[Variant]:
+def load_bank(more: Iterable[Path] = (), assignment: str = PROJECT2, folder: Path | None = None) -> list[Variant]:
     """The reference itself, all right solutions, all mistakes, and those of the files `more`, which count as unseen.
 
     UserError for an entry that does not fit what it was made from.
+
+    Args:
+        more: files with further mistakes.
+        assignment: whose bank.
+        folder: where it lies, if not where that assignment has it.
     """
-    bases = {"reference": reference()}
+    folder = folder or folder_of(assignment)
+    bases = {"reference": reference(assignment)}
     variants = [Variant("reference", "the reference solution", bases["reference"], bases["reference"])]
-    for path in sorted(ALTERNATES.glob("*.toml")):
+    for path in sorted(folder.glob("alternates/*.toml")):
         variants.append(_alternate(path, bases["reference"]))
-    for folder in sorted(path for path in SUBMISSIONS.glob("*") if path.is_dir()):
-        variants.append(_submission(folder))
-        bases[folder.name] = variants[-1].files
-    for path in sorted(MUTANTS.glob("*.toml")):
+    for whole in sorted(path for path in folder.glob("submissions/*") if path.is_dir()):
+        variants.append(_submission(whole, list(bases["reference"])))
+        bases[whole.name] = variants[-1].files
+    for path in sorted(folder.glob("mutants/*.toml")):
         variants += _mutants(path, bases, seen=True)
     for path in more:
         variants += _mutants(Path(path), bases, seen=False)
@@ -133,13 +150,13 @@ def _alternate(path: Path, original: dict[str, str]) -> Variant:
     return Variant(path.stem, content["title"], files, original, **origin)
 
 
-def _submission(folder: Path) -> Variant:
+def _submission(folder: Path, graded: list[str]) -> Variant:
     """A folder with the graded modules; the first line of each says in whose manner it is written."""
-    missing = [name for name in GRADED if not (folder / name).is_file()]
+    missing = [name for name in graded if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} has no {missing[0]}")
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in GRADED}
-    first_line = files[GRADED[0]].partition("\n")[0]
+    files = {name: (folder / name).read_text(encoding="utf-8") for name in graded}
+    first_line = files[graded[0]].partition("\n")[0]
     title = first_line.lstrip("# ").removeprefix(f"{folder.name}:").strip() or folder.name
     return Variant(folder.name, title, files, files, is_whole=True, set="whole submissions")
 
@@ -225,10 +242,16 @@ def _fill(files: dict[str, str], todo: str, bodies: list[str], where: str) -> No
     raise UserError(f"{where}: no graded file has a TODO {todo}")
 
 
-def places() -> dict[str, tuple[str, str]]:
+def todos_by_file(assignment: str = PROJECT2) -> dict[str, tuple[str, ...]]:
+    """Graded file -> the TODOs that are marked in it, in their order."""
+    regions = {name: find_regions(text, name) for name, text in reference(assignment).items()}
+    return {name: tuple(sorted({region.todo for region in found}, key=todo_key)) for name, found in regions.items()}
+
+
+def places(assignment: str = PROJECT2) -> dict[str, tuple[str, str]]:
     """TODO -> (file, function or class) that holds its marked lines in the reference."""
     found: dict[str, tuple[str, str]] = {}
-    for name, text in reference().items():
+    for name, text in reference(assignment).items():
         for region in find_regions(text, name):
             for node in ast.parse(text).body:
                 if node.lineno <= region.first <= (node.end_lineno or 0):

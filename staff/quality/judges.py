@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.todos import TODOS
-
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSOR_S = 90  # for the tests of one submission or one run of a main; honest ones need 15 at most
 WALL_S = 3600.0  # a process that only waits ends too; wall clock says little on a busy machine
@@ -52,15 +50,15 @@ MODEL_OF_TODO = {
 QUICK_MODELS = {"1": "mlp", "2": "mlp"}
 
 
-def write_starter(folder: Path) -> str:
+def write_starter(folder: Path, assignment: str) -> str:
     """The student's files without the graded ones, written to `folder`; returns their digest.
 
     toolkit/ and the data are left out: those of this repository are the same.
     """
     from staff.release.starter import build, recipe
 
-    found = build.build(recipe.load("project2", ROOT))
-    graded = set(recipe.load("project2", ROOT).graded)
+    found = build.build(recipe.load(assignment, ROOT))
+    graded = set(recipe.load(assignment, ROOT).graded)
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for name, content in sorted(found.files.items()):
         if name in graded or name.endswith((".md", ".npz")):
@@ -130,6 +128,7 @@ def submission_tree(starter: Path, files: Mapping[str, str], folder: Path) -> It
     tree = folder / "tree"
     shutil.copytree(starter, tree)
     for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text, encoding="utf-8")
     yield tree
     shutil.rmtree(tree)
@@ -153,6 +152,7 @@ def public_tests(tree: Path, todos: tuple[str, ...], first_failure: bool = False
     events = tree.parent / "events.jsonl"
     events.unlink(missing_ok=True)
     events.touch()
+    rows = [row for row in runpy.run_path(str(tree / "tests" / "todos.py"))["TODOS"] if row.number in todos]
 
     def work() -> int:
         _enter(tree)
@@ -160,26 +160,25 @@ def public_tests(tree: Path, todos: tuple[str, ...], first_failure: bool = False
 
         os.environ["COURSE_CHECK_EVENTS"] = str(events)
         os.environ.pop("PYTEST_ADDOPTS", None)
-        files = sorted({row.file for row in TODOS if row.number in todos})
+        files = sorted({row.file for row in rows})
         options = "-q --tb=no --no-header --continue-on-collection-errors -p no:cacheprovider -p tests.check_plugin"
-        markers = " or ".join(f"todo_{todo.replace('.', '_')}" for todo in todos)
-        words = [*options.split(), "-W", "default", "-o", "timeout=0", "-m", markers, "--rootdir", "."]
-        plugins = [StopAfterFailure()] if first_failure else []
+        markers = [row.marker for row in rows]
+        words = [*options.split(), "-W", "default", "-o", "timeout=0", "-m", " or ".join(markers), "--rootdir", "."]
+        plugins = [StopAfterFailure(markers)] if first_failure else []
         return int(pytest.main([*words, *files], plugins=plugins))
 
     _, ended = in_child(work, tree.parent / "public.log")
-    return _read_events(events, todos, ended)
+    return _read_events(events, {row.number: row.file for row in rows}, ended)
 
 
 class StopAfterFailure:
     """A pytest plugin: once a test of a TODO failed, its other tests are left out."""
 
-    def __init__(self) -> None:
-        self.failed: set[str] = set()
+    def __init__(self, markers: list[str]) -> None:
+        self.markers, self.failed = markers, set()
 
-    @staticmethod
-    def _todo(item: Any) -> str:
-        return next((mark.name for mark in item.iter_markers() if mark.name.startswith("todo_")), "")
+    def _todo(self, item: Any) -> str:
+        return next((mark.name for mark in item.iter_markers() if mark.name in self.markers), "")
 
     def pytest_runtest_setup(self, item: Any) -> None:
         """Skip what would only fail again."""
@@ -194,8 +193,11 @@ class StopAfterFailure:
             self.failed.add(self._todo(item))
 
 
-def _read_events(events: Path, todos: tuple[str, ...], ended: str) -> dict[str, list[str]]:
-    """What tests/check_plugin.py wrote, by TODO; a process that died fails what it was busy with."""
+def _read_events(events: Path, todos: Mapping[str, str], ended: str) -> dict[str, list[str]]:
+    """What tests/check_plugin.py wrote, by TODO; a process that died fails what it was busy with.
+
+    todos: TODO -> file with its public tests.
+    """
     found: dict[str, list[str]] = {}
     busy, seen = None, set()
     for line in events.read_text(encoding="utf-8").splitlines():
@@ -203,8 +205,8 @@ def _read_events(events: Path, todos: tuple[str, ...], ended: str) -> dict[str, 
         if event["event"] == "failed" and event["todo"] in todos:
             found.setdefault(event["todo"], []).append(event["line"])
         elif event["event"] == "unreadable":
-            for todo in todos:
-                if _test_file(todo, event["file"]):
+            for todo, file in todos.items():
+                if file == event["file"]:
                     found.setdefault(todo, []).append(event["line"])
                     seen.add(todo)
         if event["event"] == "start":
@@ -216,11 +218,6 @@ def _read_events(events: Path, todos: tuple[str, ...], ended: str) -> dict[str, 
     for todo in set(todos) - seen - set(found):
         found[todo] = ["no test was found for it"]
     return found
-
-
-def _test_file(todo: str, file: str) -> bool:
-    """Whether a test file holds the tests of a TODO."""
-    return any(row.number == todo and row.file == file for row in TODOS)
 
 
 def models_to_train(todos: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -34,39 +34,31 @@ from staff.grader import assignment as assignments
 from staff.grader import code_features, diagnosis, grade
 from staff.grader.hidden import HiddenData
 from staff.quality import judges, verdicts
-from staff.quality.bank import Variant, load_bank, places, reference
+from staff.quality.bank import PROJECT2, Variant, folder_of, load_bank, places, reference, todos_by_file
 from staff.quality.confusion import Graded, interval, report, shortfalls
 from staff.quality.grouping import groups, together
 from toolkit.cli import OneLineParser, in_range
 from toolkit.devices import describe, pick_device
-from toolkit.errors import UserError
+from toolkit.errors import UserError, check_choice
 from toolkit.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ALTERNATE_SEEDS = 5
 QUICK_EVERY = 3
 JUDGES = ("public", "mains", "grader")
+WITH_MAINS = (PROJECT2,)  # assignments whose students have a main that trains
 # What the judges import, so that a process that judges once need not.
 PRELOADED = [
     "pytest",
     *(f"staff.grader.{name}" for name in ("grade", "checks", "oracle", "hidden", "diagnosis")),
+]
+FOR_MAINS = [  # and for trainings
     *(f"toolkit.{name}" for name in ("experiment", "plots", "metrics", "augment", "batches", "training", "layers")),
     "sklearn.metrics",
     "torch._dynamo",  # which the first optimizer of a process imports
 ]
-TODOS_OF_FILE = {
-    "classification_models.py": ("1.0", "1.1", "1.2"),
-    "classification_train.py": ("1.3", "1.4", "1.5", "1.6"),
-    "segmentation_models.py": ("2.0", "2.1", "2.2", "2.3", "2.4", "2.5"),
-    "segmentation_train.py": ("2.6", "2.7", "2.8"),
-}
-ALL_TODOS = tuple(todo for todos in TODOS_OF_FILE.values() for todo in todos)
-QUICK_MAINS = (
-    "1.2",
-    "1.4",
-    "2.3",
-    "2.6",
-)  # of a whole submission: its CNN and U-Net, and an MLP for each pair of loops
+# Of a whole submission: its CNN and U-Net, and an MLP for each pair of loops.
+QUICK_MAINS = ("1.2", "1.4", "2.3", "2.6")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +71,7 @@ class Judging:
     seed: int = 0
     gates: bool = False
     first_failure: bool = False
+    assignment: str = PROJECT2
 
     @property
     def name(self) -> str:
@@ -107,11 +100,12 @@ def build_parser() -> OneLineParser:
     """Flags of the command line."""
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="entries of the bank (default: all)")
+    parser.add_argument("--assignment", default=PROJECT2, help="name of a folder in staff/assignments")
     parser.add_argument("--quick", action="store_true", help="no training gates, one seed, fewer TODOs an entry")
     parser.add_argument("--mistakes", type=Path, nargs="+", default=[], metavar="FILE", help="judge these mistakes too")
     parser.add_argument("--every", type=in_range(int, 1), metavar="N", help="each Nth entry of each set (quick: 3)")
     parser.add_argument("--only_set", nargs="+", metavar="SET", help="entries of these sets of the bank")
-    parser.add_argument("--judges", nargs="+", choices=JUDGES, default=list(JUDGES), help="not all three")
+    parser.add_argument("--judges", nargs="+", choices=JUDGES, help="not all that there are")
     parser.add_argument("--seeds", type=in_range(int, 1), help=f"seeds for right solutions (default {ALTERNATE_SEEDS})")
     parser.add_argument("--jobs", type=in_range(int, 1), default=2, help="judgements at the same time")
     parser.add_argument("--out", type=Path, default=Path("build/measure"), help="where judgements are kept")
@@ -121,19 +115,22 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] = JUDGES) -> list[Judging]:
+def plan(
+    bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] = JUDGES, assignment: str = PROJECT2
+) -> list[Judging]:
     """Right solutions are graded with several seeds and the gates; mistakes once and without gates, because how well a
     wrong model trains is not an error of the grader's.
 
     Of a mistake, all TODOs of the files that it changes are graded; nothing else but the gates runs code of them.
     """
-    tasks = []
+    tasks, by_file = [], todos_by_file(assignment)
+    every_todo = tuple(todo for todos in by_file.values() for todo in todos)
     mistakes = [variant for variant in bank if not variant.is_right]
     for variant in bank:
-        todos = todos_of_files(variant)
+        todos = tuple(todo for name in variant.changed for todo in by_file[name]) or every_todo  # the reference: all
         if variant.is_right:
             for seed in range(seeds):
-                tasks.append(Judging("grader", (variant,), todos if quick else ALL_TODOS, seed, gates=not quick))
+                tasks.append(Judging("grader", (variant,), todos if quick else every_todo, seed, gates=not quick))
             tasks.append(Judging("public", (variant,), todos))
             tasks.append(Judging("mains", (variant,), QUICK_MAINS if quick and variant.is_whole else todos))
         else:
@@ -147,12 +144,7 @@ def plan(bank: list[Variant], quick: bool, seeds: int, judges: tuple[str, ...] =
             tasks += [Judging(judge, group, aimed, first_failure=True) for judge in ("grader", "public")]
     # The longest first, so that at the end no process waits for another; a run that is stopped has whole seeds.
     tasks.sort(key=lambda task: (not task.variants[0].is_right, task.seed, -len(task.todos)))
-    return [task for task in tasks if task.judge in judges]
-
-
-def todos_of_files(variant: Variant) -> tuple[str, ...]:
-    """The TODOs of the files that a variant changes; of the reference, all."""
-    return tuple(todo for name in variant.changed for todo in TODOS_OF_FILE[name]) or ALL_TODOS
+    return [dataclasses.replace(task, assignment=assignment) for task in tasks if task.judge in judges]
 
 
 def work(task: Judging, starter: Path, require: str | None, path: Path) -> None:
@@ -181,9 +173,20 @@ def grade_task(task: Judging, folder: Path, require: str | None) -> list[dict]:
     submission, seed_file = folder / "submission", folder / "seed"
     submission.mkdir()
     for name, text in together(task.variants).items():
+        (submission / name).parent.mkdir(parents=True, exist_ok=True)
         (submission / name).write_text(text, encoding="utf-8")
     seed_file.write_text(f"measure {task.seed}", encoding="utf-8")
-    argv = [str(submission), "--threads", "1", "--seed-file", str(seed_file), "--request-s", "60"]
+    argv = [
+        str(submission),
+        "--assignment",
+        task.assignment,
+        "--threads",
+        "1",
+        "--seed-file",
+        str(seed_file),
+        "--request-s",
+        "60",
+    ]
     argv += ["--require", require] if require else []
     argv += ["--todo", *task.todos]
     argv += [] if task.gates else ["--no_gates"]
@@ -202,14 +205,16 @@ def run(tasks: list[Judging], bases: dict[str, str], starter: Path, arguments: a
     waiting = [task for task in tasks if not paths[task].exists()]
     print(f"{len(tasks)} judgements, {len(tasks) - len(waiting)} of them kept from earlier")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(PRELOADED + FOR_MAINS * any(task.judge == "mains" for task in waiting))
     # A process judges once: pytest keeps the graded tests' modules, and the grader guards its own process.
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
         jobs = [pool.apply_async(work, (task, starter, arguments.require, paths[task])) for task in waiting]
         for job in tqdm(jobs, unit="judgement", disable=None):
             job.get()
     kept = {task: json.loads(paths[task].read_text("utf-8")) for task in tasks}
-    for judge in arguments.judges:
+    for judge in JUDGES:
+        if judge not in {task.judge for task in tasks}:
+            continue
         used = sum(one["processor_s"] for task, one in kept.items() if task.judge == judge)
         print(f"{judge}: {used:.0f} s of processor time")
     return [one for task in tasks for one in task.split(kept[task]["found"])]
@@ -237,21 +242,21 @@ def heading(seeds: int) -> str:
     return "\n".join(lines)
 
 
-def write_patterns(graded: list[Graded], path: Path) -> None:
+def write_patterns(graded: list[Graded], path: Path, assignment: str) -> None:
     """Keep how each mistake fails, for staff.grader.diagnosis, and say how often the others would find it."""
-    bank = diagnosis_bank(graded)
+    bank = diagnosis_bank(graded, assignment)
     write_json(path, {"places": bank.places, "patterns": [dataclasses.asdict(pattern) for pattern in bank.patterns]})
     found, missed = diagnosis.leave_one_out(bank.patterns)
     print(f"diagnosis, each mistake by the others: {interval(len(found), len(bank.patterns))} in the first two hints")
     print(f"missed: {', '.join(f'{pattern.entry} ({pattern.todo})' for pattern in missed) or 'none'}")
 
 
-def diagnosis_bank(graded: list[Graded]):
+def diagnosis_bank(graded: list[Graded], assignment: str):
     """The staff.grader.diagnosis.Bank of the mistakes among these gradings that ask a question."""
-    files = reference()
+    files = reference(assignment)
     known = {
         todo: (file, name, tuple(sorted(code_features.features(files[file], name))))
-        for todo, (file, name) in places().items()
+        for todo, (file, name) in places(assignment).items()
     }
     bank = diagnosis.Bank((), known)
     patterns = tuple(
@@ -281,6 +286,14 @@ def each_nth(bank: list[Variant], every: int) -> list[Variant]:
     return chosen
 
 
+def judges_of(assignment: str, asked: list[str] | None) -> tuple[str, ...]:
+    """Those that were asked for, or all of an assignment. UserError for the mains where there are none."""
+    there = tuple(judge for judge in JUDGES if judge != "mains" or assignment in WITH_MAINS)
+    for judge in asked or ():
+        check_choice("judges", judge, there)
+    return tuple(asked or there)
+
+
 def select(bank: list[Variant], names: list[str], sets: list[str] | None) -> list[Variant]:
     """The entries called `names` and those of `sets`, or all. UserError for a name that is not there."""
     known = {variant.name: variant for variant in bank}
@@ -301,23 +314,26 @@ def main() -> int:
     arguments = build_parser().parse_args()
     if arguments.quick and arguments.patterns:
         raise UserError("--patterns needs every check of a mistake, and --quick stops at the first that fails")
-    bank = select(load_bank(arguments.mistakes), arguments.names, arguments.only_set)
+    assignment = assignments.load(arguments.assignment)
+    asked = judges_of(assignment.name, arguments.judges)
+    bank = select(load_bank(arguments.mistakes, assignment.name), arguments.names, arguments.only_set)
     all_of_them = not arguments.quick or arguments.names or arguments.only_set
     bank = each_nth(bank, arguments.every or (1 if all_of_them else QUICK_EVERY))
-    data = HiddenData.find(str(ROOT / "data"), announce=print).source.path
+    data = HiddenData.find(str(ROOT / "data"), announce=print).source.path if assignment.hidden_data else None
     seeds = arguments.seeds or (1 if arguments.quick else ALTERNATE_SEEDS)
-    tasks = plan(bank, arguments.quick, seeds, tuple(arguments.judges))
+    tasks = plan(bank, arguments.quick, seeds, asked, assignment.name)
     with tempfile.TemporaryDirectory(prefix="measure-starter-") as starter:
-        basis = judges.write_starter(Path(starter))
+        basis = judges.write_starter(Path(starter), assignment.name)
         bases = {"public": basis, "mains": basis}
-        bases["grader"] = grader_digest(assignments.load("project2"), data, arguments.require)
+        bases["grader"] = grader_digest(assignment, data, arguments.require)
         found = run(tasks, bases, Path(starter), arguments)
     graded = [one for one in found if isinstance(one, Graded)]
-    opinions = verdicts.Opinions(bank, graded, [one for one in found if isinstance(one, verdicts.Heard)])
+    heard = [one for one in found if isinstance(one, verdicts.Heard)]
+    opinions = verdicts.Opinions(bank, graded, heard, folder_of(assignment.name))
     text = "\n\n".join([verdicts.report(opinions), *([report(graded, arguments.quick)] if graded else [])])
     print(text)
     if arguments.patterns:
-        write_patterns(graded, arguments.patterns)
+        write_patterns(graded, arguments.patterns, assignment.name)
     if arguments.table:
         arguments.table.write_text(f"{heading(seeds)}\n\n{text}\n", encoding="utf-8")
     problems = shortfalls(graded) + verdicts.shortfalls(opinions)

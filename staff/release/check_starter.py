@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from staff.release.starter import behaviour, contents, leaks, release
+from staff.release.starter import behaviour, contents, leaks, release, todos
 from staff.release.starter import recipe as recipes
 from staff.release.starter.build import build
 from staff.release.starter.markers import read_graded
@@ -78,4 +78,6 @@ def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], 
         release.write_release(copy, found)
         yield behaviour.proves_imports(copy, sorted(found))
         yield behaviour.proves_ruff(copy, sorted(found))
-        yield behaviour.proves_tests(copy, sorted({region.todo for item in graded for region in item.regions}))
+        numbers = [record["id"] for record in todos.records(recipe)]
+        yield behaviour.proves_tests(copy, {number: todos.marker(recipe, number) for number in numbers})
+        yield behaviour.proves_solution(copy, originals)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from staff.grader import assignment as assignments
 from staff.grader import facts
+from staff.release.starter import recipe as recipes
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parent / "gradescope"
-# The grader's own files; what the assignment provides is added. Every graded module is left out, whatever matches.
+# The grader's own files; what the assignment provides and its hidden data are added. No graded module is packed.
 GRADER = (
     "staff/__init__.py",
     "staff/grade.py",
@@ -33,7 +34,6 @@ GRADER = (
     "staff/assignments/{assignment}/patterns.json",
     "staff/assignments/{assignment}/graded_tests/*.py",
     "toolkit/*.py",
-    "data/bundled/*",
 )
 TIME = (2026, 1, 1, 0, 0, 0)  # of every entry, so that the same files give the same bytes
 
@@ -52,17 +52,29 @@ def build_parser() -> OneLineParser:
 def contents(assignment, data: Path | None) -> dict[str, Path]:
     """Name in the archive -> file."""
     files: dict[str, Path] = {name: ROOT / name for name in ("requirements.txt", "constraints.txt")}
-    patterns = [pattern.format(assignment=assignment.name) for pattern in GRADER] + assignment.provided
-    for pattern in patterns:
+    for pattern in [pattern.format(assignment=assignment.name) for pattern in GRADER]:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             if path.is_file() and name not in assignment.files:
                 files[f"grader/{name}"] = path
+    own = assignment.provided_files().values()
+    files |= {f"grader/{path.relative_to(ROOT).as_posix()}": path for path in own}
+    if not assignment.hidden_data:
+        if data is not None:
+            raise UserError(f"--data: the checks of {assignment.name} draw their own data and read none")
+        return files
+    files |= {f"grader/{name}": ROOT / name for name in bundled(assignment.name)}
     if data is not None:
         if not data.is_file():
             raise UserError(f"data is {str(data)!r}, which is not a file")
         files["grader/data/pathmnist.npz"] = data
     return files
+
+
+def bundled(assignment: str) -> list[str]:
+    """The bundled data of an assignment, as its starter names it; here with the arrays that are held back."""
+    data = recipes.load(assignment).settings["data"]
+    return [data["manifest"], *(item["file"] for item in data["set"])]
 
 
 def scripts(assignment: str, require: str | None) -> dict[str, str]:

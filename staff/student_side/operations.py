@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from staff.student_side.answers import Answer, Arrays, to_array
+from staff.student_side.answers import Answer, Arrays, pack, to_array, unpack_argument
 from staff.student_side.epochs import (  # noqa: F401 -- the worker finds every operation here
     op_capture_criterion,
     op_train_epoch,
@@ -147,11 +147,13 @@ def op_loss(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
 
 
 def op_call(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
-    """A function of the student's on arrays (as tensors, or as arrays if `as_arrays`), answering one number."""
+    """Whatever a function of the student's returns for plain arguments and arrays; see staff/grader/functions.py."""
     function = getattr(worker.module(spec["module"]), spec["function"])
-    inputs = [a if spec.get("as_arrays") else torch.from_numpy(a) for a in arrays.values()]
-    inputs = [worker.objects[number] for number in spec.get("objects", [])] + inputs
-    return None, {"value": np.array(float(function(*inputs, **spec.get("keywords", {}))), dtype=np.float64)}
+    torch.manual_seed(spec.get("seed", 0))
+    given = [unpack_argument(value, arrays, spec["as_tensors"]) for value in spec["arguments"]]
+    named = {name: unpack_argument(value, arrays, spec["as_tensors"]) for name, value in spec["keywords"].items()}
+    found: Arrays = {}
+    return {"value": pack(function(*given, **named), found)}, found
 
 
 def op_load_checkpoint(worker: Worker, spec: dict, arrays: Arrays) -> Answer:

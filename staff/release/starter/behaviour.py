@@ -68,39 +68,63 @@ def proves_ruff(folder: Path, files: Sequence[str]) -> Proof:
     return Proof("ruff", f"{sum(name.endswith('.py') for name in files)} Python files, lint and layout", problems)
 
 
-def proves_tests(folder: Path, todos: Mapping[str, Any]) -> Proof:
-    """Each test of a TODO fails with the NotImplementedError of that TODO, every other test passes."""
-    outcomes = folder.parent / "outcomes.jsonl"
-    plugin = Path(__file__).with_name("probe_plugin.py")
-    (folder.parent / "plugin").mkdir()
+def proves_tests(folder: Path, todos: Mapping[str, str]) -> Proof:
+    """Each test of a TODO fails with the NotImplementedError of that TODO, every other test passes.
+
+    Args:
+        folder: the starter, without solutions.
+        todos: TODO -> marker of its tests: '1.2' -> 'hw5_1_2'.
+    """
+    records, output = outcomes_of(folder)
+    problems = [problem for record in records if (problem := fault_of(record, todos))]
+    failing, passing = ([item for item in records if item["outcome"] == kind] for kind in ("failed", "passed"))
+    met = {todo for item in failing for todo in todos_of(item, todos)}
+    problems += [f"TODO {todo} has no public test that fails" for todo in todos if todo not in met]
+    what = f"{len(failing)} tests of {len(met)} TODOs fail with their own stub, {len(passing)} of provided code pass"
+    return Proof("public tests", what, problems if records else [output])
+
+
+def proves_solution(folder: Path, originals: Mapping[str, str]) -> Proof:
+    """With the solution in place every public test passes: a right student is not told that they are wrong.
+
+    Args:
+        folder: the starter; its graded files are replaced.
+        originals: name -> text of each graded file with its solution.
+    """
+    for name, text in originals.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    records, output = outcomes_of(folder)
+    failed = [record for record in records if record["outcome"] != "passed"]
+    problems = [f"{one['test']}: {one['outcome']} ({one['error']}: {one['message']})" for one in failed]
+    return Proof("solution", f"{len(records)} public tests pass on the solution", problems if records else [output])
+
+
+def outcomes_of(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """(what became of each public test of a starter, what to say if there is none)."""
+    outcomes, plugin = folder.parent / "outcomes.jsonl", Path(__file__).with_name("probe_plugin.py")
+    outcomes.unlink(missing_ok=True)
+    (folder.parent / "plugin").mkdir(exist_ok=True)
     (folder.parent / "plugin" / plugin.name).write_bytes(plugin.read_bytes())
     options = f"-q -p {plugin.stem} -p no:cacheprovider -p no:randomly --timeout=60".split()
     environment = {"STARTER_PROBE_FILE": str(outcomes), "PYTHONPATH": str(outcomes.parent / "plugin")}
     result = run(folder, "-m", "pytest", *options, **environment)
     records = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
-    problems = [problem for record in records if (problem := fault_of(record))]
-    failing, passing = ([item for item in records if item["outcome"] == kind] for kind in ("failed", "passed"))
-    met = {todo for item in failing for todo in todos_of(item)}
-    problems += [f"TODO {todo} has no public test that fails" for todo in todos if todo not in met]
-    if not records:
-        problems = [f"pytest ran no test: {(result.stdout + result.stderr).strip()[-300:]}"]
-    what = f"{len(failing)} tests of {len(met)} TODOs fail with their own stub, {len(passing)} of provided code pass"
-    return Proof("public tests", what, problems)
+    return records, f"pytest ran no test: {(result.stdout + result.stderr).strip()[-300:]}"
 
 
-def fault_of(record: Mapping[str, Any]) -> str | None:
+def fault_of(record: Mapping[str, Any], todos: Mapping[str, str]) -> str | None:
     """What is wrong with the outcome of one test in a starter without solutions; None if nothing is."""
-    todos = todos_of(record)
+    own_todos = todos_of(record, todos)
     got = f"{record['outcome']} ({record['error']}: {record['message']})" if record["error"] else record["outcome"]
-    if not todos:
+    if not own_todos:
         return None if record["outcome"] == "passed" else f"{record['test']}: guards provided code, but {got}"
-    if len(todos) > 1:
-        return f"{record['test']}: belongs to several TODOs: {', '.join(todos)}"
-    own = record["error"] == "NotImplementedError" and record["message"].startswith(f"TODO {todos[0]}:")
-    return None if record["outcome"] == "failed" and own else f"{record['test']}: TODO {todos[0]} is to do, but {got}"
+    if len(own_todos) > 1:
+        return f"{record['test']}: belongs to several TODOs: {', '.join(own_todos)}"
+    own = record["error"] == "NotImplementedError" and record["message"].startswith(f"TODO {own_todos[0]}:")
+    is_right = record["outcome"] == "failed" and own
+    return None if is_right else f"{record['test']}: TODO {own_todos[0]} is to do, but {got}"
 
 
-def todos_of(record: Mapping[str, Any]) -> list[str]:
-    """['1.2'] for a test marked todo_1_2 or, in a homework, hw5_1_2."""
-    found = (re.fullmatch(r"(?:todo|hw\d+)_(\d+)_(\d+)", mark) for mark in record["markers"])
-    return [f"{match[1]}.{match[2]}" for match in found if match]
+def todos_of(record: Mapping[str, Any], todos: Mapping[str, str]) -> list[str]:
+    """['1.2'] for a test that has the marker of 1.2."""
+    return [todo for todo, marker in todos.items() if marker in record["markers"]]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 
-from staff.release.starter import handout, markers, sample
+from staff.release.starter import handout, markers, sample, todos
 from staff.release.starter.markers import Graded, read_graded
 from staff.release.starter.recipe import Recipe, git, shipped_files, source_files
 from toolkit.errors import UserError
@@ -38,8 +39,12 @@ def build(recipe: Recipe, *, classroom: bool = False) -> Build:
         if content.startswith(b"---\nlayout: "):
             content = handout.plain_page(content.decode("utf-8"), handout.due_date(recipe)).encode()
         contents[name] = content
-    contents |= sample.bundled_data(recipe) | _derived(recipe) | handout.documents(recipe, graded, classroom)
-    notes += _put_points(recipe, graded, contents)
+    contents |= sample.bundled_data(recipe) | handout.documents(recipe, graded, classroom)
+    if "todo_table" in recipe.settings:
+        notes += _put_points(recipe, graded, contents)
+    else:
+        contents["tests/todos.py"] = todos.table(recipe, contents).encode()
+    contents["pyproject.toml"] = _tool_settings(recipe, contents).encode()
     return Build(_renamed(recipe, contents), commit_of(recipe), notes)
 
 
@@ -80,7 +85,8 @@ def commit_of(recipe: Recipe) -> str:
     if not commit:
         return "unknown"
     changed = git(recipe.root, "status", "--porcelain", "--untracked-files=no")
-    return commit.strip() + ("+changes" if changed is None or changed.strip() else "")
+    new = git(recipe.root, "ls-files", "--others", "--exclude-standard", "--", f"staff/assignments/{recipe.name}")
+    return commit.strip() + ("+changes" if changed is None or new is None or (changed + new).strip() else "")
 
 
 def _would_ship(recipe: Recipe, shipped: list[str], unknown: list[str]) -> list[str]:
@@ -101,14 +107,21 @@ def _is_tuned(name: str, content: bytes) -> bool:
     return isinstance(config, dict) and bool(config.get("tuned"))
 
 
-def _derived(recipe: Recipe) -> dict[str, bytes]:
-    """Our own files with the changes that the recipe lists."""
-    contents = {}
-    for item in recipe.settings.get("derived", ()):
-        text = recipe.read_text(item["file"])
-        for old, new in item["replace"]:
-            if text.count(old) != 1:
-                raise UserError(f"{item['file']}: {old.strip()!r} occurs {text.count(old)} times; once is needed")
-            text = text.replace(old, new)
-        contents[item["file"]] = text.encode()
-    return contents
+def _tool_settings(recipe: Recipe, contents: dict[str, bytes]) -> str:
+    """Our pyproject.toml as a starter needs it: its own packages and markers, and graded files with unused imports."""
+    packages = sorted({name.partition("/")[0] for name in contents if name.endswith("/__init__.py")})
+    ignored = "".join(f'"{name}" = ["F401", "F841", "RUF059", "RUF100"]\n' for name in recipe.graded)
+    unused = "# Imported or unpacked for you; used once the TODOs are done."
+    replacements = [
+        (r"^src = .*\n", ""),
+        (r"^extend-exclude = .*\n", ""),
+        (r"^known-first-party = .*", f"known-first-party = {json.dumps(packages)}"),
+        (r"^\[tool\.ruff\.lint\.isort\]", f"[tool.ruff.lint.per-file-ignores]\n{unused}\n{ignored}\n\\g<0>"),
+        (r'^markers = \[\n(    "\w+_\d+_\d+: .*\n)*', f"markers = [\n{todos.markers(recipe)}"),
+    ]
+    text = recipe.read_text("pyproject.toml")
+    for pattern, new in replacements:
+        text, found = re.subn(pattern, new, text, flags=re.MULTILINE)
+        if found != 1:
+            raise UserError(f"pyproject.toml: {pattern} occurs {found} times; once is needed")
+    return text

@@ -40,8 +40,8 @@ def plain_page(page: str, due: str) -> str:
 
 def due_date(recipe: Recipe) -> str:
     """'Friday, 12 March 2027, 23:59 (the university's local time)'."""
-    due = recipe.course[recipe.name]["due"]
-    return f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({recipe.course[recipe.name]['due_timezone']})"
+    due = recipe.term["due"]
+    return f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({recipe.term['due_timezone']})"
 
 
 def fill(template: str, facts: dict[str, str], name: str) -> str:
@@ -54,13 +54,15 @@ def fill(template: str, facts: dict[str, str], name: str) -> str:
 
 def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     """Everything that a template may name."""
-    course, grader = recipe.course[recipe.name], recipe.points
+    course, grader = recipe.term, recipe.points
     points = todo_points(recipe, graded)
     analysis = course.get("analysis_points", 0)
-    prefix = recipe.settings.get("marker", "todo")
+    prefix = recipe.marker
     weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
     facts = {
         "title": recipe.settings["title"],
+        "course": recipe.course["course"],
+        "first_marker": step_id(next(iter(points)), prefix),
         "term": recipe.course["term"],
         "team_size": str(recipe.course["team_size"]),
         "office_hours": recipe.course["office_hours"],

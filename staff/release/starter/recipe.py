@@ -40,6 +40,24 @@ class Recipe:
     points: dict[str, Any]  # staff/assignments/NAME/assignment.toml, the grader's settings
 
     @property
+    def own(self) -> Path:
+        """Files of this assignment alone, laid out as students get them; an assignment may have none."""
+        return self.root / "staff" / "assignments" / self.name / "starter"
+
+    @property
+    def marker(self) -> str:
+        """'hw5' where hw5_1_2 marks the public tests of TODO 1.2."""
+        return self.settings.get("marker", "todo")
+
+    @property
+    def term(self) -> dict[str, Any]:
+        """What changes from term to term: from course.toml, else from the assignment's own settings."""
+        facts = self.course.get(self.name, self.points.get("course"))
+        if facts is None:
+            raise UserError(f"{self.name} has no due date: write [{self.name}] into course.toml")
+        return facts
+
+    @property
     def graded(self) -> list[str]:
         """Names of the graded files."""
         return self.settings["graded"]
@@ -59,7 +77,9 @@ class Recipe:
 
     def read(self, name: str) -> bytes:
         """Bytes of a source file; UserError if it is missing."""
-        path = self.root / name
+        path = self.own / name
+        if not path.is_file():
+            path = self.root / name
         if not path.is_file():
             raise UserError(f"{name} is missing in {self.root}; the recipe of {self.name} names it")
         return path.read_bytes()
@@ -70,6 +90,11 @@ class Recipe:
             return self.read(name).decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{name} is not UTF-8 (byte {error.start})") from None
+
+    def own_files(self) -> list[str]:
+        """Names of the files in `own`, whether git knows them yet or not."""
+        paths = (path for path in self.own.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return sorted(path.relative_to(self.own).as_posix() for path in paths)
 
     def template(self, name: str) -> str:
         """Text of a template of this assignment, else of those for all; UserError if there is none."""
@@ -125,7 +150,7 @@ def shipped_files(recipe: Recipe, files: Iterable[str]) -> list[str]:
     settings = recipe.settings
     files = [name for name in files if not recipe.is_foreign(name) and not _matches(name, settings.get("exclude", ()))]
     chosen: set[str] = set()
-    for pattern in settings["ship"]:
+    for pattern in settings.get("ship", ()):
         found = fnmatch.filter(files, pattern)
         if not found:
             raise UserError(f"{pattern} is missing in {recipe.root}; the recipe of {recipe.name} names it")
@@ -134,6 +159,7 @@ def shipped_files(recipe: Recipe, files: Iterable[str]) -> list[str]:
         chosen.update(fnmatch.filter(files, pattern))
     if leaking := sorted(chosen & set(recipe.graded_elsewhere)):
         raise UserError(f"{recipe.name}/starter.toml ships {', '.join(leaking)}, the solution of another assignment")
+    chosen.update(recipe.own_files())
     chosen.update(_imported(recipe, chosen, set(files)))
     return sorted(chosen - set(recipe.graded))
 

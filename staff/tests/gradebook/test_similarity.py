@@ -111,7 +111,7 @@ def test_independent_solutions_are_left_alone_and_copies_are_found():
     pairs = [paired(one, other) for one in some for other in some if one.name < other.name]
     assert len(pairs) >= 15
     assert [(pair.first.name, pair.second.name) for pair in pairs if pair.is_suspect] == []
-    for file in bank.GRADED:
+    for file in bank.reference():
         assert paired(similarity_rates.with_a_file_of(some[0], some[1], file), some[1]).files[file] == 1.0
     reference = make_work("reference", "public", right["reference"].files)
     for name in ("residual", "plain_convolutions", "modulelist"):  # the last two have the least in common with it

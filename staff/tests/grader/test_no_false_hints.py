@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from staff.grader import assignment, checks, diagnosis
+from staff.grader import assignment, checks, diagnosis, functions
 from staff.grader.client import Budget, CheckFailed, Incident, StudentError, StudentProcess, last_line
 from staff.grader.reports.feedback import todo_lines
 from staff.grader.sandbox import Limits, temporary_place
@@ -59,7 +59,7 @@ def ask(student: StudentProcess, what: str) -> None:
     if what in ("absent", "stops"):
         student.require(what)
     elif what == "loops":
-        student.ask("call", {"module": "loops", "function": "call"}, timeout_s=4.0)
+        functions.call(student, "loops", "call", timeout_s=4.0)
     else:
         checkpoint_model(student, student.place, what, part, "cnn")
 

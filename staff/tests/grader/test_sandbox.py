@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from staff.grader import processes, sandbox
+from staff.grader import functions, processes, sandbox
 from staff.grader.client import Budget, CheckFailed, StudentError, StudentProcess
 from staff.grader.sandbox import Limits, SandboxError, temporary_place
 
@@ -165,9 +165,8 @@ def student(layer, tmp_path):
 
 
 def call(student, function, *arrays, timeout_s=60.0):
-    named = {str(i): np.array(array, dtype=np.float64) for i, array in enumerate(arrays)}
-    args = {"module": "m", "function": function}
-    return float(student.ask("call", args, named, {"value": ("float64", ())}, timeout_s).arrays["value"])
+    named = [np.array(array, dtype=np.float64) for array in arrays]
+    return float(functions.call(student, "m", function, *named, as_tensors=True, timeout_s=timeout_s))
 
 
 ACTIONS = HOSTILE.split("ACTIONS = [")[1].split("]")[0].replace("\n", " ").replace(" ", "").split(",")

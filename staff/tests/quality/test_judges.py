@@ -71,6 +71,7 @@ def test_a_process_that_died_fails_the_test_that_it_was_busy_with(tmp_path):
         '{"event": "start", "todo": "1.5", "test": "u"}\n'
     )
     died = {"1.4": ["why"], "1.5": ["crash"], "1.6": ["no test was found for it"]}
-    assert judges._read_events(events, ("1.4", "1.5", "1.6"), "crash") == died
-    events.write_text('{"event": "unreadable", "file": "tests/test_todo_1_training.py", "line": "SyntaxError"}\n')
-    assert judges._read_events(events, ("1.4", "1.5"), "") == {"1.4": ["SyntaxError"], "1.5": ["SyntaxError"]}
+    assert judges._read_events(events, dict.fromkeys(("1.4", "1.5", "1.6"), "tests/test_x.py"), "crash") == died
+    events.write_text('{"event": "unreadable", "file": "tests/test_x.py", "line": "SyntaxError"}\n')
+    todos = {"1.4": "tests/test_x.py", "1.5": "tests/test_x.py"}
+    assert judges._read_events(events, todos, "") == {"1.4": ["SyntaxError"], "1.5": ["SyntaxError"]}

@@ -9,13 +9,14 @@ import re
 import pytest
 
 from staff.grader.assignment import load
-from staff.quality import bank, confusion, measure
-from staff.quality.bank import load_bank
+from staff.quality import confusion, measure
+from staff.quality.bank import load_bank, reference
 from staff.quality.confusion import Graded
 from staff.tests.grading_tools import command
 from toolkit.errors import UserError
 
 BANK = load_bank()
+GRADED = tuple(reference())
 TODOS = [todo.id for todo in load("project2").todos if not todo.extra]
 
 
@@ -31,7 +32,7 @@ def test_bank_is_large_and_every_entry_parses_and_differs():
         for text in variant.files.values():
             ast.parse(text)
         assert variant.changed or variant.name == "reference"
-        assert set(variant.files) == set(bank.GRADED), variant.name
+        assert set(variant.files) == set(GRADED), variant.name
     assert len({variant.digest() for variant in BANK}) == len(BANK)
 
 
@@ -45,12 +46,13 @@ def test_every_todo_has_mistakes_and_every_mistake_is_explained():
             assert variant.hint.endswith((".", "?")) or not variant.hint, variant.name
 
 
-def test_an_entry_that_no_longer_fits_is_named(tmp_path, monkeypatch):
+def test_an_entry_that_no_longer_fits_is_named(tmp_path):
     entry = '[[mutant]]\nname = "old"\nmisconception = "x."\ntodos = ["1.0"]\nhint = "x?"\n'
-    (tmp_path / "part.toml").write_text(entry + 'file = "classification_models.py"\nold = "no such line"\nnew = ""\n')
-    monkeypatch.setattr(bank, "MUTANTS", tmp_path)
+    (tmp_path / "mutants").mkdir()
+    entry += 'file = "classification_models.py"\nold = "no such line"\nnew = ""\n'
+    (tmp_path / "mutants/part.toml").write_text(entry)
     with pytest.raises(UserError, match=r"part\.toml: old: the text to replace stands 0 times"):
-        load_bank()
+        load_bank(folder=tmp_path)
 
 
 def entry(name: str, old: str, new: str, todo: str = "1.4", more: str = "") -> str:
@@ -96,25 +98,23 @@ def test_a_file_of_mistakes_that_cannot_be_used_is_named(tmp_path, text, complai
         load_bank([path])
 
 
-def test_a_whole_submission_is_read_from_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(bank, "SUBMISSIONS", tmp_path)
-    monkeypatch.setattr(bank, "MUTANTS", tmp_path / "none")
-    folder = tmp_path / "someone"
-    folder.mkdir()
-    for name in bank.GRADED:
+def test_a_whole_submission_is_read_from_its_folder(tmp_path):
+    folder = tmp_path / "submissions/someone"
+    folder.mkdir(parents=True)
+    for name in GRADED:
         (folder / name).write_text("# someone: in the manner of a book.\nimport torch\n")
     mistake = entry("theirs", "import torch", "import numpy", more='base = "someone"\n')
     (tmp_path / "theirs.toml").write_text(mistake)
-    bank_now = load_bank([tmp_path / "theirs.toml"])
+    bank_now = load_bank([tmp_path / "theirs.toml"], folder=tmp_path)
     someone = next(variant for variant in bank_now if variant.name == "someone")
-    assert (someone.is_right, someone.is_whole, someone.changed) == (True, True, bank.GRADED)
+    assert (someone.is_right, someone.is_whole, someone.changed) == (True, True, GRADED)
     assert someone.title == "in the manner of a book."
     assert bank_now[-1].changed == ("classification_train.py",)
     assert bank_now[-1].name == "someone.theirs"
     assert bank_now[-1].base == someone.files
-    (folder / bank.GRADED[2]).unlink()
+    (folder / GRADED[2]).unlink()
     with pytest.raises(UserError, match=r"someone has no segmentation_models\.py"):
-        load_bank()
+        load_bank(folder=tmp_path)
 
 
 def test_unknown_name_is_refused():
@@ -161,7 +161,7 @@ def test_a_full_run_grades_right_solutions_with_gates_and_mistakes_alone():
     by_name = {task.variants[0].name: task for task in gradings}
     assert by_name["validate-freezes"].todos == ("1.3", "1.4", "1.5", "1.6"), "all of the file that it changes"
     assert all(task.gates == task.variants[0].is_right for task in gradings)
-    assert all(task.todos == measure.ALL_TODOS for task in gradings if task.variants[0].is_right)
+    assert all(task.todos == tuple(TODOS) for task in gradings if task.variants[0].is_right)
     assert sum(task.variants[0].name == "functional" for task in gradings) == 5
     assert not any(task.first_failure or len(task.variants) > 1 for task in full)
 

@@ -85,8 +85,8 @@ def test_rates_from_before_the_checks_knew_a_set_stay(monkeypatch, tmp_path):
     path = tmp_path / "first.toml"
     monkeypatch.setattr(verdicts, "FIRST", path)
     path.write_text("")
-    assert verdicts.first_measured() == []
+    assert verdicts.first_measured(path) == []
     path.write_text('[[measured]]\nset = "new"\ncommit = "abc"\nright = 0\nmistakes = 4\ngrader = [0, 3]\n')
-    assert verdicts.first_measured()[-1] == "| new | abc | 0, 4 | not asked | not asked | 3 of 4 (30.1% to 95.4%) |"
+    assert verdicts.first_measured(path)[-1] == "| new | abc | 0, 4 | not asked | not asked | 3 of 4 (30.1% to 95.4%) |"
     path.write_text('[[measured]]\nset = "both"\ncommit = "abc"\nright = 2\nmistakes = 4\ngrader = [1, 3]\n')
-    assert "1 of 2 (9.5% to 90.5%); 3 of 4 (30.1% to 95.4%)" in verdicts.first_measured()[-1]
+    assert "1 of 2 (9.5% to 90.5%); 3 of 4 (30.1% to 95.4%)" in verdicts.first_measured(path)[-1]

@@ -55,6 +55,16 @@ def test_every_other_outcome_is_named(tmp_path, text, named):
     assert any(named in problem for problem in proof.problems), proof.problems
 
 
+def test_a_public_test_that_fails_on_the_solution_is_named(tmp_path):
+    text = "import graded\n" + marked("1.1", "def test_x(): assert graded.one() == 2, 'off'\n")
+    copy = starter(tmp_path, a=text + "def test_provided(): pass\n")
+    (copy / "graded.py").write_text("def one(): raise NotImplementedError('TODO 1.1: one')\n")
+    proof = behaviour.proves_solution(copy, {"graded.py": "def one(): return 1\n"})
+    assert len(proof.problems) == 1
+    assert "test_x: failed (AssertionError: off" in proof.problems[0]
+    assert behaviour.proves_solution(copy, {"graded.py": "def one(): return 2\n"}).problems == []
+
+
 def test_a_todo_without_a_test_is_named(tmp_path):
     proof = behaviour.proves_tests(starter(tmp_path, a=stub("1.1")), {"1.1": "todo_1_1", "1.2": "todo_1_2"})
     assert proof.problems == ["TODO 1.2 has no public test that fails"]
@@ -88,5 +98,5 @@ def test_the_real_starter_passes_every_proof(sources, tmp_path):
     release.write_release(folder, built(sources).files)
     result = command("staff.check_starter", folder, "--source", sources)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("\nok ") + result.stdout.startswith("ok ") == 9
-    assert "all 9 proofs hold" in result.stdout
+    assert result.stdout.count("\nok ") + result.stdout.startswith("ok ") == 10
+    assert "all 10 proofs hold" in result.stdout

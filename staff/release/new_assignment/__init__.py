@@ -1,0 +1,1 @@
+"""A new assignment from templates: what `python -m staff.new_assignment` writes."""
