@@ -73,7 +73,7 @@ def main() -> int:
     copies = {
         "the reference, some TODOs written otherwise": [paired(one, reference) for one in changed],
         "own work, one file taken from someone else": [
-            paired(with_a_file_of(one, other, file), other) for one, other in next_ones for file in bank.GRADED
+            paired(with_a_file_of(one, other, file), other) for one, other in next_ones for file in bank.reference()
         ],
     }
     print(f"Looked at: whole share >= {WHOLE}, or one file >= {ONE_FILE}.\n")
