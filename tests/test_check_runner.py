@@ -56,7 +56,7 @@ def rows_of(output: str) -> dict[str, tuple[str, str, str]]:
     """{number: (state, points, the line below the row)}; each row must name its own command."""
     rows, lines = {}, output.splitlines()
     for line, below in zip(lines, [*lines[1:], ""], strict=False):
-        match = re.match(r"(\d\.\d)  .*?  +(passing|failing|not started) +(\d+/\d+) +(.*)$", line)
+        match = re.match(r"(\d+\.\d+) +.*?  +(passing|failing|not started) +(\d+/\d+) +(.*)$", line)
         if match:
             number, state, points, command = match.groups()
             assert command == f"python -m pytest -m todo_{number.replace('.', '_')}"
@@ -76,16 +76,11 @@ def assert_others_pass(rows: dict[str, tuple[str, str, str]], *exceptions: str) 
     assert {number for number, (state, _, _) in rows.items() if state != "passing"} == set(exceptions)
 
 
-def test_points_of_each_part_add_up_to_25():
-    for part in ("1", "2"):
-        assert sum(todo.points for todo in TODOS if todo.number.startswith(part)) == 25
-
-
 def test_points_are_those_of_the_grader():
     if not (ROOT / "staff").is_dir():
         return  # a student's copy, where there is nothing to compare with
     settings = ROOT / "staff" / "assignments" / "project2" / "assignment.toml"
-    found = re.findall(r'^id = "(\d\.\d)"\n(?:.*\n)*?points = (\d+)$', settings.read_text("utf-8"), re.MULTILINE)
+    found = re.findall(r'^id = "(\d+\.\d+)"\n(?:.*\n)*?points = (\d+)$', settings.read_text("utf-8"), re.MULTILINE)
     assert {number: int(points) for number, points in found} == {todo.number: todo.points for todo in TODOS}
 
 

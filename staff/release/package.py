@@ -113,4 +113,6 @@ def main() -> None:
     arguments = build_parser().parse_args()
     path = arguments.out or ROOT / "build" / f"{arguments.assignment}-{arguments.site}.zip"
     count = write_zip(path, arguments)
-    print(f"{path}: {count} files, {path.stat().st_size / 1e6:.1f} MB; it holds hidden data, keep it from students")
+    print(
+        f"{path}: {count} files, {path.stat().st_size / 1e6:.1f} MB; it holds the graded tests, keep it from students"
+    )

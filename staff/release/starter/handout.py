@@ -73,6 +73,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "graded_files": ", ".join(f"`{name}`" for name in recipe.graded),
         "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
         "grading_limits": grading_limits(grader),
+        **{name: show(value) for name, value in grader.get("history", {}).items()},  # deduction, min_commits, ...
         "classroom_steps": classroom_steps(points, prefix),
         "classroom_results": "\n".join(
             f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"

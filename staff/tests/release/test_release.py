@@ -143,7 +143,7 @@ def test_points_come_from_the_grader_and_disagreement_is_an_error(own_sources):
     table = built_table(build(loaded).files)
     assert table == {todo: float(value) for todo, value in points.items()}
     loaded.points["todo"][0]["points"] += 1
-    with pytest.raises(UserError, match="add up to 51"):
+    with pytest.raises(UserError, match=f"add up to {loaded.points['points'] + 1}"):
         build(loaded)
     loaded.points["todo"].pop(0)
     with pytest.raises(UserError, match=r"differ in TODO 1\.0"):
@@ -161,18 +161,21 @@ def test_handout_states_every_fact(sources):
     flat = " ".join(text.split())
     facts = ["team of 5", "encouraged", "discouraged", "conda create", "pip install -r requirements.txt"]
     facts += ["python check_installation.py", "Python 3.10 or newer", "utilities, plots, debugging, writing the report"]
-    facts += ["Part 1: what tissue is it? (25 points)", "Part 2: where is the box? (25 points)"]
+    loaded = recipe.load("project2", sources)
+    points = handout.todo_points(loaded, read_graded(loaded))
+    parts = [sum(float(value) for todo, value in points.items() if todo.startswith(part)) for part in ("1.", "2.")]
+    facts += [f"Part 1: what tissue is it? ({parts[0]:g} points)", f"Part 2: where is the box? ({parts[1]:g} points)"]
     facts += [
-        "Team analysis (25 points)",
+        f"Team analysis ({loaded.term['analysis_points']} points)",
         "about 32%",
         "more than 54%",
         "more than 90%",
         "more than 99%",
-        "(10 points)",
+        f"({loaded.points['extra_points']} points)",
     ]
     facts += ["about 43%", "more than 94%", "more than 96%", "more than 97%", "99% can be reached"]
     facts += ["How do the architectures compare", "Which design choices mattered"]
-    due = recipe.load("project2", sources).course["project2"]["due"]
+    due = loaded.term["due"]
     facts += [f"{due.day} {due:%B %Y}"]
     assert [fact for fact in facts if fact not in flat] == []
     assert "{{" not in text
@@ -212,7 +215,7 @@ def test_classroom_workflow_has_a_step_for_each_todo(sources):
     workflow = yaml.safe_load(build(loaded, classroom=True).files[".github/workflows/classroom.yml"])
     steps = workflow["jobs"]["run-autograding-tests"]["steps"]
     graders = [step for step in steps if "command-grader" in step.get("uses", "")]
-    assert sum(step["with"]["max-score"] for step in graders) == 50
+    assert sum(step["with"]["max-score"] for step in graders) == loaded.points["points"]
     reporter = steps[-1]
     assert reporter["with"]["runners"].split(",") == [step["id"] for step in graders]
     assert set(reporter["env"]) == {f"{step['id'].upper()}_RESULTS" for step in graders}

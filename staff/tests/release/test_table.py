@@ -9,6 +9,7 @@ import sys
 
 from staff.release.starter import release
 from staff.tests.release.tools import built
+from tests.todos import TODOS
 
 
 def test_an_unfilled_starter_has_nothing_started_and_nothing_failing(sources, tmp_path):
@@ -23,9 +24,9 @@ def test_an_unfilled_starter_has_nothing_started_and_nothing_failing(sources, tm
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 1, result.stderr
-    row = re.compile(r"^(\d\.\d)  .*? +(passing|failing|not started) +(\d+)/\d+ +.*\n +(.*)$", re.MULTILINE)
+    row = re.compile(r"^(\d+\.\d+) +.*? +(passing|failing|not started) +(\d+)/\d+ +.*\n +(.*)$", re.MULTILINE)
     rows = row.findall(result.stdout)
-    assert len(rows) == 16
+    assert len(rows) == len(TODOS)
     for number, state, points, line in rows:
         assert (state, points) == ("not started", "0"), line
         assert line.startswith(f"TODO {number}: ")
