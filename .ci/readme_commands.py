@@ -33,12 +33,14 @@ RULES = (
     (r"python -m bench\.scores.*", "--models classification-mlp --seeds 1 --output_root runs/ci-scores"),
     (r"python -m bench\.dispatch.*", "--quick"),
     (r"python -m bench\.gpu.*", None),  # .ci/run runs it with the other benches
+    (r"python -m staff\.gradebook similar .*", ""),
     (r"make starter|python -m staff\.(make_starter|check_starter) .*", ""),
     (r"python -m staff\.grade staff/tests/.*", "--todo 2.4 2.5"),
     (r"python -m staff\.grade .*", ""),
     (r"python -m staff\.package gradescope", ""),
     # They need a class; staff/tests/gradebook calls each of them.
     (r"python -m staff\.gradebook (collect|sum|publish|decide|history) .*", None),
+    (r"python -m staff\.gradebook serve .*", None),  # runs until Ctrl-C; staff/tests/gradebook opens it in a browser
     (r"python -m staff\.(grade_class|attacks|accidents|measure)\b.*", None),
     (r"python -m labs\.image_classifier\.train .*", "--epochs 1 --max_steps_per_epoch 5"),
     (r"python -m labs\.image_classifier\.(prepare|evaluate|predict) .*", ""),

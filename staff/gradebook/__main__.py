@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "add an override, a comment, an extension, ... to TERM/decisions.toml",
     ),
     "history": ("staff.gradebook.commands:history_main", "what was graded, decided and published for a student"),
+    "serve": ("staff.gradebook.serve", "grade answers and reports in a browser"),
     "similar": ("staff.gradebook.similar", "which submissions share more code than independent ones do"),
 }
 

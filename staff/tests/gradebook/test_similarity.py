@@ -73,7 +73,7 @@ def test_a_disguised_copy_has_the_same_tokens_and_other_layers_have_not():
 def test_winnowing_keeps_the_least_of_each_window():
     draw = random.Random(0)
     for length in (0, 1, WINDOW - 1, WINDOW, 200):
-        hashes = [draw.randrange(50) for _ in range(length)]
+        hashes = [draw.randrange(10**6) for _ in range(length)]
         windows = [hashes[i : i + WINDOW] for i in range(max(1, length - WINDOW + 1))] if hashes else []
         assert winnow(hashes) == {min(window) for window in windows}
 
