@@ -9,9 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
 from staff.grader.packing import folder_entries
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT_FILE = ROOT / "COMMIT"  # `python -m staff.package` writes it, because a package has no repository

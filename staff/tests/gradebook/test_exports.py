@@ -14,7 +14,7 @@ from staff.gradebook import summing
 from staff.gradebook.tables import WORKSHEET
 from staff.tests.gradebook import terms
 
-MOST_S = 60.0  # for a class of 200; about 4 on one idle core
+MOST_S = 60.0  # for a class of 200; 2 on one idle core
 
 
 def rows_of(content: bytes) -> list[list[str]]:
