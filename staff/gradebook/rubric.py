@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from staff.grader import assignment as assignments
+from staff.grader import facts
 from toolkit.errors import UserError, check_choice
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
-
-COURSE = assignments.FOLDER / "course.toml"
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,7 @@ def _check(rubric: Rubric, path: Path) -> None:
             raise UserError(f"{path}, {item.id}: 2 to 10 levels with different points are needed")
         if item.check and not assignment.find(item.check):
             raise UserError(f"{path}, {item.id}: {item.check} is no check of {rubric.assignment}")
-    course = tomllib.loads(COURSE.read_text(encoding="utf-8")).get(rubric.assignment, {})
-    wanted = course.get("analysis_points")
+    wanted = facts.term(rubric.assignment).get("analysis_points")
     total = sum(item.most for item in rubric.items)
     if rubric.per == "team" and total != wanted:
         raise UserError(f"{path}: its points add up to {total:g}, but course.toml has analysis_points = {wanted}")

@@ -4,7 +4,7 @@ Canvas: the columns that its importer looks for (instructure/canvas-lms, lib/gra
 User ID, SIS Login ID, Section, then one column an assignment, named "TITLE" or "TITLE (ID)"; a row "Points Possible";
 EX for who is excused. Moodle: the offline grading worksheet (moodle/moodle, mod/assign/feedback/offline: Identifier
 "Participant N", Grade, Last modified (grade), Feedback comments); a downloaded one is filled in where it is there.
-Gradescope imports no grades for what it grades itself; its file has the column names of its own export.
+Gradescope imports no grades for what it grades itself; its file has the column names that its export is known to have.
 """
 
 from __future__ import annotations

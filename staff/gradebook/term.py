@@ -24,6 +24,7 @@ from staff.gradebook.decisions import Decision
 from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
 from staff.grader import assignment as assignments
+from staff.grader import facts
 from staff.grader.assignment import Assignment
 from toolkit.errors import UserError
 from toolkit.runs import read_json
@@ -129,7 +130,7 @@ class Term:
 
     def due(self, name: str) -> datetime | None:
         """The due date of an assignment, without extensions."""
-        when = self.course.get(name, {}).get("due")
+        when = (self.course.get(name) or facts.term(name)).get("due")
         return when if when is None else self.of_course(when)
 
     def of_course(self, when: datetime) -> datetime:
