@@ -14,7 +14,7 @@ from typing import Any
 from staff.release.starter.proof import Proof
 
 WOULD_REFORMAT = re.compile(r"(?:Would reformat: | +--> )(.+?)(?::\d+:\d+)?$")  # two generations of ruff
-TIMEOUT_S = 300  # for each step; on a calm machine all of them together end within 30 s
+TIMEOUT_S = 400  # for each step; the two runs of the public tests take a minute each on a calm machine
 IMPORT_ALL = """
 import importlib, sys
 for name in sys.argv[1:]:

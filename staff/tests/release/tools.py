@@ -52,6 +52,6 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
         cwd=recipe.ROOT,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=850,
         check=False,
     )
