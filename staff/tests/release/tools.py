@@ -52,6 +52,6 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
         cwd=recipe.ROOT,
         capture_output=True,
         text=True,
-        timeout=850,
+        timeout=1700,
         check=False,
     )
