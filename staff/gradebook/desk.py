@@ -194,7 +194,7 @@ class Desk:
     ) -> None:
         """Decide: a level ("" takes it back) or a comment ("" takes it back); None: as it is.
 
-        seen: of the state that was shown. ConflictError if somebody else decided since.
+        seen: of the state that was shown. ConflictError if another person decided since.
         """
         with self._lock:
             now = self.states(name).get((card.key, item.id), State())

@@ -127,7 +127,7 @@ def overview(book: Book) -> str:
             f"{one.kind} {one.part} ({one.who})" for grade in grades for one in grade.decided if one.kind != "rubric"
         ]
         rows.append([*cells, f"{total:g} of {most:g}", "; ".join([*missing, *decided])])
-    found = [f"{name}: {entry} belongs to nobody in roster.csv" for name, entry in book.unknown]
+    found = [f"{name}: {entry} is not in roster.csv" for name, entry in book.unknown]
     found += [f"{name}: {entry} is a second hand-in of {student}, not counted" for name, entry, student in book.twice]
     notes = "".join(f'<p class="failed">{html.escape(text)}</p>' for text in found)
     links = '<p><a href="statistics.html">Statistics</a> · <a href="changes.html">Changes since published</a></p>'

@@ -21,7 +21,7 @@ GRAM, WINDOW = 20, 8
 # Measured by `python -m staff.quality.similarity_rates`; staff/README.md has the table.
 WHOLE, ONE_FILE = 0.3, 0.5
 LEAST_PRINTS = 20  # fingerprints of a file (about 90 tokens) below which its share says nothing
-COMMON = 4  # so many independent solutions with the same code make it common
+COMMON = 4  # that many independent solutions with the same code make it common
 
 
 @dataclass(frozen=True)

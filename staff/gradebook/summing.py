@@ -53,6 +53,10 @@ def publish(path: Path) -> str:
 def note_and_compute(path: Path) -> Book:
     """The grades of a term, after what is new in its results and its decisions was logged."""
     term = Term(path)
+    for out in (term.path / DRAFT, term.path / PUBLISHED):
+        old = _aside(out)
+        if old.exists() and not out.exists():  # `write` was killed between its two renames
+            old.rename(out)
     audit.note_decisions(term.audit_path, term.decisions)
     book = compute(term)
     for name in term.assignments:
@@ -63,7 +67,7 @@ def note_and_compute(path: Path) -> Book:
 
 def write(book: Book, out: Path) -> list[str]:
     """Write tables, LMS files and pages to a folder that replaces the one before; return what a person must know."""
-    new, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    new, old = out.with_name(f".{out.name}.new"), _aside(out)
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     new.mkdir()
@@ -94,6 +98,11 @@ def write(book: Book, out: Path) -> list[str]:
     new.rename(out)
     shutil.rmtree(old, ignore_errors=True)
     return notes
+
+
+def _aside(out: Path) -> Path:
+    """Where the folder that is replaced stays until the new one has its name."""
+    return out.with_name(f".{out.name}.old")
 
 
 def _encoded(text: str) -> bytes:
@@ -127,7 +136,7 @@ def _counts(book: Book) -> list[str]:
     for name in book.term.assignments:
         states = Counter(grade.state for grade in book.all(name))
         lines.append(f"{name}: {', '.join(f'{count} {state}' for state, count in states.most_common())}")
-    lines += [f"{name}: {entry} belongs to nobody in roster.csv" for name, entry in book.unknown]
+    lines += [f"{name}: {entry} is not in roster.csv" for name, entry in book.unknown]
     return lines + [f"{n}: {entry} is a second hand-in of {who}, not counted" for n, entry, who in book.twice]
 
 

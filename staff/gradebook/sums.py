@@ -73,7 +73,7 @@ class Book:
     """The grades of a term.
 
     grades: student's id -> assignment -> grade, for everybody in the roster.
-    unknown: (assignment, name) of hand-ins that belong to nobody in the roster.
+    unknown: (assignment, name) of hand-ins of people who are not in the roster.
     twice: (assignment, name, student's id) of further hand-ins of a student, which do not count.
     """
 
@@ -113,7 +113,7 @@ def compute(term: Term) -> Book:
 
 
 def _rows_by_student(term: Term, name: str) -> tuple[dict[str, dict], list[str], list[tuple[str, str]]]:
-    """Student's id -> row of grades.json; names that belong to nobody; (name, id) of a student's further hand-ins."""
+    """Student's id -> row of grades.json; names that are not in the roster; (name, id) of further hand-ins."""
     path = term.grades_of(name) / "grades.json"
     found: dict[str, dict] = {}
     unknown, twice = [], []
@@ -137,7 +137,7 @@ def _results(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
 def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, free_left: float) -> Grade:
     assignment, decided = term.load(name), term.decided(name, student)
-    manual_max = float(term.course.get(name, {}).get("analysis_points", 0))
+    manual_max = float(term.facts(name).get("analysis_points", 0))
     grade = Grade(student, name, assignment.title, NOTHING, assignment.points, manual_max, row=row or {})
     grade.decided = decided
     if row:
@@ -147,7 +147,7 @@ def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, 
         grade.late = term.lateness(name, decided, when, source, free_left, bool(row.get("commit_time")))
         until = term.last_moment(name, student)
         if until and any(one["time"] <= until.timestamp() for one in row["later_commits"]):
-            grade.open.append("a later commit counts now: run grade_class again")
+            grade.open.append("a later commit counts now and is not graded yet")
     if grade.of("excuse"):
         grade.state, grade.late = EXCUSED, None
     if grade.results:
@@ -206,8 +206,13 @@ def _sum_up(term: Term, grade: Grade, free_left: float) -> None:
         return
     if grade.state != GRADED:
         grade.open.append(grade.row.get("problem") or grade.state if grade.state == NOT_GRADED else grade.state)
-    if grade.manual_max and grade.manual is None:
-        grade.open.append("manual points (report) not given")
+    if grade.manual_max:
+        judged = {one.item for one in grade.of("rubric")}
+        left = [item for item in term.items(grade.assignment) if item not in judged]
+        if grade.manual is None:
+            grade.open.append("manual points (report) not given")
+        elif left:
+            grade.open.append(f"not judged yet: {', '.join(left)}")
     noted = term.handed_in(grade.assignment).get(grade.student.id, {})
     if noted.get("marked_late") and grade.late and not grade.late.days and not grade.of("late_days"):
         grade.open.append(f"{noted['from']} marks it late, its files do not: decide late_days")

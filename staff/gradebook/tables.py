@@ -43,7 +43,7 @@ def csv_bytes(rows: Iterable[Iterable[object]], bom: bool = True) -> bytes:
 
 
 def gradebook(book: Book) -> bytes:
-    """Everything: a row for everybody, and for each hand-in that belongs to nobody."""
+    """Everything: a row for everybody, and for each hand-in of someone who is not in the roster."""
     names = book.term.assignments
     parts = (
         *("state", "handed in", "days late", "free days", "code computed", "code", "extra", "manual", "penalty"),
@@ -58,7 +58,7 @@ def gradebook(book: Book) -> bytes:
         percent = round(100 * points / most, 1) if most else None
         rows.append([*who, *cells, points, most, percent, "; ".join(missing)])
     for name, entry in book.unknown:
-        rows.append(["", entry, *[""] * (len(head) - 2), "", "", "", f"{name}: a hand-in of nobody in roster.csv"])
+        rows.append(["", entry, *[""] * (len(head) - 2), "", "", "", f"{name}: a hand-in, but not in roster.csv"])
     return csv_bytes(rows)
 
 

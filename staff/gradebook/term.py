@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from staff.gradebook import decisions
+from staff.gradebook import decisions, rubric
 from staff.gradebook.decisions import Decision
 from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
@@ -87,6 +87,7 @@ class Term:
         self.roster: Roster = read_roster(self.path / "roster.csv")
         self.course = _course(course_path)
         self._loaded: dict[str, Assignment] = {}
+        self._items: dict[str, list[str]] = {}
         self._handed_in: dict[str, dict[str, Any]] = {}
         self.decisions_path, self.audit_path = self.path / "decisions.toml", self.path / "audit.jsonl"
         self.decisions: list[Decision] = decisions.read(self.decisions_path)
@@ -116,7 +117,7 @@ class Term:
         return self._handed_in[name]["students"]
 
     def strangers(self, name: str) -> list[str]:
-        """Hand-ins that `collect` found and that belong to nobody in the roster."""
+        """Hand-ins that `collect` found and of people who are not in the roster."""
         self.handed_in(name)
         return [entry for entries in self._handed_in[name]["unknown"].values() for entry in entries]
 
@@ -128,9 +129,19 @@ class Term:
     def policy(self) -> Policy:
         return Policy(**self.course.get("late", {}))
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """What course.toml, or else the assignment itself, says of the term: due date, analysis_points."""
+        return self.course.get(name) or facts.term(name)
+
+    def items(self, name: str) -> list[str]:
+        """What people judge in an assignment; empty if it has no rubric."""
+        if name not in self._items:
+            self._items[name] = [item.id for item in rubric.load(name).items] if name in rubric.names() else []
+        return self._items[name]
+
     def due(self, name: str) -> datetime | None:
         """The due date of an assignment, without extensions."""
-        when = (self.course.get(name) or facts.term(name)).get("due")
+        when = self.facts(name).get("due")
         return when if when is None else self.of_course(when)
 
     def of_course(self, when: datetime) -> datetime:
@@ -199,7 +210,9 @@ class Term:
             raise UserError(f"{place}: team is {one.team!r}; allowed: {', '.join(teams) or 'none in roster.csv'}")
         if one.assignment not in assignments.names():
             raise UserError(f"{place}: assignment is {one.assignment!r}; allowed: {', '.join(assignments.names())}")
-        assignment = self.load(one.assignment)
+        assignment, items = self.load(one.assignment), self.items(one.assignment)
+        if one.item and items and one.item not in items:
+            raise UserError(f"{place}: item is {one.item!r}; allowed: {', '.join(items)}")
         try:
             has_history = one.todo == "git" and assignment.history
             assignment.check_names([one.todo] if one.todo and not has_history else None, [one.check][: bool(one.check)])

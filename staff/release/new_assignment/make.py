@@ -86,7 +86,9 @@ def main() -> None:
 
 def check_name(name: str) -> None:
     """UserError for a name that is taken, cannot be a module, or would hide one."""
-    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise UserError(f"name is {name!r}, a word of Python's own; choose another, such as hw_{name}")
+    if not NAME.fullmatch(name):
         raise UserError(f"name is {name!r}; allowed: small letters, digits and _, a letter first, such as hw6")
     if (recipes.FOLDER / name).exists():
         raise UserError(f"{name} is there already: {recipes.FOLDER / name}; choose another name or remove that folder")

@@ -29,7 +29,7 @@ def draft(tmp_path):
     terms.graded(term, "project2", {"Ada Lovelace_12": everything, "s2": everything, "s3": everything}, {"s3": 0.5})
     terms.decide(term, 'kind = "excuse"; student = "s2"')
     terms.decide(term, 'kind = "comment"; student = "s1"; comment = "well done, <b>Ada</b>"')
-    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "figures"; points = 20')
+    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "report: figures"; points = 20')
     summing.sum_up(term)
     return term / "draft"
 

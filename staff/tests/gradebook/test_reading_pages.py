@@ -113,7 +113,7 @@ def test_120_answers_are_graded_by_keys_alone(first_page, desk):
     assert shown_levels(first_page) == pressed
     assert len({one.student for one in made(desk, "rubric")}) == count
     first_page.refresh()
-    assert shown_levels(first_page) == pressed  # nobody got the level of a neighbour
+    assert shown_levels(first_page) == pressed  # no one got the level of a neighbour
     assert first_page.get_log("browser") == []
 
 

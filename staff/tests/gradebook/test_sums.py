@@ -48,10 +48,15 @@ def test_what_people_decide(term):
     terms.decide(term, f'kind = "override"; student = "s2"; check = "{CORE}"; points = 1.25')
     assert grades_of(term)["s2"].code == 50 - TODO.points + 1.25
     terms.decide(term, 'kind = "override"; student = "s2"; todo = "1.4"; points = 2.5')
-    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "evidence"; points = 7')
-    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "figures"; points = 4.5')
+    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "report: evidence"; points = 7')
+    terms.decide(term, 'kind = "rubric"; team = "blue"; item = "report: figures"; points = 4.5')
     grade = grades_of(term)["s2"]
     assert (grade.computed_code, grade.code) == (50 - TODO.points, 50 - TODO.points + 2.5)
+    assert grade.manual == 11.5
+    assert grade.open == ["not judged yet: report: architectures, report: performance, report: limits"]
+    for item in ("architectures", "performance", "limits"):
+        terms.decide(term, f'kind = "rubric"; team = "blue"; item = "report: {item}"; points = 0')
+    grade = grades_of(term)["s2"]
     assert (grade.manual, grade.open) == (11.5, [])
     assert (grade.computed, grade.total) == (71.5 - TODO.points, 74 - TODO.points)
     assert grades_of(term)["s1"].total == 71.5
@@ -129,6 +134,13 @@ def test_a_term_is_published_and_changed(term, capsys):
     assert "grader 0123456789ab" in lines[0]
 
 
+def test_what_was_published_survives_a_kill_between_the_renames(term):
+    summing.publish(term)
+    (term / "published").rename(term / ".published.old")
+    terms.decide(term, 'kind = "override"; student = "s1"; points = 33')
+    assert "changed: s1 project2: 60 -> 33" in summing.publish(term)
+
+
 def test_the_log_notices_what_was_changed(term):
     terms.decide(term, 'kind = "excuse"; student = "s1"')
     summing.sum_up(term)
@@ -150,6 +162,10 @@ def test_the_log_notices_what_was_changed(term):
     ("decision", "message"),
     [
         ('kind = "excuse"; student = "s9"', "line 1: student is 's9', who is not in roster.csv"),
+        (
+            'kind = "rubric"; team = "blue"; item = "figures"; points = 1',
+            "line 1: item is 'figures'; allowed: report: arch",
+        ),
         ('kind = "excuse"; team = "green"', "line 1: team is 'green'; allowed: blue, red"),
         ('kind = "excuse"; student = "s1"; assignment = "hw9"', "line 1: assignment is 'hw9'; allowed: hw5, project2"),
         ('kind = "override"; student = "s1"; points = 1; todo = "9.9"', "line 1: todo is '9.9'; allowed: 1.0"),
