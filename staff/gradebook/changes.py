@@ -89,5 +89,5 @@ def page_of(changes: list[Change], book: Book, was_published: bool) -> str:
     head = ["id", "name", "assignment", "published", "now", "", "what changed", "who asked", "who decided"]
     up = sum((change.now or 0) > (change.before or 0) for change in changes)
     down = sum((change.now or 0) < (change.before or 0) for change in changes)
-    intro = f"<p>{len(changes)} grades differ from the published ones: {up} are higher, {down} lower.</p>"
+    intro = f"<p>Grades that differ from the published ones: {len(changes)} ({up} higher, {down} lower).</p>"
     return frame("Changes since published", intro + table(head, rows, (3, 4, 5)))

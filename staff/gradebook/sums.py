@@ -208,11 +208,12 @@ def _sum_up(term: Term, grade: Grade, free_left: float) -> None:
         grade.open.append(grade.row.get("problem") or grade.state if grade.state == NOT_GRADED else grade.state)
     if grade.manual_max:
         judged = {one.item for one in grade.of("rubric")}
-        left = [item for item in term.items(grade.assignment) if item not in judged]
+        items = term.items(grade.assignment)
+        left = [item for item in items if item not in judged]
         if grade.manual is None:
             grade.open.append("manual points (report) not given")
         elif left:
-            grade.open.append(f"not judged yet: {', '.join(left)}")
+            grade.open.append(f"{len(left)} of {len(items)} items of the report are not judged yet")
     noted = term.handed_in(grade.assignment).get(grade.student.id, {})
     if noted.get("marked_late") and grade.late and not grade.late.days and not grade.of("late_days"):
         grade.open.append(f"{noted['from']} marks it late, its files do not: decide late_days")

@@ -53,7 +53,7 @@ def test_what_people_decide(term):
     grade = grades_of(term)["s2"]
     assert (grade.computed_code, grade.code) == (50 - TODO.points, 50 - TODO.points + 2.5)
     assert grade.manual == 11.5
-    assert grade.open == ["not judged yet: report: architectures, report: performance, report: limits"]
+    assert grade.open == ["3 of 5 items of the report are not judged yet"]
     for item in ("architectures", "performance", "limits"):
         terms.decide(term, f'kind = "rubric"; team = "blue"; item = "report: {item}"; points = 0')
     grade = grades_of(term)["s2"]
@@ -121,7 +121,7 @@ def test_a_term_is_published_and_changed(term, capsys):
     assert "s1 project2" not in text
     assert grades_of(term)["s1"].total == 60 - TODO.points + 1
     page = (term / "draft/changes.html").read_text()
-    assert "1 grades differ from the published ones: 1 are higher, 0 lower" in page
+    assert "Grades that differ from the published ones: 1 (1 higher, 0 lower)" in page
     assert re.search("s2 asked .*please look.*our mistake", page)
     assert json.loads((term / "published" / changes.SNAPSHOT).read_text())["grades"]["s2"]["project2"]["total"] < 60
     summing.publish(term)
