@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from labs.image_classifier.utils.reading import Preprocessing, to_uint8
 from tests.images.helpers import read_pixels
@@ -105,6 +105,17 @@ def test_bad_files_are_refused_with_one_line_that_names_them(tmp_path: Path, con
         read_pixels(tmp_path / "a.png")
     assert "a.png" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_cut_file_is_refused_whatever_a_library_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WeasyPrint switches this on for the whole process, and Pillow then fills what is missing with grey."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-700])
+    (tmp_path / "a.png").write_bytes(png_that_claims(50, 50))
+    for name in ("a.jpg", "a.png"):
+        with pytest.raises(ImageError, match=name):
+            read_pixels(tmp_path / name)
 
 
 def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
