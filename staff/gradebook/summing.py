@@ -132,7 +132,7 @@ def _zipped(name: str, written: list[tuple[str, str, bytes]]) -> bytes:
 
 
 def _counts(book: Book) -> list[str]:
-    lines = []
+    lines = [] if book.term.assignments else [f"no hand-ins: they belong into {book.term.path}/project2/ID"]
     for name in book.term.assignments:
         states = Counter(grade.state for grade in book.all(name))
         lines.append(f"{name}: {', '.join(f'{count} {state}' for state, count in states.most_common())}")

@@ -96,8 +96,9 @@ class Term:
 
     @property
     def assignments(self) -> list[str]:
-        """Those that have hand-ins or results here, by due date."""
-        found = [n for n in assignments.names() if (self.path / n).is_dir() or self.grades_of(n).is_dir()]
+        """Those that have hand-ins, results or decisions here, by due date."""
+        found = {one.assignment for one in self.decisions}
+        found |= {n for n in assignments.names() if (self.path / n).is_dir() or self.grades_of(n).is_dir()}
         return sorted(found, key=lambda name: (self.due(name) or datetime.max.replace(tzinfo=timezone.utc), name))
 
     def load(self, name: str) -> Assignment:

@@ -71,6 +71,14 @@ def test_what_people_decide(term):
         assert text in page
 
 
+def test_a_decision_counts_without_hand_ins(tmp_path):
+    path = terms.make(tmp_path / "term")
+    assert "no hand-ins" in summing.sum_up(path)
+    terms.decide(path, 'kind = "override"; student = "s1"; points = 33')
+    assert grades_of(path)["s1"].total == 33
+    assert "no hand-ins" not in summing.sum_up(path)
+
+
 @pytest.mark.parametrize(
     ("days_late", "decision", "days", "free", "percent"),
     [
