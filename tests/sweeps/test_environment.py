@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,8 +47,16 @@ def state_of(path) -> dict:
     return json.loads(json.loads(path.read_text())["state"])
 
 
-def test_a_job_inherits_nothing_that_it_would_not_have_from_a_shell(tmp_path):
-    name = script(tmp_path, STATE)
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_a_job_inherits_nothing_that_it_would_not_have_from_a_shell(tmp_path, before):
+    name, usual = script(tmp_path, STATE), signal.signal(signal.SIGHUP, before)
+    try:
+        _compare_with_a_shell(tmp_path, name)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+
+
+def _compare_with_a_shell(tmp_path, name: str) -> None:
     assert tools.sweep(tmp_path, {"key": 1}, "--gpus", "none", script=name).returncode == 0
     (here,) = tmp_path.glob("logs/*/results.json")
     shell = subprocess.run(

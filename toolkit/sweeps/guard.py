@@ -336,9 +336,11 @@ def main() -> None:
         with contextlib.suppress(BrokenPipeError):
             os.write(1, json.dumps({"ended": key, "problem": problem}).encode() + b"\n")
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # only the dispatcher decides when jobs end; SIG_IGN would be inherited by them
-            signal.signal(getattr(signal, name), lambda *_: None)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: for jobs, too
+        numbers.append(signal.SIGHUP)
+    for number in numbers:  # only the dispatcher decides when jobs end; SIG_IGN would be inherited by them
+        signal.signal(number, lambda *_: None)
     guard = Guard(report, is_alone=False, adopts=ON_LINUX and "--no_adoption" not in sys.argv)
     for line in sys.stdin.buffer:
         guard.obey(json.loads(line))
