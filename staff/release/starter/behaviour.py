@@ -34,7 +34,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         return subprocess.run(
             call,
             cwd=folder,
-            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "2", **environment},
+            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -107,7 +107,7 @@ def outcomes_of(folder: Path, *selection: str) -> tuple[list[dict[str, Any]], st
     outcomes.unlink(missing_ok=True)
     (folder.parent / "plugin").mkdir(exist_ok=True)
     (folder.parent / "plugin" / plugin.name).write_bytes(plugin.read_bytes())
-    options = f"-q -p {plugin.stem} -p no:cacheprovider -p no:randomly --timeout=60".split()
+    options = f"-q -p {plugin.stem} -p no:cacheprovider -p no:randomly".split()
     environment = {"STARTER_PROBE_FILE": str(outcomes), "PYTHONPATH": str(outcomes.parent / "plugin")}
     result = run(folder, "-m", "pytest", *options, *selection, **environment)
     records = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
