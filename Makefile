@@ -10,7 +10,7 @@ endif
 RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint format bench experiments starter clean
+.PHONY: help train test check lint format bench experiments starter site clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ experiments: $(VENV)/.staff ## all MedMNIST experiments with their seeds, about 
 starter: $(VENV)/.staff ## build the students' repository in build/starter and prove that nothing leaked
 	$(RUN) -m staff.make_starter --assignment project2 --out build/starter
 	$(RUN) -m staff.check_starter build/starter
+
+site: $(VENV)/.staff ## build the course site in build/site (needs Jekyll: apt-get install jekyll)
+	$(RUN) -m staff.site
 
 clean: ## remove what was built (not runs/ and data/)
 	$(PYTHON) -c 'import shutil; [shutil.rmtree(p, ignore_errors=True) for p in (".venv", "build", ".pytest_cache", ".ruff_cache")]'

@@ -38,6 +38,7 @@ RULES = (
     (r"python -m staff\.grade staff/tests/.*", "--todo 2.4 2.5"),
     (r"python -m staff\.grade .*", ""),
     (r"python -m staff\.package gradescope", ""),
+    (r"make site|python -m staff\.site.*", None),  # needs Jekyll: staff/tests/site builds it
     # They need a class; staff/tests/gradebook calls each of them.
     (r"python -m staff\.gradebook (collect|sum|publish|decide|history) .*", None),
     (r"python -m staff\.gradebook serve .*", None),  # runs until Ctrl-C; staff/tests/gradebook opens it in a browser

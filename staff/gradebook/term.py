@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from staff.gradebook import decisions, rubric
 from staff.gradebook.decisions import Decision
@@ -147,17 +147,11 @@ class Term:
 
     def of_course(self, when: datetime) -> datetime:
         """A time without a zone as one of the course's zone."""
-        if when.tzinfo:
-            return when
-        return when.replace(tzinfo=self._zone) if self._zone else when.astimezone()
+        return facts.in_zone(when, self._zone)
 
     @cached_property
     def _zone(self) -> ZoneInfo | None:
-        name = self.course.get("timezone", "")
-        try:
-            return ZoneInfo(name) if name else None
-        except (ZoneInfoNotFoundError, ValueError):
-            raise UserError(f"{COURSE.name}: timezone is {name!r}; allowed: a name as Europe/Zurich, or ''") from None
+        return facts.zone(self.course.get("timezone", ""))
 
     def local(self, seconds: float) -> datetime:
         """Seconds since 1970 as a time of the course."""

@@ -95,13 +95,13 @@ class Budget:
 class StudentProcess:
     """A worker that is started when needed and replaced when it dies."""
 
+    worker_class = Confined
+
     def __init__(self, place: Place, layer: str, limits: Limits, budget: Budget, secret_paths: list[str]) -> None:
-        self.place, self.layer, self.limits, self.budget = place, layer, limits, budget
-        self.secret_paths = secret_paths
+        self.place, self.layer, self.limits, self.budget, self.secret_paths = place, layer, limits, budget, secret_paths
         self.worker: Confined | None = None
         self.in_force: list[str] = []
-        self.restarts = 0
-        self.request_number = 0
+        self.restarts = self.request_number = 0
         self.dead_modules: dict[str, str] = {}
         self.failed_imports: dict[str, StudentError] = {}
         self.printed = ""
@@ -114,7 +114,7 @@ class StudentProcess:
             raise Incident(f"your code ended its process {self.restarts} times; no further attempt is made")
         if self.budget.left() <= 0:
             raise Incident(f"the time for the whole submission ({self.budget.submission_s:.0f} s) is used up")
-        self.worker = Confined(self.place, self.layer, self.limits, self.secret_paths)
+        self.worker = self.worker_class(self.place, self.layer, self.limits, self.secret_paths)
         self.in_force = self.worker.in_force
         self.request("forget", {}, timeout_s=self.limits.start_s)  # loads torch, on our time and not on the import's
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from staff.grader.packing import folder_entries
+from toolkit.errors import UserError
 
 try:
     import tomllib
@@ -57,6 +60,21 @@ def term(assignment: str) -> dict[str, Any]:
         if path.is_file() and (facts := tomllib.loads(path.read_text(encoding="utf-8")).get(name)):
             return facts
     return {}
+
+
+def zone(name: str) -> ZoneInfo | None:
+    """`timezone` of course.toml; None for "", the zone of this machine."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError):
+        raise UserError(f"course.toml: timezone is {name!r}; allowed: a name as Europe/Zurich, or ''") from None
+
+
+def in_zone(when: datetime, of_course: ZoneInfo | None) -> datetime:
+    """A time that has no zone of its own as one of the course's."""
+    if when.tzinfo:
+        return when
+    return when.replace(tzinfo=of_course) if of_course else when.astimezone()
 
 
 def last_change(path: str | os.PathLike) -> float | None:

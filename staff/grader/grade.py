@@ -26,6 +26,7 @@ from staff.grader import assignment as assignments
 from staff.grader import checks, diagnosis, earlier, facts, other_work, packing, processes, sandbox
 from staff.grader.checks import GradingPlugin
 from staff.grader.client import Budget, StudentProcess, clean
+from staff.grader.debugging import DebuggedProcess
 from staff.grader.hidden import HiddenData
 from staff.grader.reports import gradescope, junit, page
 from staff.grader.submission import read_submission
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--no_gates", "--no-gates", action="store_true", help="no accuracy gates: not a grade")
     how.add_argument("--first_failure", "--first-failure", action="store_true", help="one failed check ends its TODO")
+    how.add_argument("--debug", action="store_true", help="print() and breakpoint() reach the terminal; no time limits")
     how.add_argument("--threads", type=int, default=2, help="threads of the student's process (default 2)")
     how.add_argument("--request_s", "--request-s", type=float, metavar="S", help="limit of one question in seconds")
     how.add_argument("--restarts", type=int, default=8, metavar="N", help="of a process that died (default 8)")
@@ -114,14 +116,15 @@ def assemble(place, assignment, files: dict[str, bytes]) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def run_checks(plugin, tests: Path) -> None:
+def run_checks(plugin, tests: Path, debug: bool) -> None:
     """pytest in this process on the graded tests, with settings that nothing outside can change."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
 
     settings = ["-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(ROOT), "--confcutdir", str(tests)]
-    code = pytest.main([str(tests), *settings, "-p", "no:terminal"], plugins=[plugin])
+    settings += ["-p", "no:terminal", *(["--capture=no"] if debug else [])]
+    code = pytest.main([str(tests), *settings], plugins=[plugin])
     if plugin.stopped_by is not None:
         raise plugin.stopped_by
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
@@ -179,13 +182,14 @@ def confined_checks(arguments, assignment, submission, hidden, seed: int) -> tup
         assemble(place, assignment, submission.files)
         limits = sandbox.Limits(threads=arguments.threads)
         budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
-        process = StudentProcess(place, layer, limits, budget, secret_paths)
+        process_class = DebuggedProcess if arguments.debug else StudentProcess
+        process = process_class(place, layer, limits, budget, secret_paths)
         how = {"with_gates": not arguments.no_gates, "first_failure": arguments.first_failure}
         how |= {"only_checks": arguments.check}
         plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, **how)
         try:
             process.start()
-            run_checks(plugin, assignment.tests)
+            run_checks(plugin, assignment.tests, arguments.debug)
         finally:
             process.end()  # nothing of the student's runs any more when results are written
     return plugin, {"layer": layer, "in_force": process.in_force, "not_available": weaker}
@@ -196,6 +200,7 @@ def partial(arguments: argparse.Namespace) -> str:
     chosen = [f"only TODO {', '.join(arguments.todo)}"] if arguments.todo else []
     chosen += [f"only {', '.join(arguments.check)}"] if arguments.check else []
     chosen += ["no accuracy gates"] if arguments.no_gates else []
+    chosen += ["with --debug, which has no time limits"] if arguments.debug else []
     return "; ".join(chosen)
 
 

@@ -225,6 +225,8 @@ def _environment(place: Place, threads: int) -> dict[str, str]:
 class Confined:
     """One running worker. `channel` talks to it; `end()` kills it and all that it started."""
 
+    stdin = subprocess.DEVNULL
+
     def __init__(self, place: Place, layer: str, limits: Limits, secret_paths: Sequence[str] = ()) -> None:
         self.place, self.layer, self.limits = place, layer, limits
         self.why_ended = ""
@@ -266,7 +268,7 @@ class Confined:
                 pass_fds=self.ends,
                 cwd=self.place.scratch,
                 env=_environment(self.place, self.limits.threads),
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from staff.release.starter import recipe as recipes
 from staff.release.starter import release
-from staff.release.starter.build import build
+from staff.release.starter.build import Build, build
+from staff.release.starter.recipe import Recipe
 from toolkit.cli import OneLineParser
 
 
@@ -25,6 +26,13 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+def starter(recipe: Recipe, *, classroom: bool = False) -> Build:
+    """A whole starter, with its RELEASE.json."""
+    made = build(recipe, classroom=classroom)
+    made.files[release.RELEASE_FILE] = release.manifest(made.files, recipe.name, made.commit, classroom=classroom)
+    return made
+
+
 def main() -> None:
     """Parse, build, write, say what was done."""
     args = build_parser().parse_args()
@@ -32,8 +40,7 @@ def main() -> None:
     recipe = recipes.load(args.assignment, args.source.resolve() if args.source else recipes.ROOT)
     folder = Path(args.out)
     release.check_target(folder)
-    made = build(recipe, classroom=args.classroom)
-    made.files[release.RELEASE_FILE] = release.manifest(made.files, recipe.name, made.commit, classroom=args.classroom)
+    made = starter(recipe, classroom=args.classroom)
     kept = release.write_release(folder, made.files)
     for note in made.notes:
         print(f"note: {note}")

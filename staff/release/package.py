@@ -6,7 +6,6 @@ must not get into the hands of students.
 
 from __future__ import annotations
 
-import argparse
 import io
 import zipfile
 from pathlib import Path
@@ -89,13 +88,12 @@ def scripts(assignment: str, require: str | None) -> dict[str, str]:
     return found
 
 
-def write_zip(path: Path, arguments: argparse.Namespace) -> int:
-    """Write the archive whole or not at all; number of its files."""
-
-    assignment = assignments.load(arguments.assignment)
-    entries: dict[str, bytes] = {n: t.encode() for n, t in scripts(assignment.name, arguments.require).items()}
+def pack(name: str, require: str | None = None, data: Path | None = None) -> tuple[bytes, int]:
+    """(the archive of an assignment's grader, number of its files); the flags explain `require` and `data`."""
+    assignment = assignments.load(name)
+    entries: dict[str, bytes] = {n: t.encode() for n, t in scripts(name, require).items()}
     entries[f"grader/{facts.COMMIT_FILE.name}"] = facts.grader_versions()["commit"].encode()  # results name it
-    entries |= {name: file.read_bytes() for name, file in contents(assignment, arguments.data).items()}
+    entries |= {name: file.read_bytes() for name, file in contents(assignment, data).items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
@@ -103,16 +101,16 @@ def write_zip(path: Path, arguments: argparse.Namespace) -> int:
             info.external_attr = (0o755 if name in ("setup.sh", "run_autograder") else 0o644) << 16
             info.compress_type = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
             archive.writestr(info, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
-    return len(entries)
+    return buffer.getvalue(), len(entries)
 
 
 def main() -> None:
     """Parse, pack, say what was done."""
     arguments = build_parser().parse_args()
     path = arguments.out or ROOT / "build" / f"{arguments.assignment}-{arguments.site}.zip"
-    count = write_zip(path, arguments)
+    content, count = pack(arguments.assignment, arguments.require, arguments.data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content)
     print(
         f"{path}: {count} files, {path.stat().st_size / 1e6:.1f} MB; it holds the graded tests, keep it from students"
     )

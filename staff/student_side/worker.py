@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
-import io
 import linecache
 import os
 import sys
@@ -139,7 +138,6 @@ def start(read_fd: int, write_fd: int, folder: str) -> None:
     in_force = lockdown.apply(first.header["lockdown"])
     visible = lockdown.readable_paths(first.header["secret_paths"])
     channel.send(Frame({"in_force": in_force, "visible": visible, "python": sys.version.split()[0]}))
-    sys.stdin = io.StringIO()
     sys.dont_write_bytecode = True
     # At the end, so that a planted numpy.py or torch.py is never found first.
     sys.path.append(folder)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from staff.grader import sandbox
-from staff.tests import grading_tools
+from staff.tests import browsing, grading_tools
 
 # Started in the background of a script, pytest inherits that Ctrl-C is ignored, and so would the programs it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -54,3 +54,11 @@ def reference_graded(tmp_path_factory):
     """The reference solution with its checkpoints, graded with all outputs; about a minute."""
     folder = tmp_path_factory.mktemp("reference")
     return grading_tools.grade(grading_tools.reference(folder / "submission"), folder)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One for all tests of pages."""
+    chrome = browsing.start()
+    yield chrome
+    chrome.quit()

@@ -36,8 +36,6 @@ def build(recipe: Recipe, *, classroom: bool = False) -> Build:
             continue
         if name.endswith(".py"):
             markers.parse(content.decode("utf-8"), name)
-        if content.startswith(b"---\nlayout: "):
-            content = handout.plain_page(content.decode("utf-8"), handout.due_date(recipe)).encode()
         contents[name] = content
     contents |= sample.bundled_data(recipe) | handout.documents(recipe, graded, classroom)
     if "todo_table" in recipe.settings:

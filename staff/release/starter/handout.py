@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,14 @@ def documents(recipe: Recipe, graded: Sequence[Graded], classroom: bool) -> dict
     return {path: fill(recipe.template(name), facts, name).encode() for path, name in templates.items()}
 
 
-def plain_page(page: str, due: str) -> str:
-    """A page of the course site (Jekyll) as Markdown that reads well as it is: title, due date, text."""
-    _before, head, text = page.split("---\n", 2)
-    title = re.search(r'^title: "(.*)"$', head, re.MULTILINE)
-    text = re.sub(r"\{% comment %\}.*?\{% endcomment %\}\n|<div class=\"alert.*?</div>\n", "", text, flags=re.DOTALL)
-    text = re.sub(r"^\{%.*%\}\n", "", text, flags=re.MULTILINE).replace("<small>", "").replace("</small>", "")
-    if title is None or "{%" in text or "{{" in text:
-        raise UserError("a page of the course site has no title, or commands of Jekyll that cannot be taken out")
-    return f"# {title[1]}\n\n**Due {due}.**\n\n{text.strip()}\n"
-
-
 def due_date(recipe: Recipe) -> str:
     """'Friday, 12 March 2027, 23:59 (the university's local time)'."""
-    due = recipe.term["due"]
-    return f"{due:%A}, {due.day} {due:%B %Y, %H:%M} ({recipe.term['due_timezone']})"
+    return f"{long_date(recipe.term['due'])} ({recipe.term['due_timezone']})"
+
+
+def long_date(when: datetime) -> str:
+    """'Friday, 12 March 2027, 23:59'."""
+    return f"{when:%A}, {when.day} {when:%B %Y, %H:%M}"
 
 
 def fill(template: str, facts: dict[str, str], name: str) -> str:

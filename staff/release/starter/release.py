@@ -21,9 +21,14 @@ LEFT_BY_TOOLS = {"__pycache__", ".ruff_cache", ".pytest_cache", ".git", ".venv",
 RENAME_EXCHANGE, AT_FDCWD = 2, -100  # Linux: swap two names in one step
 
 
-def manifest(files: Mapping[str, bytes], assignment: str, commit: str, **options: bool) -> bytes:
+def sha256(content: bytes) -> str:
+    """The digest by which a file is named everywhere."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def manifest(files: Mapping[str, bytes], assignment: str, commit: str, **options: Any) -> bytes:
     """RELEASE.json: what this is, where it came from, and the SHA-256 of every other file."""
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    hashes = {name: sha256(content) for name, content in sorted(files.items())}
     record = {"format": FORMAT, "assignment": assignment, "commit": commit, **options, "files": hashes}
     return (json.dumps(record, indent=2) + "\n").encode()
 
@@ -58,7 +63,7 @@ def changes_since_release(folder: Path) -> list[str]:
     return [
         name
         for name, content in read_folder(folder).items()
-        if name != RELEASE_FILE and hashlib.sha256(content).hexdigest() != hashes.get(name)
+        if name != RELEASE_FILE and sha256(content) != hashes.get(name)
     ]
 
 
@@ -97,13 +102,18 @@ def write_release(folder: Path, files: Mapping[str, bytes]) -> Path | None:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def archive(files: Mapping[str, bytes], top: str) -> bytes:
+    """A zip archive with everything under the folder `top`, the same bytes every time."""
+    return zip_bytes({f"{top}/{name}": data for name, data in files.items()})
+
+
 def write_zip(path: Path, files: Mapping[str, bytes], top: str) -> str:
     """Write the archive with everything under the folder `top`; return its SHA-256."""
-    content = zip_bytes({f"{top}/{name}": data for name, data in files.items()})
+    content = archive(files, top)
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(content)
     partial.replace(path)
-    return hashlib.sha256(content).hexdigest()
+    return sha256(content)
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -11,29 +11,12 @@ from werkzeug.serving import make_server
 from staff.gradebook import decisions
 from staff.gradebook.desk import Desk
 from staff.gradebook.serve import HOST, make_app
+from staff.tests.browsing import keys, show
 from staff.tests.gradebook import reading_term
 from tests.sweeps import tools
-from tests.sweeps.cluster.needs import need, need_module
 
 TOKEN, STUDENTS = "token", 121
 PATIENCE_S = 60  # only keeps a broken test from hanging: on a calm machine everything is there within a second
-
-
-@pytest.fixture(scope="module")
-def browser():
-    need_module("selenium")
-    chromium, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", alone):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +47,6 @@ def first_page(browser, address, desk):
     tools.wait_until(lambda: browser.find_elements("partial link text", "2.3"), "the links are there", PATIENCE_S)
     browser.get_log("browser")
     return browser
-
-
-def show(browser, width: int) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
-def keys(browser, text: str) -> None:
-    """Typed as a person does, wherever the focus is."""
-    from selenium.webdriver import ActionChains
-
-    ActionChains(browser).send_keys(text).perform()
 
 
 def open_page(browser, link: str) -> None:

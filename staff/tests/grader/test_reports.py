@@ -8,6 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -127,7 +128,10 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize("style", [page.STYLE, class_report.STYLE], ids=["feedback", "overview"])
+SITE = page.COLOURS + (Path(__file__).resolve().parents[3] / "docs/site/assets/site.css").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("style", [page.STYLE, class_report.STYLE, SITE], ids=["feedback", "overview", "course site"])
 def test_every_text_can_be_read(style):
     """Contrast of at least 4.5 to 1, in light and dark, and no text is made fainter or coloured in another way."""
     grounds = [dict(re.findall(r"--(\w+): (#\w{6});", part)) for part in style.split("prefers-color-scheme: dark")]
