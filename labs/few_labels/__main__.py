@@ -7,7 +7,7 @@ python -m labs.few_labels --methods labels residual fixmatch --labels 450 600
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from classification_train import train_model
 from labs.few_labels import recipe, report
-from toolkit import experiment, metrics
+from toolkit import backbones, experiment, metrics
 from toolkit.augment import normalize
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.devices import describe, pick_device, place_model, resolve_precision
@@ -40,6 +40,10 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--steps", type=in_range(int, 1), default=2000, help="of each training")
     parser.add_argument("--batch_size", type=in_range(int, 2), default=48, help="labelled images per step")
     parser.add_argument("--quick", action="store_true", help="one draw, a few steps: does everything run?")
+    parser.add_argument(
+        "--backbone", default="mobilenet_v2", help="network of torchvision for the rows with ImageNet weights"
+    )
+    parser.add_argument("--weights", help="file with its ImageNet weights; default: download")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix work")
     parser.add_argument("--output_dir", help="default: labs/few_labels/outputs")
@@ -70,6 +74,7 @@ class Lab:
     epochs: int
     steps: int
     batch_size: int
+    pretrained: recipe.Pretrained | None
 
     def labelled(self, split: str, count: int, seed: int) -> Split:
         """At most `count` labelled images of a split, drawn by class frequency."""
@@ -84,15 +89,17 @@ class Lab:
         unlabelled = self.source.unsealed.read("train", unlabelled=True)
         unlabelled = unlabelled.images[unlabelled.labels < 0]
         model = place_model(self.network(point), self.device, (3, 28, 28))
+        criterion = recipe.criterion(method)
+        batches = recipe.Batches(self.batch_size, self.steps, seed)
         train_model(
             model,
-            recipe.training_loader(method, train, unlabelled, self.batch_size, self.steps, seed),
+            recipe.training_loader(method, train, unlabelled, batches, model, criterion),
             recipe.evaluation_loader(val),
             epochs=self.epochs,
             max_steps_per_epoch=self.steps,
             learning_rate=method.learning_rate,
             weight_decay=method.weight_decay,
-            criterion=recipe.criterion(method),
+            criterion=criterion,
             optimizer="adamw",
             scheduler="onecycle",
             device=self.device,
@@ -100,23 +107,46 @@ class Lab:
             ema_decay=method.ema_decay,
             run=run,
         )
-        probabilities = self.answers(point, run, val)
-        return {
-            "validation": metrics.classification_metrics(probabilities, val.labels.numpy()),
-            "validation_images": len(val),
-            "unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled),
-        }
+        return {"unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled)}
 
     def network(self, point: Point) -> torch.nn.Module:
-        """The method's network with random weights."""
-        return recipe.build(recipe.METHODS[point.method], self.source.num_classes)
+        """The method's network before training."""
+        return recipe.build(recipe.METHODS[point.method], self.source.num_classes, self.pretrained)
 
-    def answers(self, point: Point, run: RunFolder, split: Split) -> np.ndarray:
-        """Probabilities (N, 9) of a finished run for a split."""
-        model = self.network(point).to(self.device)
-        experiment.load_best(model, run, self.device)
-        images = normalize(split.images).to(self.device)
-        return recipe.answers(model, images, recipe.METHODS[point.method].views)
+
+@dataclass(frozen=True)
+class Trained:
+    """The finished runs of a study, and what they answer."""
+
+    study: Study
+    lab: Lab
+
+    def answers(self, point: Point, seed: int, split: Split) -> np.ndarray:
+        """Probabilities (N, 9) of one draw for a split; of a row with members their mean."""
+        method = recipe.METHODS[point.method]
+        if method.members:
+            return np.mean([self.answers(replace(point, method=name), seed, split) for name in method.members], axis=0)
+        model = self.lab.network(point).to(self.lab.device)
+        experiment.load_best(model, self.study.run(point.name, seed), self.lab.device)
+        return recipe.answers(model, normalize(split.images).to(self.lab.device), method.views)
+
+    def validation(self, point: Point, seed: int) -> dict[str, Any]:
+        """Metrics on the draw's validation images, their number, and what the training (of the members) cost."""
+        members = recipe.METHODS[point.method].members or (point.method,)
+        runs = [self.study.run(replace(point, method=name).name, seed) for name in members]
+        results = [read_json(run.file("results.json")) for run in runs]
+        val = self.lab.labelled("val", point.labels, seed)
+        return {
+            "validation": metrics.classification_metrics(self.answers(point, seed, val), val.labels.numpy()),
+            "validation_images": len(val),
+            "unlabelled_images": max(one["unlabelled_images"] for one in results),
+            "seconds": sum(one["seconds"] for one in results),
+        }
+
+    def test(self, point: Point, seed: int, images: Split, validation: dict[str, Any]) -> dict[str, Any]:
+        """Metrics on the test images, with intervals, each class and the gap to validation."""
+        probabilities = self.answers(point, seed, images)
+        return metrics.final_report(probabilities, images.labels.numpy(), self.lab.source.class_names, validation)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,41 +156,71 @@ def main(argv: list[str] | None = None) -> None:
         args.seeds, args.steps, args.labels, args.batch_size = 1, 2, args.labels[:1], 16
     folder = writable_folder(args.output_dir or OUTPUTS / ("quick" if args.quick else "study"))
     source, device = find_data(args.labels), pick_device(args.device)
+    methods, pretrained = find_methods(args.methods, source, args.backbone, args.weights)
     precision = resolve_precision(args.precision, device)
     print(experiment.describe_start(source, device, precision))
-    epochs = max(1, args.steps // EPOCH_STEPS)
-    lab = Lab(SealedSource(source), device, precision, epochs, min(args.steps, EPOCH_STEPS), args.batch_size)
-    points = [Point(method, labels) for method in dict.fromkeys(args.methods) for labels in sorted(set(args.labels))]
+    epochs, steps = max(1, args.steps // EPOCH_STEPS), min(args.steps, EPOCH_STEPS)
+    lab = Lab(SealedSource(source), device, precision, epochs, steps, args.batch_size, pretrained)
+    points = [Point(method, labels) for method in methods for labels in sorted(set(args.labels))]
 
     settings = {"dataset": source.name, "steps": args.steps, "batch_size": args.batch_size, "quick": args.quick}
     about = {"dataset": source.name, "device": describe(device), "precision": precision}
     study = Study(folder, settings, range(args.seeds), about, args.overwrite)
-    runs = {point: train_all(study, lab, point) for point in points}
+    trained = Trained(study, lab)
+    for point in points:
+        train_all(study, lab, point, args.backbone)
+    runs = {point: [trained.validation(point, seed) for seed in study.seeds] for point in points}
     best = report.choose(runs)
     choices = {point.name: [run["validation"] for run in found] for point, found in runs.items()}
     test = study.open_test({"validation": choices, "chosen": best.name}, lambda: official_test(source).read("test"))
-    found = {point: evaluate(study, lab, point, test) for point in points}
+    found = {
+        point: [
+            trained.test(point, seed, test, run["validation"]) for seed, run in zip(study.seeds, several, strict=True)
+        ]
+        for point, several in runs.items()
+    }
     results = {"test": {point.name: several for point, several in found.items()}, "chosen": best.name}
     write_json(folder / "results.json", {**about, **settings, "test_data": official_test(source).name, **results})
     report.write(folder, runs, found, best, quick=args.quick, where=f"{about['device']}, {precision}")
 
 
-def train_all(study: Study, lab: Lab, point: Point) -> list[dict[str, Any]]:
-    """The results of every draw. What the method is made of is in the run's settings: a changed one trains again."""
-    method = {name: str(value) for name, value in asdict(recipe.METHODS[point.method]).items() if name != "title"}
+def train_all(study: Study, lab: Lab, point: Point, backbone: str) -> None:
+    """Train every draw. What the method is made of is in the run's settings: a changed one trains again."""
+    chosen = recipe.METHODS[point.method]
+    if chosen.members:
+        for name in chosen.members:
+            train_all(study, lab, replace(point, method=name), backbone)
+        return
+    method = {name: str(value) for name, value in asdict(chosen).items() if name not in ("title", "members")}
+    method |= {"backbone": backbone} if chosen.network == "imagenet" else {}
     own = Study(study.folder, {**study.settings, **method}, study.seeds, study.about, study.overwrite, True)
-    return own.train(point.name, lambda seed, run: lab.train(point, seed, run))
+    own.train(point.name, lambda seed, run: lab.train(point, seed, run))
 
 
-def evaluate(study: Study, lab: Lab, point: Point, test: Split) -> list[dict[str, Any]]:
-    """Metrics of each draw on the test images, with intervals, each class and the gap to validation."""
-    several = []
-    for seed in study.seeds:
-        run = study.run(point.name, seed)
-        validation = read_json(run.file("results.json"))["validation"]
-        probabilities, labels = lab.answers(point, run, test), test.labels.numpy()
-        several.append(metrics.final_report(probabilities, labels, lab.source.class_names, validation))
-    return several
+def find_methods(
+    asked: list[str], source: Source, backbone: str, weights: str | None
+) -> tuple[list[str], recipe.Pretrained | None]:
+    """(methods that can be trained here, ImageNet weights if one of them needs some): without weights, without them."""
+    names = list(dict.fromkeys(asked))
+    needing = [name for name in names if needs_weights(name)]
+    if not needing:
+        return names, None
+    state = backbones.find_weights(backbone, weights)
+    if state is None:
+        names = [name for name in names if name not in needing]
+        if not names:
+            raise UserError(f"--methods {' '.join(needing)} need ImageNet weights; give a file with --weights")
+        print(f"not run, no weights: {', '.join(needing)}")
+        return names, None
+    backbones.build(backbone, dict(state))  # weights that do not fit are reported before anything is trained
+    images = normalize(source.read("train").images[:128])
+    return names, recipe.Pretrained(backbone, state, images)
+
+
+def needs_weights(name: str) -> bool:
+    """True for a method that starts from ImageNet weights, or has a member that does."""
+    method = recipe.METHODS[name]
+    return method.network == "imagenet" or any(needs_weights(member) for member in method.members)
 
 
 def find_data(budgets: list[int]) -> Source:

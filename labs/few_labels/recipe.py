@@ -2,14 +2,14 @@
 
 All of them train on the course's one loop, classification_train.train_model. What differs is the batch and the loss:
 a batch of a semi-supervised method holds labelled images, then unlabelled ones, and the loss tells them apart by their
-targets (0 .. 8 for a label, WEAK and STRONG for the two views of an unlabelled image).
+targets (0 .. 8 for a label, WEAK and STRONG for the two views of an unlabelled image, MIXED for a mixed image).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from torch.utils.data import DataLoader
 
 from classification_dataset import ImageDataset
 from classification_models import CNNModel
+from labs.medmnist_experiments import backbone
 from labs.medmnist_experiments.residual import ResNet
 from toolkit.augment import Augmentation, named_augmentation
 from toolkit.batches import StackedBatch, make_loader
+from toolkit.devices import evaluating
 from toolkit.medmnist_data import Split
 
-WEAK, STRONG = -1, -2  # targets of the two views of an unlabelled image
+WEAK, STRONG, MIXED = -1, -2, -3  # targets: the two views of an unlabelled image, an image mixed of two
 VIEWS = ((), (2,), (3,), (2, 3))  # axes that are mirrored: tissue has no up and no left
 # Flips, turns, shifts, and colour as another laboratory's stain and scanner would change it.
 STAIN = Augmentation(turns=True, crop_padding=4, stain_jitter=0.3, brightness_jitter=0.15)
@@ -70,6 +72,40 @@ class MixedBatches(ImageDataset):
         return StackedBatch((images, targets), len(targets), lambda i: (images[i], targets[i]))
 
 
+class MixMatchBatches(MixedBatches):
+    """Labelled and unlabelled images, each mixed with another one of the batch, and their mixed labels with them.
+
+    The label of an unlabelled image is the network's mean answer to its two views, sharpened. A batch is
+    (images, MIXED for each); the labels, probabilities (B, 9), wait in `loss.labels`.
+    """
+
+    def __init__(self, *arguments: Any, model: nn.Module, loss: MixMatch) -> None:
+        super().__init__(*arguments)
+        self.model, self.loss = model, loss
+
+    def __getitems__(self, indices: Sequence[int]) -> StackedBatch:
+        """See the class."""
+        images, targets = super().__getitems__(indices).stacked
+        labelled, unlabelled = images[targets >= 0], torch.cat([images[targets == WEAK], images[targets == STRONG]])
+        with evaluating(self.model):
+            device = next(self.model.parameters()).device
+            answers = (
+                self.model(unlabelled.to(device)).float().softmax(dim=1).cpu()
+            )  # (2 U, 9), views one after another
+        guess = self.loss.sharpen(answers.view(2, -1, answers.shape[1]).mean(dim=0))
+        images = torch.cat([labelled, unlabelled])
+        labels = torch.cat([F.one_hot(targets[targets >= 0], answers.shape[1]).float(), guess, guess])
+        order = torch.randperm(len(images), generator=self.generator)
+        share = self.loss.shares.sample(order.shape)
+        share = torch.maximum(share, 1 - share)  # so that an image stays nearer to itself than to its partner
+        column = share.view(-1, 1, 1, 1)
+        images = column * images + (1 - column) * images[order]
+        self.loss.labels = share.view(-1, 1) * labels + (1 - share.view(-1, 1)) * labels[order]
+        self.loss.count = len(labelled)
+        marks = torch.full((len(images),), MIXED)
+        return StackedBatch((images, marks), len(marks), lambda i: (images[i], marks[i]))
+
+
 # ---- which loss ------------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +147,35 @@ class PseudoLabel(FixMatch):
         return logits[targets == WEAK]
 
 
+class MixMatch(nn.Module):
+    """Cross-entropy of the mixed labelled images, and the squared error of the mixed unlabelled ones.
+
+    loss = CE(labelled, labels) + weight * mean (softmax(unlabelled) - labels)^2, both after mixing (MixMatchBatches)
+
+    Berthelot et al., MixMatch, NeurIPS 2019, equations 2 to 5: temperature 0.5, shares from Beta(0.75, 0.75). Their
+    weight of 75 is reached slowly; a constant 10 stands in for that here.
+    """
+
+    def __init__(self, weight: float = 10.0, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.weight, self.temperature = weight, temperature
+        self.shares = torch.distributions.Beta(0.75, 0.75)
+        self.labels, self.count = torch.empty(0), 0  # of the batch that comes next; the first `count` had labels
+
+    def sharpen(self, answers: torch.Tensor) -> torch.Tensor:
+        """Probabilities (N, 9) → surer ones, p^(1/T) scaled to a sum of 1."""
+        powers = answers ** (1 / self.temperature)
+        return powers / powers.sum(dim=1, keepdim=True)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """logits (B, 9), targets (B,) as MixMatchBatches makes them → loss."""
+        if not (targets == MIXED).any():  # a batch of validation images
+            return F.cross_entropy(logits, targets)
+        labels, count = self.labels.to(logits.device), self.count
+        consistency = (logits[count:].softmax(dim=1) - labels[count:]).square().mean()
+        return F.cross_entropy(logits[:count], labels[:count]) + self.weight * consistency
+
+
 # ---- the methods -----------------------------------------------------------------------------------------------------
 
 
@@ -120,19 +185,20 @@ class Method:
 
     title: what it adds to the row above it. unlabelled: the loss of the unlabelled images; none: labels only. ratio:
     unlabelled images for each labelled one of a batch. ema_decay: averaged weights; 0: none. views: mirror images whose
-    answers are averaged.
+    answers are averaged. members: methods whose answers are averaged; nothing is trained for this row.
     """
 
     title: str
-    network: Literal["cnn", "residual"] = "residual"
+    network: Literal["cnn", "residual", "imagenet"] = "residual"
     augmentation: Augmentation = STAIN
-    unlabelled: Literal["none", "pseudo", "fixmatch"] = "none"
+    unlabelled: Literal["none", "pseudo", "fixmatch", "mixmatch"] = "none"
     threshold: float = 0.95
     ratio: int = 2
     ema_decay: float = 0.99
     views: int = len(VIEWS)
     learning_rate: float = 0.003
     weight_decay: float = 0.05
+    members: tuple[str, ...] = ()
 
 
 FLIPS = named_augmentation("flips")
@@ -143,32 +209,60 @@ METHODS = {
     "residual": Method("+ a residual network"),
     "pseudo": Method("+ pseudo-labels of the unlabelled images", unlabelled="pseudo"),
     "fixmatch": Method("+ consistency of two views instead (FixMatch)", unlabelled="fixmatch"),
+    "mixmatch": Method("+ mixed images and guessed labels instead (MixMatch)", unlabelled="mixmatch"),
+    "imagenet": Method("fine-tuned ImageNet weights, labels only", "imagenet", learning_rate=0.001),
+    "combined": Method("FixMatch and ImageNet weights, answers averaged", members=("fixmatch", "imagenet")),
 }
+ENLARGED = 64  # pixels: networks for ImageNet shrink an image by 32
 
 
-def build(method: Method, num_classes: int) -> nn.Module:
-    """The network with random weights: the course's CNN, or a residual one with a third of a million parameters."""
+@dataclass(frozen=True)
+class Pretrained:
+    """A network of torchvision, its ImageNet weights, and some images float32 (B, 3, 28, 28) to measure it with."""
+
+    name: str
+    weights: Mapping[str, torch.Tensor]
+    images: torch.Tensor
+
+
+def build(method: Method, num_classes: int, pretrained: Pretrained | None) -> nn.Module:
+    """The course's CNN, a residual network with a third of a million parameters, or one with ImageNet weights."""
     if method.network == "cnn":
         return CNNModel(num_classes)
-    return ResNet((1, 1, 1), num_classes, width=32)
+    if method.network == "residual":
+        return ResNet((1, 1, 1), num_classes, width=32)
+    return backbone.build(pretrained.name, dict(pretrained.weights), num_classes, ENLARGED, pretrained.images)
 
 
 def criterion(method: Method) -> nn.Module:
     """The loss of the method."""
-    if method.unlabelled == "none":
-        return nn.CrossEntropyLoss()
-    return {"pseudo": PseudoLabel, "fixmatch": FixMatch}[method.unlabelled](method.threshold)
+    if method.unlabelled in ("pseudo", "fixmatch"):
+        return {"pseudo": PseudoLabel, "fixmatch": FixMatch}[method.unlabelled](method.threshold)
+    return MixMatch() if method.unlabelled == "mixmatch" else nn.CrossEntropyLoss()
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How batches are drawn. size: labelled images in each. steps: batches of an epoch."""
+
+    size: int
+    steps: int
+    seed: int
 
 
 def training_loader(
-    method: Method, labelled: Split, unlabelled: torch.Tensor, batch_size: int, steps: int, seed: int
+    method: Method, labelled: Split, unlabelled: torch.Tensor, batches: Batches, model: nn.Module, loss: nn.Module
 ) -> DataLoader:
-    """`steps` batches of `batch_size` labelled images each, with the unlabelled ones that the method takes."""
+    """The labelled images with the unlabelled ones that the method takes; `model` guesses the labels of MixMatch."""
+    seed = batches.seed
+    arguments = (labelled, unlabelled, method.ratio, method.augmentation, seed)
     if method.unlabelled == "none":
-        data = ImageDataset(labelled, augmentation=method.augmentation, seed=seed)
+        data: ImageDataset = ImageDataset(labelled, augmentation=method.augmentation, seed=seed)
+    elif method.unlabelled == "mixmatch":
+        data = MixMatchBatches(*arguments, model=model, loss=loss)
     else:
-        data = MixedBatches(labelled, unlabelled, method.ratio, method.augmentation, seed)
-    return make_loader(data, min(batch_size, len(labelled)), shuffle=True, seed=seed, min_batches=steps)
+        data = MixedBatches(*arguments)
+    return make_loader(data, min(batches.size, len(labelled)), shuffle=True, seed=seed, min_batches=batches.steps)
 
 
 def answers(model: nn.Module, images: torch.Tensor, views: int) -> np.ndarray:

@@ -29,7 +29,17 @@ NOT_THE_SAME = (
     "Not the same as in the published comparison: 1,751 unlabelled images instead of about 89,500; a random tenth of "
     "the test images; network, augmentation and search budget; their values are read off a figure."
 )
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # Okabe and Ito
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#000000",
+    "#56b4e9",
+    "#999999",
+    "#7f3c8d",
+)  # Okabe and Ito
 
 
 def choose(runs: Mapping[Any, Sequence[Mapping[str, Any]]]) -> Any:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from labs.few_labels import __main__ as few_labels
 from labs.few_labels import recipe, report
+from toolkit import backbones
 from toolkit.errors import UserError
-from toolkit.medmnist_data import Source, locate, official_test
+from toolkit.medmnist_data import Source, Split, locate, official_test
 from toolkit.runs import read_json
 
 pytestmark = pytest.mark.provided
@@ -66,6 +67,80 @@ def test_the_losses_are_their_formulas(loss, follows):
 def test_without_unlabelled_images_it_is_cross_entropy():
     logits, labels = torch.randn(6, 9), torch.arange(6)
     assert recipe.FixMatch()(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item())
+
+
+class Certain(torch.nn.Module):
+    """Answers by the brightness of an image: dark → class 0, light → class 1, with p = 0.8."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.tensor(4.0).log())
+
+    def forward(self, images):
+        light = (images.mean(dim=(1, 2, 3)) > 0).float()
+        return self.sharpness * torch.stack([1 - light, light, light * 0 - 9], dim=1)
+
+
+def test_mixmatch_mixes_labels_as_it_mixes_images():
+    """Black images of class 0, white unlabelled ones: the mean of a mixed image tells its share of white."""
+    labelled = Split(torch.zeros(4, 3, 28, 28, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    loss = recipe.MixMatch()
+    plain = recipe.Augmentation(flips=False)
+    white = torch.full((8, 3, 28, 28), 255, dtype=torch.uint8)
+    data = recipe.MixMatchBatches(labelled, white, 2, plain, 0, model=Certain(), loss=loss)
+    data.weak = plain
+    images, targets = data.__getitems__([0, 1, 2, 3]).stacked
+    assert (targets == recipe.MIXED).all()
+    assert (len(images), loss.count) == (4 + 2 * 8, 4)
+    share_of_white = (images.mean(dim=(1, 2, 3)) + 1) / 2
+    sharpened = 0.8**2 / (0.8**2 + 0.2**2)  # 0.941; the network is 0.8 sure, and sharper by the temperature
+    expected = torch.stack([1 - share_of_white * sharpened, share_of_white * sharpened], dim=1)
+    assert torch.allclose(loss.labels[:, :2], expected, atol=1e-4)
+    assert torch.allclose(loss.labels.sum(dim=1), torch.ones(20))
+    assert (share_of_white[:4] <= 0.5).all(), "an image is nearer to itself than to its partner"
+    assert (share_of_white[4:] >= 0.5).all()
+    assert share_of_white.unique().numel() > 4
+
+
+def test_the_loss_of_mixmatch_is_its_formula():
+    loss = recipe.MixMatch(weight=3.0)
+    loss.labels, loss.count = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]]), 1
+    logits = LOGITS[:2]
+    value = loss(logits, torch.tensor([recipe.MIXED, recipe.MIXED]))
+    first = -(0.7 * logits[0].log_softmax(0)[0] + 0.3 * logits[0].log_softmax(0)[1])
+    second = (logits[1].softmax(0) - loss.labels[1]).square().sum() / 3
+    assert value.item() == pytest.approx((first + 3 * second).item(), rel=1e-5)
+    labels = torch.tensor([0, 2])
+    assert loss(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item()), "validation images"
+
+
+def test_a_row_of_members_is_the_mean_of_their_answers(tmp_path):
+    """With ImageNet weights from a file (random ones here, which is all the same to the code)."""
+    torch.save(backbones.build("squeezenet1_1").state_dict(), tmp_path / "weights.pth")
+    words = ["--quick", "--methods", "combined", "--labels", "45", "--device", "cpu", "--precision", "float32"]
+    words += ["--backbone", "squeezenet1_1", "--weights", str(tmp_path / "weights.pth")]
+    seen, answers = {}, few_labels.Trained.answers
+
+    def note(self, point, seed, split):
+        seen[point.method, len(split)] = found = answers(self, point, seed, split)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_labels.Trained, "answers", note)
+        few_labels.main([*words, "--output_dir", str(tmp_path / "out")])
+    mean = (seen["fixmatch", 718] + seen["imagenet", 718]) / 2
+    assert np.allclose(seen["combined", 718], mean)
+    assert np.abs(seen["fixmatch", 718] - seen["imagenet", 718]).max() > 1e-3
+    assert set(read_json(tmp_path / "out" / "results.json")["test"]) == {"combined-45"}
+
+
+def test_without_weights_the_other_rows_are_trained_and_it_is_said(monkeypatch, capsys):
+    source = locate("pathmnist", dataset="sample")
+    monkeypatch.setattr(few_labels.backbones, "find_weights", lambda *_: None)
+    assert few_labels.find_methods(["labels", "imagenet", "combined"], source, "resnet18", None) == (["labels"], None)
+    assert capsys.readouterr().out == "not run, no weights: imagenet, combined\n"
+    with pytest.raises(UserError, match="--methods combined need ImageNet weights; give a file with --weights"):
+        few_labels.find_methods(["combined"], source, "resnet18", None)
 
 
 def test_mirror_images_are_averaged():
