@@ -35,10 +35,12 @@ RULES = (
     (r"python -m bench\.gpu.*", None),  # .ci/run runs it with the other benches
     (r"python -m staff\.gradebook similar .*", ""),
     (r"make starter|python -m staff\.(make_starter|check_starter) .*", ""),
+    (r"python -m staff\.grade staff/tests/.* --check .*", ""),
     (r"python -m staff\.grade staff/tests/.*", "--todo 2.4 2.5"),
     (r"python -m staff\.grade .*", ""),
     (r"python -m staff\.package gradescope", ""),
     (r"make site|python -m staff\.site.*", None),  # needs Jekyll: staff/tests/site builds it
+    (r"python -m staff\.release .*", None),  # its proofs take minutes: staff/tests/release calls it, and each of them
     # They need a class; staff/tests/gradebook calls each of them.
     (r"python -m staff\.gradebook (collect|sum|publish|decide|history) .*", None),
     (r"python -m staff\.gradebook serve .*", None),  # runs until Ctrl-C; staff/tests/gradebook opens it in a browser

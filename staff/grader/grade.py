@@ -123,7 +123,7 @@ def run_checks(plugin, tests: Path, debug: bool) -> None:
         os.environ.pop(name, None)
 
     settings = ["-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(ROOT), "--confcutdir", str(tests)]
-    settings += ["-p", "no:terminal", *(["--capture=no"] if debug else [])]
+    settings += ["-p", "no:terminal", *(["--capture=no", "-p", "no:debugging"] if debug else [])]
     code = pytest.main([str(tests), *settings], plugins=[plugin])
     if plugin.stopped_by is not None:
         raise plugin.stopped_by

@@ -40,3 +40,16 @@ def test_print_input_and_breakpoint_reach_the_terminal_and_nothing_else_does(tmp
         c for t in results["todos"] for c in t["checks"] if c["test"] == "test_2_losses.py::test_dice_value"
     ]
     assert dice_check["status"] == "passed"
+
+
+def test_breakpoint_in_a_graded_test_opens_pdb(tmp_path):
+    (tmp_path / "test_a.py").write_text("def test_a():\n    value = 36\n    breakpoint()\n    assert value == 42\n")
+    code = (
+        "import sys, types; from pathlib import Path; from staff.grader import grade; "
+        "grade.run_checks(types.SimpleNamespace(stopped_by=None), Path(sys.argv[1]), debug=True)"
+    )
+    call = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(
+        call, cwd=ROOT, input="p value + 6\nc\n", capture_output=True, text=True, timeout=100, check=False
+    )
+    assert "(Pdb) 42\n" in done.stdout, done.stderr

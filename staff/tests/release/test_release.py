@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -209,10 +210,21 @@ def test_a_template_may_not_ask_for_an_unknown_fact():
         handout.fill("{{nonsense}} {{due}} ${{ steps.x }}", {"due": "today"}, "README.md")
 
 
-def test_classroom_workflow_has_a_step_for_each_todo(sources):
+WORKFLOW = ".github/workflows/classroom.yml"
+
+
+@pytest.mark.parametrize("name", recipe.assignments())
+def test_classroom_workflow_has_a_step_for_each_todo(name, tmp_path):
     yaml = pytest.importorskip("yaml")
-    loaded = recipe.load("project2", sources)
-    workflow = yaml.safe_load(build(loaded, classroom=True).files[".github/workflows/classroom.yml"])
+    loaded = recipe.load(name)
+    content = build(loaded, classroom=True).files[WORKFLOW]
+    # What GitHub takes as a workflow, by its published schema; without the machine it is refused.
+    for text, accepted in ((content, True), (content.replace(b"    runs-on: ubuntu-latest\n", b""), False)):
+        (tmp_path / "classroom.yml").write_bytes(text)
+        call = ["-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", "classroom.yml"]
+        done = subprocess.run([sys.executable, *call], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert (done.returncode == 0) == accepted, done.stdout + done.stderr
+    workflow = yaml.safe_load(content)
     steps = workflow["jobs"]["run-autograding-tests"]["steps"]
     graders = [step for step in steps if "command-grader" in step.get("uses", "")]
     assert sum(step["with"]["max-score"] for step in graders) == loaded.points["points"]
