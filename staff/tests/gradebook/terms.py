@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from staff.grader import assignment as assignments
-from staff.grader import checks
+from staff.grader import checks, facts
+from staff.release.starter import recipe as recipes
 
 ROSTER = "id,name,email,team,section,lms_id\n"
 PEOPLE = (
@@ -20,8 +21,15 @@ PEOPLE = (
     ("s3", "Curie, Marie", "marie@uni.example", "red"),
     ("s4", "=cmd|' /C calc'!A0", "mallory@uni.example", "red"),
 )
-DUE = datetime(2027, 3, 12, 23, 59).astimezone().timestamp()  # course.toml, in the zone of this machine
+COURSE = recipes.read_toml(recipes.FOLDER / "course.toml")
+ZONE = facts.zone(COURSE["timezone"])
+DUE = facts.in_zone(COURSE["project2"]["due"], ZONE).timestamp()
 DAY = 86400
+
+
+def at(days: float) -> str:
+    """The time so many days after the due date of Project 2, as git and the sites write it."""
+    return datetime.fromtimestamp(DUE + days * DAY).astimezone(ZONE).isoformat(timespec="seconds")
 
 
 def results_of(name: str, failed: Iterable[str] = (), files: str = "") -> dict:

@@ -16,6 +16,7 @@ from staff.gradebook.handed_in import find_entries
 from staff.gradebook.sums import compute
 from staff.gradebook.term import Term
 from staff.grader import assignment as assignments
+from staff.grader import facts
 from staff.grader.submission import read_submission
 from staff.tests.gradebook import terms
 from toolkit.errors import UserError
@@ -62,7 +63,8 @@ def test_moodle(term, tmp_path):
     assert "handed in nothing: s3, s4" in text
     assert (term / f"project2/s1/{FILE}").stat().st_mtime == 1e9
     assert sorted(path.name for path in (term / "project2").iterdir()) == ["s1", "s2"]
-    assert datetime.fromisoformat(noted(term)["students"]["s1"]["when"]).timestamp() == terms.DUE
+    written = facts.in_zone(datetime(2027, 3, 12, 23, 59), terms.ZONE)
+    assert datetime.fromisoformat(noted(term)["students"]["s1"]["when"]).timestamp() == written.timestamp()
     assert [noted(term)["students"][s]["site_id"] for s in ("s1", "s2")] == ["12", "13"]
     assert compute(Term(term)).unknown == [("project2", "Stranger_77")]
     entries, others = find_entries(term / "project2", tmp_path / "out")
@@ -119,11 +121,11 @@ def commit(folder: Path, text: str, when: str) -> str:
 def test_classroom_and_the_last_commit_in_time(term, tmp_path):
     """Accounts by classroom_roster.csv, a team's repository for each member, and what a due date leaves out."""
     folder = tmp_path / "project2-submissions"
-    early = commit(folder / "project-2-ada-l", "x = 1\n", "2027-03-12T10:00:00Z")
-    middle = commit(folder / "project-2-ada-l", "x = 2\n", "2027-03-15T10:00:00Z")
-    late = commit(folder / "project-2-ada-l", "x = 3\n", "2027-04-12T10:00:00Z")
+    early = commit(folder / "project-2-ada-l", "x = 1\n", terms.at(-0.6))
+    middle = commit(folder / "project-2-ada-l", "x = 2\n", terms.at(2.4))
+    late = commit(folder / "project-2-ada-l", "x = 3\n", terms.at(30.4))
     put(folder / "project-2-ada-l" / FILE, "not committed\n")
-    commit(folder / "project-2-red", "x = 9\n", "2027-03-20T10:00:00Z")
+    commit(folder / "project-2-red", "x = 9\n", terms.at(7.4))
     put(folder / "classroom_roster.csv", "identifier,github_username,github_id,name\nada@uni.example,ada-l,1,\n")
     text = collected(term, "classroom", folder)
     assert "3 of 4 students" in text
@@ -136,8 +138,8 @@ def test_classroom_and_the_last_commit_in_time(term, tmp_path):
     ada, marie = entries["s1"], entries["s3"]
     assert (ada.commit, [one.number for one in ada.later_commits]) == (early, [late, middle])
     assert early[:12] in ada.notes[0]
-    assert "2027-03-12" in ada.notes[0]
-    assert ada.notes[1].startswith(f"not graded, because later: commit {late[:12]} of 2027-04-12")
+    assert terms.at(-0.6)[:10] in ada.notes[0]
+    assert ada.notes[1].startswith(f"not graded, because later: commit {late[:12]} of {terms.at(30.4)[:10]}")
     assert "there is none before" in marie.notes[0]
     assert entries["s4"].digest == marie.digest  # the same team
     assert read_submission(term / "project2/s1", PROJECT.files, ada.commit).files == {FILE: b"x = 1\n"}
@@ -150,7 +152,7 @@ def test_classroom_and_the_last_commit_in_time(term, tmp_path):
     terms.graded(term, "project2", jobs)
     path = term / "project2-grades/grades.json"
     rows = json.loads(path.read_text())
-    for row, when in zip(rows["rows"], ("2027-03-15T10:00:00+00:00", "2027-03-20T10:00:00+00:00"), strict=True):
+    for row, when in zip(rows["rows"], (terms.at(2.4), terms.at(7.4)), strict=True):
         row["commit"], row["commit_time"] = middle, datetime.fromisoformat(when).timestamp()
     path.write_text(json.dumps(rows))
     grades = compute(Term(term)).grades
@@ -160,8 +162,8 @@ def test_classroom_and_the_last_commit_in_time(term, tmp_path):
 
 def test_a_class_in_a_term_is_graded_by_commits_and_summed_up(term, tmp_path, monkeypatch, capsys):
     """grade_class as the staff calls it, with the grader's processes replaced by results: decisions are applied."""
-    early = commit(tmp_path / "clones/project2-s1", "x = 1\n", "2027-03-12T10:00:00Z")
-    commit(tmp_path / "clones/project2-s1", "x = 2\n", "2027-04-12T10:00:00Z")
+    early = commit(tmp_path / "clones/project2-s1", "x = 1\n", terms.at(-0.6))
+    commit(tmp_path / "clones/project2-s1", "x = 2\n", terms.at(30.4))
     collected(term, "classroom", tmp_path / "clones")
     put(term / f"project2/s2/{FILE}", when=terms.DUE - 100)
     terms.decide(term, 'kind = "override"; student = "s1"; points = 31')
