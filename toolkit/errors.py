@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
+
+LISTED = 30  # names in a message
 
 
 class UserError(ValueError):
@@ -13,7 +16,16 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise UserError unless `value` is one of `allowed`; the message lists them in the order given."""
     allowed = list(allowed)
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        raise UserError(f"{name} is {value!r}; {listed(value, map(str, allowed))}")
+
+
+def listed(value: object, allowed: Iterable[str]) -> str:
+    """'allowed: a, b, c', in the order given; of more than LISTED names those most like `value`, and how many."""
+    names = list(allowed)
+    if len(names) <= LISTED:
+        return f"allowed: {', '.join(names)}"
+    close = difflib.get_close_matches(str(value), names, 3, 0.5) or names[:3]
+    return f"allowed: {', '.join(close)} and {len(names) - len(close)} others"
 
 
 def reason_of(error: BaseException, limit: int = 400) -> str:

@@ -27,7 +27,7 @@ from staff.grader.hidden import HiddenData
 from staff.grader.packing import printable
 from staff.grader.submission import read_submission
 from toolkit.cli import OneLineParser, in_range
-from toolkit.errors import UserError
+from toolkit.errors import UserError, listed
 from toolkit.sweeps import jobs
 from toolkit.sweeps.command import View
 from toolkit.sweeps.jobs import Job
@@ -191,7 +191,7 @@ def use_newest(entries: list[Entry], regrade: list[str], out: Path, part: bool =
     names = [entry.name for entry in entries]
     for name in regrade:
         if name not in names:
-            raise UserError(f"regrade is {name!r}; allowed: {', '.join(names)}")
+            raise UserError(f"regrade is {name!r}; {listed(name, names)}")
     keys = {entry.job for entry in entries if entry.job and entry.name in regrade}
     found = complete_by_files(out)
     for entry in entries:

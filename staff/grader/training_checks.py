@@ -251,10 +251,11 @@ def check_validation_data_unused(student: StudentProcess, rng: np.random.Generat
 
 
 WEIGHT_DECAY = 0.02
+OPTIMIZER_FACTS = ("steps", "late", "count", "decay", "penalty")
 
 
 def check_optimizer(student: StudentProcess, rng: np.random.Generator, part: Part) -> None:
-    """One optimizer for all epochs, one step per batch, the weight decay that was asked for, once. Reported.
+    """One optimizer, one step per batch, then validation, and the weight decay that was asked for, once. Reported.
 
     A training without a torch.optim.Optimizer is not judged.
     """
@@ -265,15 +266,15 @@ def check_optimizer(student: StudentProcess, rng: np.random.Generator, part: Par
     settings = {"epochs": 2, "learning_rate": 0.001, "weight_decay": WEIGHT_DECAY, "max_steps_per_epoch": 3}
     found = _train(student, part, model, train, val, 8, **settings).result.get("optimizers")
     found = found if isinstance(found, dict) else {}
-    steps, count, decay, penalty = (found.get(name) for name in ("steps", "count", "decay", "penalty"))
-    numbers = all(type(value) in (int, float) for value in (steps, count, decay, penalty))
-    expect(numbers, "your process answered nonsense about its optimizers")
+    steps, late, count, decay, penalty = facts = [found.get(name) for name in OPTIMIZER_FACTS]
+    expect(all(type(value) in (int, float) for value in facts), "your process answered nonsense about its optimizers")
     if not steps:
         return
     expect(
         count == 1, f"{count} optimizers in 2 epochs: make one before the loop; a new one has forgotten its averages"
     )
     expect(steps == 6, f"{steps} optimizer steps in 2 epochs of 3 batches, expected 6")
+    expect(not late, f"the last {late} training steps come after the last validation: validate after each epoch")
     in_loss = penalty > 0.99
     expect(decay or in_loss, f"weight_decay={WEIGHT_DECAY} has no effect: hand it to the optimizer")
     expect(not (decay and in_loss), "the weight decay is applied twice: by the optimizer and by a penalty in the loss")

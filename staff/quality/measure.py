@@ -39,7 +39,7 @@ from staff.quality.confusion import Graded, interval, report, shortfalls
 from staff.quality.grouping import groups, together
 from toolkit.cli import OneLineParser, in_range
 from toolkit.devices import describe, pick_device
-from toolkit.errors import UserError, check_choice
+from toolkit.errors import UserError, check_choice, listed
 from toolkit.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,7 +299,7 @@ def select(bank: list[Variant], names: list[str], sets: list[str] | None) -> lis
     known = {variant.name: variant for variant in bank}
     for name in names:
         if name not in known:
-            raise UserError(f"{name!r} is not in the bank; allowed: {', '.join(sorted(known))}")
+            raise UserError(f"{name!r} is not in the bank; {listed(name, sorted(known))}")
     there = {variant.set for variant in bank}
     for name in sets or ():
         if name not in there:

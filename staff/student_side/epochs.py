@@ -46,13 +46,18 @@ class ArrayDataset(Dataset):
 
 
 class CountingLoader(DataLoader):
-    """A DataLoader that counts the batches that it handed out and how often it was gone through."""
+    """A DataLoader that counts the batches that it handed out and how often it was gone through.
+
+    on_start: called each time that it is begun.
+    """
 
     drawn = started = 0
+    on_start = staticmethod(lambda: None)
 
     def __iter__(self):
         self.dataset.start_pass(self.started)
         self.started += 1
+        self.on_start()
         for batch in super().__iter__():
             self.drawn += 1
             yield batch
@@ -104,6 +109,7 @@ def op_train_model(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
     loaders = make_loader(arrays, "train_", spec), make_loader(arrays, "val_", spec)
     function = getattr(worker.module(spec["module"]), spec["function"])
     watch = OptimizerWatch(model)
+    loaders[1].on_start = watch.note_validation
     hook = register_optimizer_step_pre_hook(watch.note_step)
     try:
         history = function(model, *loaders, **spec["keywords"])
@@ -125,7 +131,7 @@ class OptimizerWatch:
     def __init__(self, model: torch.nn.Module) -> None:
         self.weight = next(model.parameters())
         self.optimizers: list[torch.optim.Optimizer] = []  # kept, so that no new one gets the id of an old one
-        self.steps, self.decay, self.penalty = 0, 0.0, 0.0
+        self.steps, self.validated_steps, self.decay, self.penalty = 0, 0, 0.0, 0.0
 
     def note_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Before each step of any optimizer of this process."""
@@ -136,6 +142,10 @@ class OptimizerWatch:
                 self.penalty = max(self.penalty, self._likeness())
                 if not any(optimizer is known for known in self.optimizers):
                     self.optimizers.append(optimizer)
+
+    def note_validation(self) -> None:
+        """The validation images are gone through: whatever was learned so far is looked at."""
+        self.validated_steps = self.steps
 
     def _likeness(self) -> float:
         """How much the gradient of weights that no image touches points along these weights, in [-1, 1].
@@ -149,8 +159,15 @@ class OptimizerWatch:
         return float((w @ g) / (w.norm() * g.norm())) if g.abs().max() > 0 else 0.0
 
     def report(self) -> dict:
-        """Steps taken, number of optimizers, largest weight decay, likeness of the gradient to that of a penalty."""
-        return {"steps": self.steps, "count": len(self.optimizers), "decay": self.decay, "penalty": self.penalty}
+        """Steps taken, those of them after the last validation, optimizers, largest decay, likeness to a penalty."""
+        late = self.steps - self.validated_steps
+        return {
+            "steps": self.steps,
+            "late": late,
+            "count": len(self.optimizers),
+            "decay": self.decay,
+            "penalty": self.penalty,
+        }
 
 
 class _Captured(Exception):

@@ -6,6 +6,12 @@ import pytest
 
 from staff.tests.assignments.loops import LOOPS, SEG_TRAIN, TRAIN, both, failures
 
+TRAINS = "        train_loss, train_iou = train_segmentation_epoch(\n"
+VALIDATES = (
+    "        val_loss, val_iou = validate_segmentation_epoch"
+    "(session.evaluation_model(), val_loader, criterion, device)\n"
+)
+
 # Name -> (edits, test that must fail, words of the first line that it shows).
 WRONG = {
     "no zero_grad": (both("        optimizer.zero_grad()", "        pass"), "test_many_steps", "zero_grad"),
@@ -133,6 +139,14 @@ WRONG = {
         "leaves them off",
     ),
     "gradients on": (both("@torch.no_grad()", "@torch.enable_grad()"), "test_validation_without_gradients", "no_grad"),
+    "validation before training": (
+        [
+            (SEG_TRAIN, f"{VALIDATES}        # Hint: `history`", "        # Hint: `history`"),
+            (SEG_TRAIN, TRAINS, f"{VALIDATES}{TRAINS}"),
+        ],
+        "test_optimizer",
+        "after the last validation",
+    ),
     "image turned and not its mask": (
         [
             (

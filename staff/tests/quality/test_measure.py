@@ -118,9 +118,10 @@ def test_a_whole_submission_is_read_from_its_folder(tmp_path):
 
 
 def test_unknown_name_is_refused():
-    run = command("staff.measure", "no-such-entry")
+    run = command("staff.measure", "train-no-steps")
     assert (run.returncode, run.stdout) == (2, "")
-    assert "'no-such-entry' is not in the bank" in run.stderr
+    assert "'train-no-steps' is not in the bank; allowed: train-no-step, " in run.stderr
+    assert len(run.stderr) < 200, "a bank of hundreds is not listed"
 
 
 def test_rates_count_what_they_say():
