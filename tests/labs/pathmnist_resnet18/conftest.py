@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 from labs.pathmnist_resnet18.src import pathmnist_resnet18
@@ -29,10 +31,20 @@ def do() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def quick_study(do, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
-    """Folder of the study, and the splits that each step read in this process."""
+    """Folder of the study, and the splits that each step read in its process; several test processes share one."""
     for package in pathmnist_resnet18.NEEDED["report"]:
         pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
-    folder = tmp_path_factory.mktemp("study")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers of this run
+    with filelock.FileLock(base / "study.lock"):
+        if not (base / "reads.json").exists():
+            (base / "reads.json").write_text(json.dumps(run_study(do, base / "study")))
+    return base / "study", json.loads((base / "reads.json").read_text())
+
+
+def run_study(do: Callable[..., None], folder: Path) -> dict[str, list[str]]:
+    """Run the steps of the study and return the splits that each read in this process."""
     plain, read = Source.read, {}
     try:
         for step in ("baseline", "search", "final", "report"):
@@ -50,4 +62,4 @@ def quick_study(do, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
                 do(folder, step)
     finally:
         Source.read = plain
-    return folder, read
+    return read
