@@ -50,7 +50,7 @@ def _parts(grade: Grade) -> dict[str, Any]:
 
 
 def since(book: Book, published: Path) -> list[Change]:
-    """Everybody whose grade differs from the published one; none before anything was published."""
+    """Everybody whose grade differs from the published one, or is gone; none before anything was published."""
     path = published / SNAPSHOT
     old = read_json(path)["grades"] if path.is_file() else {}
     found = []
@@ -65,6 +65,10 @@ def since(book: Book, published: Path) -> list[Change]:
             asked = [f"{one.student or one.team} asked ({part(one)}): {one.comment}" for one in grade.of("regrade")]
             decided = [f"{one.who}: {one.kind} {one.part}: {one.reason}" for one in grade.decided if one.reason]
             found.append(Change(student, name, before["total"], grade.total, told, asked, decided))
+    for student, theirs in old.items():
+        gone = "no longer in roster.csv" if student not in book.grades else "no longer an assignment of the term"
+        missing = [name for name in theirs if name not in book.grades.get(student, {})]
+        found += [Change(student, name, theirs[name]["total"], None, [gone], [], []) for name in missing]
     return found
 
 
@@ -75,7 +79,7 @@ def page_of(changes: list[Change], book: Book, was_published: bool) -> str:
     rows = [
         [
             change.student,
-            book.term.roster.by_id[change.student].name,
+            book.term.roster.by_id[change.student].name if change.student in book.term.roster.by_id else "",
             change.assignment,
             points(change.before),
             points(change.now),

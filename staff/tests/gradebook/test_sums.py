@@ -142,6 +142,14 @@ def test_a_term_is_published_and_changed(term, capsys):
     assert "grader 0123456789ab" in lines[0]
 
 
+def test_who_left_the_roster_after_publishing_is_shown(term):
+    summing.publish(term)
+    roster = (term / "roster.csv").read_text().splitlines(keepends=True)
+    (term / "roster.csv").write_text("".join(line for line in roster if not line.startswith("s2,")))
+    assert f"changed: s2 project2: {60 - TODO.points:g} -> none (no longer in roster.csv)" in summing.sum_up(term)
+    assert "no longer in roster.csv" in (term / "draft/changes.html").read_text()
+
+
 def test_what_was_published_survives_a_kill_between_the_renames(term):
     summing.publish(term)
     (term / "published").rename(term / ".published.old")
