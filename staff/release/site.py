@@ -34,7 +34,7 @@ from toolkit.errors import UserError
 
 SOURCES = recipes.ROOT / "docs" / "site"
 PAGES = {"index": "Welcome", "schedule": "Schedule", "resources": "Resources", "grading": "Grading"}
-OF_THE_COURSE = ("course", "term", "office_hours", "office_hours_when", "timezone", "late")
+OF_THE_COURSE = ("course", "term", "office_hours", "office_hours_when", "timezone")
 COMING, OPEN, CLOSED = "coming", "open", "closed"
 WHOLE_MINUTE = timedelta(seconds=60)  # work is due at the end of 23:59
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s]+)\)")
@@ -92,7 +92,13 @@ def sources(starters: list[tuple[Recipe, Build]], now: datetime) -> dict[str, by
     data: dict[str, Any] = {
         name: course.get(name) or None for name in OF_THE_COURSE
     }  # in Jekyll "" and 0 count as true
-    data |= {"commit": starters[0][1].commit, "assignments": {}, "events": [], "measured": measured()}
+    data |= {
+        "late_work": handout.late_work(course.get("late", {})) or None,
+        "commit": starters[0][1].commit,
+        "assignments": {},
+        "events": [],
+        "measured": measured(),
+    }
     for recipe, made in sorted(starters, key=lambda pair: str(pair[0].term["due"])):
         one = data["assignments"][recipe.name] = assignment_facts(recipe, now)
         data["events"] += one.pop("events")

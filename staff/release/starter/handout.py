@@ -38,6 +38,19 @@ def long_date(when: datetime) -> str:
     return f"{when:%A}, {when.day} {when:%B %Y, %H:%M}"
 
 
+def late_work(late: dict[str, float]) -> str:
+    """What a late hand-in costs, from the table that the gradebook computes with; '' without one."""
+    told = []
+    if late.get("free_days"):
+        told.append(f"you have {show(late['free_days'])} free days in the term, used up in the order of the due dates")
+    if late.get("percent_per_day"):
+        then = "after them each" if told else "each"
+        told.append(f"{then} day that has begun costs {show(late['percent_per_day'])}% of the points earned")
+    if "hard_end_days" in late:
+        told.append(f"more than {show(late['hard_end_days'])} days late a hand-in earns nothing")
+    return f"Late work: {'; '.join(told)}." if told else ""
+
+
 def fill(template: str, facts: dict[str, str], name: str) -> str:
     """Replace each {{fact}}; UserError for one that does not exist."""
     unknown = sorted({match[1] for match in PLACEHOLDER.finditer(template)} - set(facts))
@@ -61,6 +74,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "team_size": str(recipe.course["team_size"]),
         "office_hours": recipe.course["office_hours"],
         "due": due_date(recipe),
+        "late_work": late_work(recipe.course.get("late", {})),
         "analysis_points": show(analysis),
         "extra_credit_points": show(grader.get("extra_points", 0)),
         "all_points": show(sum(points.values()) + analysis),
