@@ -55,12 +55,15 @@ def build_parser() -> OneLineParser:
 def main() -> None:
     """Parse, collect the sources, run Jekyll, write both folders."""
     args = build_parser().parse_args()
+    places = (args.out.with_name(f"{args.out.name}_sources"), args.out)
+    for folder in places:
+        release.check_target(folder)
     course = recipes.read_toml(recipes.FOLDER / "course.toml")
     now = read_time(args.at, facts.zone(course.get("timezone", "")))
     all_recipes = [recipes.load(name) for name in recipes.assignments()]
     written = sources([(recipe, starter(recipe)) for recipe in all_recipes], now)
     commit = commit_of(all_recipes[0])
-    for folder, files in ((args.out.with_name(f"{args.out.name}_sources"), written), (args.out, render(written))):
+    for folder, files in zip(places, (written, render(written)), strict=True):
         files = {**files, release.RELEASE_FILE: release.manifest(files, "site", commit)}
         kept = release.write_release(folder, files)
         print(
@@ -131,6 +134,10 @@ def assignment_facts(recipe: Recipe, now: datetime) -> dict[str, Any]:
         state = COMING
     if released is not None:
         events.append((facts.in_zone(released, zone), f"[{title}]({page}) appears"))
+        if events[1][0] > due:
+            raise UserError(
+                f"{recipe.name} is released on {released}, after its due date, {term['due']}: correct the dates"
+            )
         found |= {"released": handout.long_date(released), "released_iso": released.isoformat()}
     found |= {"state": state, "due": handout.long_date(term["due"]), "due_iso": term["due"].isoformat()}
     found |= {"due_timezone": term["due_timezone"], "limits": handout.grading_limits(points)}

@@ -7,6 +7,7 @@ import fnmatch
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class Recipe:
         facts = self.course.get(self.name, self.points.get("course"))
         if facts is None:
             raise UserError(f"{self.name} has no due date: write [{self.name}] into course.toml")
+        for key in ("due", *{"released"} & set(facts)):
+            if not isinstance(facts.get(key), datetime):
+                given = repr(facts[key]) if key in facts else "missing"
+                raise UserError(f"{key} of {self.name} is {given}; write a date with its time, as 2027-10-08T23:59:00")
         return facts
 
     @property

@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
@@ -89,9 +89,18 @@ def test_an_assignment_without_a_release_date_stays_closed(starters):
     one, _made = starters[0]
     term = {key: value for key, value in one.term.items() if key != "released"}
     without = dataclasses.replace(one, course={**one.course, one.name: term})
-    later = facts.in_zone(one.term["due"], None) + 100 * DAY
+    later = facts.in_zone(one.term["due"], facts.zone(one.course["timezone"])) + 100 * DAY
     assert site.assignment_facts(without, later)["state"] == site.COMING
     assert site.assignment_facts(one, later)["state"] == site.CLOSED
+
+
+def test_a_release_after_the_due_date_is_refused(starters):
+    one, _made = starters[0]
+    term = {**one.term, "released": one.term["due"] + DAY}
+    with pytest.raises(UserError, match=f"^{one.name} is released on .*, after its due date, .*: correct the dates$"):
+        site.assignment_facts(
+            dataclasses.replace(one, course={**one.course, one.name: term}), datetime.now().astimezone()
+        )
 
 
 @pytest.mark.parametrize(("time", "banner"), [("during", "Due"), ("after", "Was due")])
