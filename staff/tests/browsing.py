@@ -26,6 +26,11 @@ def show(browser, width: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
+def width_of(browser) -> int:
+    """Width of the page in pixels (window.innerWidth would grow with it on a telephone)."""
+    return browser.execute_script("return document.documentElement.scrollWidth")
+
+
 def keys(browser, text: str) -> None:
     """Typed as a person does, wherever the focus is."""
     from selenium.webdriver import ActionChains

@@ -20,7 +20,7 @@ from staff.release import site
 from staff.release.make_starter import starter
 from staff.release.starter import recipe as recipes
 from staff.release.starter import release
-from staff.tests.browsing import keys, show
+from staff.tests.browsing import keys, show, width_of
 from tests.sweeps.cluster.needs import need
 from toolkit.errors import UserError
 
@@ -158,12 +158,11 @@ return [one.getBoundingClientRect().left, getComputedStyle(one).outlineStyle];""
 def test_pages_fit_the_screen_and_need_no_mouse(sites, browser, tmp_path):
     folder = tmp_path / "site"
     release.write_release(folder, sites["during"])
-    width = "return document.documentElement.scrollWidth - window.innerWidth"
     for screen in (390, 1280):
         show(browser, screen)
         for name, _page in pages(sites["during"]):
             browser.get(f"{folder.as_uri()}/{name}")
-            assert browser.execute_script(width) <= 0, f"{name} is wider than {screen} pixels"
+            assert width_of(browser) <= screen, name
     reached = []
     links = browser.execute_script("return document.links.length")
     while len(set(reached)) < links and len(reached) < 3 * links:
