@@ -32,7 +32,7 @@ REINSTALL_TORCH = "python -m pip uninstall -y torch torchvision, then " + INSTAL
 MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL", "opencv-python": "cv2"}
 STEP = "\0step "  # how the second process tells the first what it is about to do
 GIGABYTE = 1e9
-ENOUGH_DISK, LITTLE_DISK = 2 * GIGABYTE, 0.2 * GIGABYTE  # the full PathMNIST is 0.2 GB, a run folder a few MB
+ENOUGH_DISK, LITTLE_DISK = 2 * GIGABYTE, 0.2 * GIGABYTE  # a data set has 0.2 GB, a run folder a few MB
 GPU_PACKAGES, CPU_PACKAGES = 6.5 * GIGABYTE, 1.5 * GIGABYTE  # installed; pip brings the GPU libraries on Linux only
 ENOUGH_MEMORY = 2 * GIGABYTE
 NETWORK_LIMIT_S = 3.0
@@ -71,7 +71,7 @@ def check_python() -> None:
     else:
         ok("Python", f"{version} on {platform.system()} {platform.machine()}")
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
-        warn("Python", "no virtual environment is active", "make one: conda create -n tissue python=3.11 (README.md)")
+        warn("Python", "no virtual environment is active", "make one: conda create -n course python=3.11 (README.md)")
 
 
 def requirements(path: Path) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""PathMNIST loaders for Part 1: nine kinds of colorectal tissue, 28 x 28 pixels.
+"""PathMNIST loaders for Part 1: images of 28 x 28 pixels in nine classes.
 
 Provided. Images stay one uint8 tensor in memory, on the GPU if there is one; a standard DataLoader fetches whole
 batches, and training batches are augmented at once.

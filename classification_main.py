@@ -1,4 +1,4 @@
-"""Part 1: train a tissue classifier on PathMNIST and report what it can do. Provided.
+"""Part 1: train a classifier on PathMNIST and report what it can do. Provided.
 
 python classification_main.py --model_name cnn --num_epochs 1 --max_steps_per_epoch 100 --seed 3
 """
@@ -22,7 +22,7 @@ TASK = "classification"
 
 def build_parser() -> OneLineParser:
     """The flags of this script; nothing heavy is imported for --help."""
-    parser = OneLineParser(description="Train a tissue classifier on PathMNIST (Part 1).")
+    parser = OneLineParser(description="Train a classifier on PathMNIST (Part 1).")
     add_training_flags(parser, ("linear", "mlp", "cnn"), model_name="mlp", augment="flips")
     parser.add_argument(
         "--label_smoothing",

@@ -1,4 +1,4 @@
-"""Part 1: a linear model, an MLP and a CNN that tell nine kinds of tissue apart.
+"""Part 1: a linear model, an MLP and a CNN that tell nine classes of images apart.
 
 GRADED: TODO 1.0 (linear), 1.1 (MLP), 1.2 (CNN). Every model takes images (B, 3, 28, 28) in [-1, 1] and returns logits
 (B, num_classes): no softmax, because the cross-entropy loss contains it.
@@ -65,7 +65,7 @@ class CNNModel(nn.Module):
     def __init__(self, num_classes: int = 9) -> None:
         super().__init__()
         # Hint: conv_block (convolution, BatchNorm, ReLU), or blocks of your own, with pooling between them; more
-        # channels where the map is smaller. The position of the tissue in the image says nothing about its class.
+        # channels where the map is smaller. Where a pattern lies in the image says nothing about its class.
         # BEGIN SOLUTION 1.2: define the layers of the CNN
         self.features = nn.Sequential(
             conv_block(IMAGE_SHAPE[0], 64),

@@ -1,4 +1,4 @@
-"""Part 2: train a model that finds boxes drawn over PathMNIST tissue, and report what it can do. Provided.
+"""Part 2: train a model that finds boxes drawn over PathMNIST images, and report what it can do. Provided.
 
 python segmentation_main.py --model_name unet --num_epochs 1 --max_steps_per_epoch 100 --seed 3
 """
@@ -23,12 +23,15 @@ TASK = "segmentation"
 
 def build_parser() -> OneLineParser:
     """The flags of this script; nothing heavy is imported for --help."""
-    parser = OneLineParser(description="Train a model that finds boxes drawn over tissue (Part 2).")
+    parser = OneLineParser(description="Train a model that finds boxes drawn over images (Part 2).")
     add_training_flags(parser, ("linear", "mlp", "cnn", "unet"), model_name="unet", augment="none")
     parser.add_argument("--bce_weight", type=in_range(float, 0), default=0.5, help="cross-entropy's part in the loss")
     parser.add_argument("--dice_weight", type=in_range(float, 0), default=0.5, help="Dice loss's part in the loss")
     parser.add_argument(
-        "--border", choices=("original", "in_range"), default="original", help="in_range: colours that tissue has too"
+        "--border",
+        choices=("original", "in_range"),
+        default="original",
+        help="in_range: colours that the images have too",
     )
     add_data_flags(parser)
     add_machine_and_output_flags(parser)

@@ -1,4 +1,4 @@
-"""Part 2: models that find the box in a tissue image, and the losses they are trained with.
+"""Part 2: models that find the box in an image, and the losses they are trained with.
 
 GRADED: TODO 2.0 (linear), 2.1 (MLP), 2.2 (CNN), 2.3 (U-Net), 2.4 (Dice loss), 2.5 (combined loss). Every model takes
 images (B, 3, 28, 28) and returns probabilities (B, 1, 28, 28) in [0, 1].

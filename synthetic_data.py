@@ -1,4 +1,4 @@
-"""Colored boxes drawn over PathMNIST tissue, with their masks, for Part 2. Provided.
+"""Colored boxes drawn over PathMNIST images, with their masks, for Part 2. Provided.
 
 The box: sides 8 to 14 pixels, uniform place, a border one pixel thick; the mask is the whole rectangle with its border.
 The border's colour is, for each channel, ±(0.7 .. 1.0) written on the [0, 1] image *before* Normalize(0.5, 0.5), so it
@@ -55,7 +55,7 @@ class SegmentationDataGenerator:
         return dict(zip(("x", "y", "width", "height"), boxes[0].tolist(), strict=True))
 
     def add_box_to_image(self, image: torch.Tensor, box_info: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw one box on `image` (3, H, W) float in [0, 1] → (image (3, H, W), mask (1, H, W) of 0 and 1)."""
+        """Draw one box on `image` (C, H, W) float in [0, 1] → (image (C, H, W), mask (1, H, W) of 0 and 1)."""
         box = torch.tensor([[box_info[name] for name in ("x", "y", "width", "height")]])
         color = self.colors(torch.rand(1, UNIFORMS_PER_BOX, generator=self.generator))
         images, masks = self.draw(torch.as_tensor(image)[None].float(), box, color)
@@ -78,10 +78,11 @@ class SegmentationDataGenerator:
     def draw(
         self, images: torch.Tensor, boxes: torch.Tensor, colors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a box on each image: (B, 3, H, W), (B, 4), (B, 3) → images (B, 3, H, W), masks float32 (B, 1, H, W)."""
+        """Draw a box on each image: (B, C, H, W), (B, 4), (B, 3) → images (B, C, H, W), masks float32 (B, 1, H, W)."""
         outer = self._inside(boxes, inset=0)
         border = outer & ~self._inside(boxes, inset=1)
-        return torch.where(border, colors[:, :, None, None], images), outer.float()
+        colors = colors[:, : images.shape[1], None, None]  # (B, C, 1, 1); a grey image takes the first
+        return torch.where(border, colors, images), outer.float()
 
     def _inside(self, boxes: torch.Tensor, inset: int) -> torch.Tensor:
         """Where the boxes (B, 4), shrunk by `inset` pixels on each side, cover the image: bool (B, 1, H, W)."""
@@ -101,7 +102,7 @@ class PathMNISTBoxDataset(SeededDataset):
 
     transform: turns a float image (3, 28, 28) in [0, 1] with its box into the input of the model; the default is
     Normalize(0.5, 0.5). download: False never touches the network. Keyword-only: seed, border (see the module's text),
-    augmentation of the tissue before the box is drawn, device, and `source` or `dataset` and `mirror` as for locate.
+    augmentation of the image before the box is drawn, device, and `source` or `dataset` and `mirror` as for locate.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class PathMNISTBoxDataset(SeededDataset):
         """Stacked dict of image (B, 3, 28, 28), mask (B, 1, 28, 28), pathmnist_label (B,) and has_box (B,)."""
         self._read()
         chosen = torch.as_tensor(indices)
-        images = self._pixels.index_select(0, chosen.to(self.device)).permute(0, 3, 1, 2)  # uint8 (B, 3, H, W)
+        images = self._pixels.index_select(0, chosen.to(self.device)).permute(0, 3, 1, 2)  # uint8 (B, C, H, W)
         if self.augmentation is not None:
             images = self.augmentation.geometry(images, self.generator)
         images = torch.div(images.contiguous(), 255)  # contiguous, so that a model may say images.view(B, -1)
@@ -174,7 +175,7 @@ class PathMNISTBoxDataset(SeededDataset):
         """Read the images at first use, so that a test set is read only if it is used."""
         if self._pixels is None:
             split = self.source.read(self.split, unlabelled=True)
-            self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)  # (N, H, W, 3)
+            self._pixels = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)  # (N, H, W, C)
             self._labels = split.labels.to(self.device)
 
 

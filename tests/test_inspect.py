@@ -53,7 +53,7 @@ def inspected(monkeypatch, capsys):
         monkeypatch.setattr(classification_models, "get_model", lambda name: model)
         monkeypatch.setattr(segmentation_models, "get_segmentation_model", lambda name: model)
         masks = (torch.rand(8, 1, 28, 28) > 0.5).float()
-        batch = (torch.rand(8, 3, 28, 28) - 0.5, torch.arange(8) if task == "classification" else masks)
+        batch = (torch.rand(8, 3, 28, 28) - 0.5, torch.arange(8) if task == "classification" else masks, 9)
         monkeypatch.setattr(inspect, "load_batch", lambda task, count: batch)
         monkeypatch.setattr("sys.argv", ["inspect", "cnn", "--task", task, *arguments])
         inspect.main()

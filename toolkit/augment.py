@@ -65,7 +65,7 @@ class Augmentation:
         uniform = torch.rand(B, C + 1, generator=generator).mul_(2).sub_(1)
         uniform = uniform.to(images.device)[:, :, None, None]  # (B, C + 1, 1, 1)
         # One number per image and channel, not per pixel: a stain is stronger or weaker on the whole slide.
-        # White (+1) is glass without tissue and stays white: the gain scales the distance from it, as stain does.
+        # White (+1) is glass with nothing on it and stays white: the gain scales the distance from it, as stain does.
         gain = 1 + self.stain_jitter * uniform[:, :C]
         offset = self.brightness_jitter * uniform[:, C:]
         return images.sub_(1).mul_(gain).add_(1).add_(offset).clamp_(-1, 1)
@@ -78,13 +78,13 @@ class Augmentation:
 def named_augmentation(name: str) -> Augmentation:
     """Return the augmentation called 'none', 'flips', 'standard' (symmetries, crop) or 'strong' (and colour)."""
     check_choice("augment", name, NAMES)
-    # A slice of tissue has no up, down, left or right, so every symmetry gives an image that could have been taken. For
-    # photographs or chest X-rays, where up is up, 'flips' and 'standard' would teach what never occurs.
+    # A slice under a microscope has no up, down, left or right, so every symmetry gives an image that could have been
+    # taken. For photographs or chest X-rays, where up is up, 'flips' and 'standard' would teach what never occurs.
     if name == "none":
         return Augmentation(flips=False)
     if name == "flips":
         return Augmentation()
-    if name == "standard":  # 2 pixels of 28: the tissue moves a little, and its class stays what it was
+    if name == "standard":  # 2 pixels of 28: what is shown moves a little, and its class stays what it was
         return Augmentation(turns=True, crop_padding=2)
     # For long schedules, which would otherwise learn the training images by heart.
     return Augmentation(turns=True, crop_padding=4, stain_jitter=0.2, brightness_jitter=0.1)

@@ -85,9 +85,9 @@ def show_layers(model: Any, images: Any) -> Any:
     return output
 
 
-def check_output(task: str, output: Any, count: int) -> None:
+def check_output(task: str, output: Any, count: int, num_classes: int) -> None:
     """UserError if the result has the wrong shape or is of the wrong kind."""
-    wanted = (count, 9) if task == "classification" else (count, 1, 28, 28)
+    wanted = (count, num_classes) if task == "classification" else (count, 1, 28, 28)
     if tuple(getattr(output, "shape", ())) != wanted:
         raise UserError(f"the model returned {shape_of(output)}; expected {wanted}")
     if task == "classification" and (output.sum(dim=1) - 1).abs().max() < 1e-4 and output.min() >= 0:
@@ -150,13 +150,16 @@ def explain(loss: float, evaluated: float, guessing: float) -> str:
     return "learned by heart: the model can learn. If real training fails, look at the loop, the loss and the data"
 
 
-def load_batch(task: str, count: int) -> tuple[Any, Any]:
-    """Images and labels or masks of one training batch, not augmented; from data/ or the bundled sample."""
+def load_batch(task: str, count: int) -> tuple[Any, Any, int]:
+    """Images and labels or masks of one training batch, not augmented, and the number of classes.
+
+    From data/ or the bundled sample.
+    """
     source = inspect("pathmnist") or locate("pathmnist", dataset="sample")
     if task == "classification":
-        return next(iter(create_pathmnist_dataloaders(count, source=source, augment="none")[0]))
+        return *next(iter(create_pathmnist_dataloaders(count, source=source, augment="none")[0])), source.num_classes
     batch = next(iter(create_box_dataloaders(count, source=source)[0]))
-    return batch["image"], batch["mask"]
+    return batch["image"], batch["mask"], source.num_classes
 
 
 def main() -> None:
@@ -179,12 +182,12 @@ def main() -> None:
     models = importlib.import_module(f"{task}_models")
     get_model = models.get_model if task == "classification" else models.get_segmentation_model
     model = build_model(get_model, args.model_name, model_args=args.model_args)
-    images, wanted = load_batch(task, args.batch_size)
+    images, wanted, num_classes = load_batch(task, args.batch_size)
     print(f"{task}: {args.model_name} on images {shape_of(images)}")
-    check_output(task, show_layers(model, images), len(images))
+    check_output(task, show_layers(model, images), len(images), num_classes)
     if args.overfit:
         loss_of = F.cross_entropy if task == "classification" else F.binary_cross_entropy
-        guessing = math.log(9 if task == "classification" else 2)
+        guessing = math.log(num_classes if task == "classification" else 2)
         print(f"\ntraining on these {len(images)} images alone; guessing costs {guessing:.3f} nats")
         chosen = (args.steps, args.learning_rate, args.tensorboard)
         loss = overfit(model, lambda output: loss_of(output, wanted), images, *chosen)

@@ -185,8 +185,8 @@ def locate(
 def official_test(source: Source) -> Source:
     """Where the test images that a result is reported on are.
 
-    For an official file that is the file itself. The bundled PathMNIST sample is from one centre; with it staff have a
-    tenth of the official test split, which is from another one. A student's copy has no test images at all.
+    For an official file that is the file itself. Staff may have official test images of a bundled sample in a file of
+    their own ("test_of" in the manifest), from another centre than the sample. A student's copy has none at all.
     """
     copy = bundled_test_of(source.name)
     if copy is None:

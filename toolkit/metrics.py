@@ -112,20 +112,20 @@ def _headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float 
 def final_box_report(
     model: nn.Module, loader: Any, device: torch.device, class_names: Sequence[str], validation_iou: float
 ) -> dict[str, Any]:
-    """What `--evaluate_test` reports of a network that finds boxes: IoU on each tissue, 95 % interval, gap.
+    """What `--evaluate_test` reports of a network that finds boxes: IoU on each class, 95 % interval, gap.
 
     The IoU of an image is that of its mask at 0.5 with the true one; two empty masks count as 1.
     """
-    scores, tissues = [], []
+    scores, labels = [], []
     with evaluating(model):
         for batch in loader:
             predicted, true = model(batch["image"].to(device)).float() > 0.5, batch["mask"].to(device) > 0.5
             both, either = ((predicted & true).sum((1, 2, 3)), (predicted | true).sum((1, 2, 3)))  # (B,)
             scores.append(torch.where(either > 0, both / either.clamp(min=1), 1.0).cpu())
-            tissues.append(batch["pathmnist_label"].cpu())
-    iou, tissue = torch.cat(scores).double().numpy(), torch.cat(tissues).numpy()
+            labels.append(batch["pathmnist_label"].cpu())
+    iou, label = torch.cat(scores).double().numpy(), torch.cat(labels).numpy()
     intervals = bootstrap_intervals(lambda rows: {"mean_iou": iou[rows].mean()}, np.arange(len(iou)), REPLICATES, 0)
-    known = [(name, iou[tissue == number]) for number, name in enumerate(class_names)]
+    known = [(name, iou[label == number]) for number, name in enumerate(class_names)]
     return {
         "intervals": intervals,
         "mean_iou_of_each_class": {name: float(values.mean()) for name, values in known if len(values)},

@@ -181,7 +181,7 @@ def mask_predictions(
 def box_samples(items: Sequence[Mapping[str, Any]], path: str | os.PathLike | None = None) -> Figure:
     """Image and mask of each item of PathMNISTBoxDataset, one below the other."""
     figure = new_figure(1.9 * len(items) + 0.4, 4.4)
-    figure.suptitle(f"tissue with a drawn box, and its mask, n = {len(items)}")
+    figure.suptitle(f"images with a drawn box, and its mask, n = {len(items)}")
     for item, (top, bottom) in zip(items, figure.subplots(2, len(items), squeeze=False).T, strict=True):
         _show(top, item["image"])
         bottom.imshow(item["mask"][0].cpu().numpy(), cmap="gray", vmin=0, vmax=1)

@@ -171,7 +171,8 @@ def measure(name: str) -> str:
     seen = f"{len(scores):,} of {len(loader.dataset):,} images of {source.name}"
     names = {"asked for": HAND_IN, "long schedule": LONG, "extra credit": EXTRA_CREDIT}
     wanted = ", ".join(f"{what} {values[task]}" for what, values in names.items() if task in values)
-    return f"{model_name}, {metric} {scores.mean():.4f}{recorded} on {seen}; on the full set: {wanted}"
+    goals = f"; on the full set: {wanted}" if wanted else ""
+    return f"{model_name}, {metric} {scores.mean():.4f}{recorded} on {seen}{goals}"
 
 
 def answer_all() -> None:

@@ -255,7 +255,7 @@ def main() -> int:
     found, others = find_entries(folder, out)
     if arguments.require and (reason := sandbox.check_layer(arguments.require)):
         raise UserError(f"--require {arguments.require}: {reason}")
-    data = HiddenData.find(arguments.data_root).source.path if assignment.hidden_data else None
+    data = HiddenData.find(arguments.data_root, assignment.dataset.flag).source.path if assignment.dataset else None
     of_term = term.find(folder)
     if of_term and folder.name in assignments.names() and folder.name != assignment.name:
         raise UserError(

@@ -195,7 +195,8 @@ def _with_overrides(grade: Grade, assignment: Assignment) -> tuple[float, float]
 
 def _earned(todo: dict[str, Any], test: str, assignment: Assignment) -> float:
     """What a check has earned: its share of its TODO's points, if the TODO has any and the check passed."""
-    weights = {check.test: check.weight for check in assignment.find(test)[0].checks}
+    counted = {check["test"] for check in todo["checks"] if check.get("counts", True)} | {test}
+    weights = {check.test: check.weight for check in assignment.find(test)[0].checks if check.test in counted}
     passed = {check["test"] for check in todo["checks"] if check["status"] == "passed"}
     return todo["max"] * weights[test] / sum(weights.values()) if todo["points"] and test in passed else 0.0
 

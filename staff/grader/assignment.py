@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from staff.grader import dataset as datasets
 from staff.grader.client import CheckFailed
+from staff.grader.dataset import REFERENCE, DataSet
 from toolkit.errors import UserError, check_choice
 
 try:
@@ -87,7 +89,7 @@ class Assignment:
     gates: dict[str, dict[str, Gate]]  # by data kind, then by name
     request_s: float
     submission_s: float
-    hidden_data: bool = True  # False: all checks draw their own data
+    dataset: DataSet | None = None  # None: all checks draw their own data
     history: dict | None = None  # how the repository's history is judged, see other_work.judge_history
 
     @property
@@ -104,6 +106,12 @@ class Assignment:
                 if path.is_file() and "__pycache__" not in path.parts and name not in self.files:
                     found[name] = path
         return found
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """Channels and number of classes that the student's models are made for."""
+        layout = (self.dataset or DataSet(REFERENCE)).layout
+        return layout.channels, layout.num_classes
 
     @property
     def points(self) -> float:
@@ -136,20 +144,14 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/assignment.toml"))
 
 
-def load(name: str) -> Assignment:
-    """Read and check an assignment. UserError for an unknown one or a file that contradicts itself."""
+def load(name: str, flag: str | None = None) -> Assignment:
+    """Read and check an assignment. UserError for an unknown one or a file that contradicts itself.
+
+    flag: of a data set in the place of the assignment's own.
+    """
     check_choice("assignment", name, names())
     with open(FOLDER / name / "assignment.toml", "rb") as file:
         content = tomllib.load(file)
-    todos = [_todo(entry) for entry in content["todo"]]
-    gates: dict[str, dict[str, Gate]] = {"full": {}, "sample": {}}
-    for gate_name, entry in content.get("gate", {}).items():
-        for kind in gates:
-            if kind in entry:
-                settings = {key: entry[key] for key in ("grey", "tries", "timeout_s", "above") if key in entry}
-                # What was measured on the sample says nothing about gates of the full set.
-                known = {who: entry[who] for who in ("reference", "alternates") if kind == "sample" and who in entry}
-                gates[kind][gate_name] = Gate(name=gate_name, value=entry[kind], evidence=known, **settings)
     limits = content["limits"]
     assignment = Assignment(
         name=name,
@@ -157,15 +159,32 @@ def load(name: str) -> Assignment:
         files=content["files"],
         provided=content["provided"],
         tests=FOLDER / name / "graded_tests",
-        todos=todos,
-        gates=gates,
+        todos=[_todo(entry) for entry in content["todo"]],
+        gates=gates_of(content.get("gate", {})),
         request_s=limits["request_s"],
         submission_s=limits["submission_s"],
-        hidden_data=content.get("hidden_data", True),
+        dataset=datasets.of_assignment(name, content, flag),
         history=content.get("history"),
     )
     _check(assignment, content["points"], content.get("extra_points", 0))
     return assignment
+
+
+def gates_of(entries: dict[str, dict]) -> dict[str, dict[str, Gate]]:
+    """Kind of data -> name -> gate. The reference set has two kinds, full and sample; others are called as results are.
+
+    What was measured on one kind says nothing about the gates of another.
+    """
+    gates: dict[str, dict[str, Gate]] = {}
+    for name, entry in entries.items():
+        settings = {key: entry[key] for key in ("grey", "tries", "timeout_s", "above") if key in entry}
+        kinds = {kind: own for kind, own in entry.items() if isinstance(own, dict) and "value" in own}
+        kinds |= {"full": {"value": entry["full"]}} if "full" in entry else {}
+        kinds |= {"sample": {**entry, "value": entry["sample"]}} if "sample" in entry else {}
+        for kind, own in kinds.items():
+            known = {who: own[who] for who in ("reference", "alternates") if who in own}
+            gates.setdefault(kind, {})[name] = Gate(name=name, value=own["value"], evidence=known, **settings)
+    return gates
 
 
 def _todo(entry: dict) -> Todo:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pytest
 
-from staff.grader.assignment import Assignment, Check, Todo
+from staff.grader.assignment import Assignment, Check, Gate, Todo
 from staff.grader.client import CheckFailed, Incident, StudentError, StudentProcess, clean
 from staff.grader.hidden import HiddenData
 from staff.grader.sandbox import Place, SandboxError
@@ -24,6 +24,24 @@ NOT_STARTED = "NotImplementedError"
 NONSENSE = "your process gave a nonsensical answer, or one of an unexpected size or kind"
 # What no answer can cause: these are faults of the check itself, whatever came before.
 OWN_FAULTS = (NameError, ImportError, SyntaxError, AssertionError)
+
+
+UNCALIBRATED = "uncalibrated: not counted, because no threshold was measured on {} yet"
+
+
+class NotCounted(Exception):
+    """A check that neither earns points nor costs any; the text says why."""
+
+
+class Gates(dict):
+    """Name -> gate for one kind of data; NotCounted for one that was not calibrated on it."""
+
+    def __init__(self, gates: dict[str, Gate], kind: str) -> None:
+        super().__init__(gates)
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Gate:
+        raise NotCounted(UNCALIBRATED.format(self.kind))
 
 
 class Stopped(BaseException):
@@ -46,6 +64,7 @@ class Outcome:
     seconds: float = 0.0
     measured: list[dict] = field(default_factory=list)
     is_about_code: bool = True  # False for a file that is missing, an import that failed, a process that ended
+    counts: bool = True  # False for a check that neither earns nor costs points
 
 
 class GradingPlugin:
@@ -96,9 +115,12 @@ class GradingPlugin:
         return self.hidden_data
 
     @pytest.fixture
-    def gates(self):
-        """Thresholds that belong to the data at hand."""
-        return self.assignment.gates[self.hidden_data.kind]
+    def gates(self) -> Gates:
+        """Thresholds that belong to the data at hand. NotCounted, whatever else is wrong, where there are none."""
+        kind = self.hidden_data.kind
+        if kind not in self.assignment.gates:
+            raise NotCounted(UNCALIBRATED.format(kind))
+        return Gates(self.assignment.gates[kind], kind)
 
     @pytest.fixture
     def record(self):
@@ -190,6 +212,8 @@ class GradingPlugin:
             return Outcome(todo, check, "passed")
         if isinstance(error, pytest.skip.Exception):
             return Outcome(todo, check, "skipped", str(error))
+        if isinstance(error, NotCounted):
+            return Outcome(todo, check, "skipped", str(error), counts=False)
         if isinstance(error, StudentError):
             if error.kind == NOT_STARTED and error.message.startswith("TODO"):
                 if error.message.replace(":", " ").split()[1:2] == [todo.id]:
@@ -220,12 +244,13 @@ test_name.__test__ = False
 def score_todo(todo: Todo, outcomes: dict[str, Outcome]) -> dict:
     """{'id', 'title', 'points', 'max', 'status', 'checks': [...]} of one TODO."""
     found = [outcomes.get(check.test) or Outcome(todo, check, "skipped", "not run") for check in todo.checks]
-    passed = [outcome.status == "passed" for outcome in found]
-    core = all(ok for ok, check in zip(passed, todo.checks, strict=True) if check.core)
-    total = sum(check.weight for check in todo.checks)
-    earned = sum(check.weight for ok, check in zip(passed, todo.checks, strict=True) if ok) if core else 0.0
-    statuses = {outcome.status for outcome in found}
-    if all(passed):
+    counted = [outcome for outcome in found if outcome.counts]
+    passed = [outcome.check for outcome in counted if outcome.status == "passed"]
+    core = bool(counted) and all(outcome.check in passed for outcome in counted if outcome.check.core)
+    total = sum(outcome.check.weight for outcome in counted) or 1.0
+    earned = sum(check.weight for check in passed) if core else 0.0
+    statuses = {outcome.status for outcome in counted} or {"skipped"}
+    if core and len(passed) == len(counted):
         status = "passed"
     elif "not_started" in statuses:
         status = "not started"
@@ -249,7 +274,7 @@ def _check_entry(outcome: Outcome) -> dict:
     entry = asdict(outcome.check)
     entry |= {"status": outcome.status, "message": outcome.message, "frames": outcome.frames}
     entry |= {"seconds": round(outcome.seconds, 2), "measured": outcome.measured}
-    entry |= {"is_about_code": outcome.is_about_code}
+    entry |= {"is_about_code": outcome.is_about_code, "counts": outcome.counts}
     if outcome.status == "passed" or not outcome.is_about_code:
         entry["hint"] = ""
     return entry

@@ -35,7 +35,9 @@ def outcomes(results: dict[str, Any], assignment: Assignment) -> dict[str, Outco
         place = assignment.find(entry["test"])
         if place:
             known = {name: entry[name] for name in ("status", "message", "frames", "seconds", "measured")}
-            found[entry["test"]] = Outcome(*place, **known, is_about_code=entry.get("is_about_code", True))
+            found[entry["test"]] = Outcome(
+                *place, **known, **{name: entry.get(name, True) for name in ("is_about_code", "counts")}
+            )
     return found
 
 

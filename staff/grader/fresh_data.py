@@ -46,10 +46,10 @@ def batches(rng: Generator, count: int, steps: int, batch_size: int) -> np.ndarr
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
-def _patterns(rng: Generator, count: int) -> np.ndarray:
-    """Smooth random patterns (count, 3, 28, 28) with mean square 1: sums of a few waves."""
+def _patterns(rng: Generator, count: int, channels: int = 3) -> np.ndarray:
+    """Smooth random patterns (count, channels, 28, 28) with mean square 1: sums of a few waves."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
-    result = np.zeros((count, 3, SIDE, SIDE))
+    result = np.zeros((count, channels, SIDE, SIDE))
     for pattern in result.reshape(-1, SIDE, SIDE):
         for _ in range(4):
             fy, fx, phase = rng.uniform(-2.5, 2.5), rng.uniform(-2.5, 2.5), rng.uniform(0, 2 * np.pi)
@@ -60,12 +60,13 @@ def _patterns(rng: Generator, count: int) -> np.ndarray:
 class LinearTask:
     """Images made of a few patterns; the class is the largest of as many linear functions of their strengths."""
 
-    def __init__(self, rng: Generator, classes: int = 9, dimensions: int = 8) -> None:
-        self.rng, self.patterns = rng, _patterns(rng, dimensions)
+    def __init__(self, rng: Generator, classes: int = 9, channels: int = 3) -> None:
+        dimensions = min(8, classes)
+        self.rng, self.patterns = rng, _patterns(rng, dimensions, channels)
         self.directions = np.linalg.qr(rng.standard_normal((classes, classes)))[0][:, :dimensions]
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and labels (count,)."""
+        """Fresh images (count, channels, 28, 28) and labels (count,)."""
         strengths = self.rng.standard_normal((count, len(self.patterns)))
         return _mix(strengths, self.patterns, self.rng), (strengths @ self.directions.T).argmax(1).astype(np.int64)
 
@@ -81,11 +82,11 @@ class ProductTask:
 
     DISTRACTING = 16
 
-    def __init__(self, rng: Generator) -> None:
-        self.rng, self.patterns = rng, _patterns(rng, 4 + self.DISTRACTING)
+    def __init__(self, rng: Generator, channels: int = 3) -> None:
+        self.rng, self.patterns = rng, _patterns(rng, 4 + self.DISTRACTING, channels)
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and labels 0..3 (count,)."""
+        """Fresh images (count, channels, 28, 28) and labels 0..3 (count,)."""
         strengths = self.rng.standard_normal((count, 4))
         strengths = np.sign(strengths) * (0.5 + np.abs(strengths))
         first, second = strengths[:, 0] * strengths[:, 1] > 0, strengths[:, 2] * strengths[:, 3] > 0
@@ -95,10 +96,8 @@ class ProductTask:
 
 
 def _mix(strengths: np.ndarray, patterns: np.ndarray, rng: Generator) -> np.ndarray:
-    images = len(patterns) ** -0.5 * np.tensordot(strengths, patterns, 1) + 0.1 * rng.standard_normal(
-        (1, 3, SIDE, SIDE)
-    )
-    return images.astype(np.float32)
+    images = len(patterns) ** -0.5 * np.tensordot(strengths, patterns, 1)
+    return (images + 0.1 * rng.standard_normal((1, *patterns.shape[1:]))).astype(np.float32)
 
 
 class AnywhereTask:
@@ -111,22 +110,22 @@ class AnywhereTask:
 
     SIZE, COPIES = 5, 12
 
-    def __init__(self, rng: Generator, classes: int = 4) -> None:
+    def __init__(self, rng: Generator, classes: int = 4, channels: int = 3) -> None:
         self.rng = rng
-        pixels = rng.choice([-1.0, 1.0], (3, self.SIZE**2))
+        pixels = rng.choice([-1.0, 1.0], (channels, self.SIZE**2))
         orders = [pixels[:, rng.permutation(self.SIZE**2)] for _ in range(classes)]
-        self.stamps = np.stack(orders).reshape(classes, 3, self.SIZE, self.SIZE)
-        self.distracting = _patterns(rng, 24)
+        self.stamps = np.stack(orders).reshape(classes, channels, self.SIZE, self.SIZE)
+        self.distracting = _patterns(rng, 24, channels)
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and labels (count,)."""
+        """Fresh images (count, channels, 28, 28) and labels (count,)."""
         images, wanted = self.stamped(count, self.rng.integers(0, SIDE, (count, self.COPIES, 2)))
         beneath = _mix(self.rng.standard_normal((count, 24)), self.distracting, self.rng)
         return images + np.float32(0.7) * beneath, wanted
 
     def stamped(self, count: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Noise with the class's stamp at `places` (count, COPIES, 2), and the labels (count,)."""
-        images = 0.25 * self.rng.standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
+        images = 0.25 * self.rng.standard_normal((count, self.stamps.shape[1], SIDE, SIDE)).astype(np.float32)
         wanted = self.rng.integers(0, len(self.stamps), count)
         within = np.arange(self.SIZE)
         for image, label, corners in zip(images, wanted, places, strict=True):
@@ -142,12 +141,12 @@ class ElsewhereTask(AnywhereTask):
     images are right for 0.09 of the images, dense nets for at most 0.17 (chance: 0.25).
     """
 
-    def __init__(self, rng: Generator, classes: int = 4) -> None:
-        super().__init__(rng, classes)
+    def __init__(self, rng: Generator, classes: int = 4, channels: int = 3) -> None:
+        super().__init__(rng, classes, channels)
         self.odd = 0
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and labels (count,); after the first call at the other places."""
+        """Fresh images (count, channels, 28, 28) and labels (count,); after the first call at the other places."""
         places = self.rng.integers(0, SIDE, (count, self.COPIES, 2))
         places[..., 1] += (places.sum(axis=-1) + self.odd) % 2
         self.odd = 1
@@ -158,33 +157,36 @@ class FieldTask:
     """The mask is where a channel of smooth images is positive (`linear`), or where two channels agree in sign.
 
     `distracting`: the channels that do not decide are made of 40 patterns instead of 4. Then the masks of the nearest
-    training images reach an IoU of about 0.5 on the nonlinear task and 0.7 on the linear one.
+    training images reach an IoU of about 0.5 on the nonlinear task and 0.7 on the linear one. A grey image has no such
+    channels; its nonlinear task is where it agrees in sign with its own mirror image.
     """
 
-    def __init__(self, rng: Generator, linear: bool, distracting: bool) -> None:
-        self.rng, self.patterns = rng, _patterns(rng, 4)
-        self.deciding = 1 if linear else 2
-        self.distracting = _patterns(rng, 40)[:, self.deciding :] if distracting else None
+    def __init__(self, rng: Generator, linear: bool, distracting: bool, channels: int = 3) -> None:
+        self.rng, self.patterns = rng, _patterns(rng, 4, channels)
+        self.linear, self.deciding = linear, min(channels, 1 if linear else 2)
+        self.distracting = _patterns(rng, 40, channels)[:, self.deciding :] if distracting else None
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
+        """Fresh images (count, channels, 28, 28) and masks (count, 1, 28, 28)."""
         images = np.tensordot(self.rng.standard_normal((count, 4)), self.patterns, 1).astype(np.float32)
         if self.distracting is not None:
-            strengths = self.rng.standard_normal((count, 40)) * (0.5 if self.deciding == 1 else 1.0)
+            strengths = self.rng.standard_normal((count, 40)) * (0.5 if self.linear else 1.0)
             images[:, self.deciding :] = np.tensordot(strengths, self.distracting, 1)
-        inside = images[:, : self.deciding].prod(axis=1, keepdims=True) > 0
-        return images, inside.astype(np.float32)
+        signs = images[:, : self.deciding].prod(axis=1, keepdims=True)
+        if not self.linear and self.deciding == 1:
+            signs = signs * signs[..., ::-1]
+        return images, (signs > 0).astype(np.float32)
 
 
 class TextureTask:
     """The mask is a rectangle of checkerboard in noise of the same brightness: found by looking at neighbours."""
 
-    def __init__(self, rng: Generator) -> None:
-        self.rng = rng
+    def __init__(self, rng: Generator, channels: int = 3) -> None:
+        self.rng, self.channels = rng, channels
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
-        images = self.rng.choice([-1.0, 1.0], (count, 3, SIDE, SIDE)).astype(np.float32)
+        """Fresh images (count, channels, 28, 28) and masks (count, 1, 28, 28)."""
+        images = self.rng.choice([-1.0, 1.0], (count, self.channels, SIDE, SIDE)).astype(np.float32)
         board = ((np.indices((SIDE, SIDE)).sum(0) % 2) * 2 - 1).astype(np.float32)
         masks = np.zeros((count, 1, SIDE, SIDE), np.float32)
         for image, mask in zip(images, masks, strict=True):
@@ -199,10 +201,10 @@ class TextureTask:
 class CopyTask:
     """The mask is the sign of one channel of pure noise, pixel by pixel: trivial with a skip at full resolution."""
 
-    def __init__(self, rng: Generator) -> None:
-        self.rng = rng
+    def __init__(self, rng: Generator, channels: int = 3) -> None:
+        self.rng, self.channels = rng, channels
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh images (count, 3, 28, 28) and masks (count, 1, 28, 28)."""
-        images = noise(self.rng, count)
+        """Fresh images (count, channels, 28, 28) and masks (count, 1, 28, 28)."""
+        images = noise(self.rng, count, self.channels)
         return images, (images[:, :1] > 0).astype(np.float32)

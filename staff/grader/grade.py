@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -64,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     more.add_argument("--html", type=Path, metavar="FILE", help="one page for the student")
     how = parser.add_argument_group("how")
     how.add_argument("--require", choices=("bwrap", "user", "limits"), help="this sandbox layer or no grade")
-    how.add_argument("--data_root", "--data-root", default=str(ROOT / "data"), help="where the full PathMNIST may be")
+    how.add_argument("--data_root", "--data-root", default=str(ROOT / "data"), help="where the full data set may be")
+    how.add_argument("--dataset", metavar="FLAG", help="grade on this set of MedMNIST (default: the assignment's)")
     how.add_argument("--seed_file", "--seed-file", type=Path, help="secret seed: a text, or an earlier results.json")
     how.add_argument("--commit", default="", help="of a git repository: grade this commit (its whole number)")
     how.add_argument("--todo", nargs="+", metavar="ID", help="only these TODOs (with what they need), for debugging")
@@ -107,7 +107,10 @@ def assemble(place, assignment, files: dict[str, bytes]) -> None:
     for name, path in assignment.provided_files().items():
         target = place.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        content = path.read_bytes()
+        if assignment.dataset and name.endswith(".py"):
+            content = assignment.dataset.adapted(content.decode()).encode()
+        target.write_bytes(content)
     for name, content in files.items():
         target = place.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ def grade(arguments: argparse.Namespace) -> dict:
     """Grade as the arguments say and return the results. SandboxError if the submission cannot be confined."""
     started = time.monotonic()
     processes.guard_grader()
-    assignment = assignments.load(arguments.assignment)
+    assignment = assignments.load(arguments.assignment, arguments.dataset)
     assignment.check_names(arguments.todo, arguments.check)
     try:
         submission = read_submission(arguments.submission, assignment.files, arguments.commit)
@@ -143,7 +146,9 @@ def grade(arguments: argparse.Namespace) -> dict:
         raise NotReadable(clean(str(error))) from None
     before = earlier.read(arguments.onto, assignment, submission.digest()) if arguments.onto else None
     seed, notes = read_seed(arguments.seed_file), []
-    hidden = HiddenData.find(arguments.data_root, announce=notes.append) if assignment.hidden_data else None
+    hidden = None
+    if assignment.dataset:
+        hidden = HiddenData.find(arguments.data_root, assignment.dataset.flag, announce=notes.append)
     plugin, confined = confined_checks(arguments, assignment, submission, hidden, seed)
     if before:
         new = {test: outcome for test, outcome in plugin.outcomes.items() if plugin.is_asked(test)}
@@ -184,6 +189,7 @@ def confined_checks(arguments, assignment, submission, hidden, seed: int) -> tup
         budget = Budget(arguments.request_s or assignment.request_s, assignment.submission_s, arguments.restarts)
         process_class = DebuggedProcess if arguments.debug else StudentProcess
         process = process_class(place, layer, limits, budget, secret_paths)
+        process.channels, process.num_classes = assignment.images
         how = {"with_gates": not arguments.no_gates, "first_failure": arguments.first_failure}
         how |= {"only_checks": arguments.check}
         plugin = GradingPlugin(assignment, process, hidden, seed, arguments.todo, **how)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from staff.grader.dataset import REFERENCE
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate
 
@@ -18,7 +19,7 @@ EVALUATED_IMAGES = 1000  # at most, after repeating a small test set with other 
 
 
 def moved(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image (3, H, W) turned by a multiple of 90 degrees, perhaps mirrored, and shifted with its edge repeated."""
+    """Each image (C, H, W) turned by a multiple of 90 degrees, perhaps mirrored, and shifted with its edge repeated."""
     result = np.empty_like(images)
     height, width = images.shape[-2:]
     for i, image in enumerate(images):
@@ -39,14 +40,14 @@ def normalized(images: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Pool:
-    """Images uint8 (N, 3, 28, 28) and labels int64 (N,), -1 where there is none."""
+    """Images uint8 (N, C, 28, 28) and labels int64 (N,), -1 where there is none."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class HiddenData:
-    """Public training images and hidden test images of PathMNIST, from the full set or from the bundled sample."""
+    """Public training images and hidden test images of a data set, from the full set or from the bundled file."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -54,13 +55,15 @@ class HiddenData:
             raise UserError(f"{source.path} has no test images; the grader needs the staff's copy of the data")
 
     @classmethod
-    def find(cls, data_root: str, announce=print) -> HiddenData:
-        """PathMNIST in `data_root`, else the staff's bundled sample; never downloads."""
-        return cls(locate("pathmnist", data_root=data_root, download=False, announce=announce))
+    def find(cls, data_root: str, flag: str = REFERENCE, announce=print) -> HiddenData:
+        """The data set in `data_root`, else the staff's bundled file of it; never downloads."""
+        return cls(locate(flag, data_root=data_root, download=False, announce=announce))
 
     @property
     def kind(self) -> str:
-        """'full' or 'sample': which gates apply."""
+        """Which gates apply: 'full' or 'sample' of the reference set, else the name that results record."""
+        if self.source.flag != REFERENCE:
+            return self.source.name
         return "sample" if self.source.is_sample else "full"
 
     def pool(self, split: str, unlabelled: bool = False) -> Pool:
@@ -69,7 +72,7 @@ class HiddenData:
         return Pool(found.images.contiguous().numpy(), found.labels.numpy())
 
     def training(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` labelled training images, moved, float32 (count, 3, 28, 28) in [-1, 1], and labels."""
+        """`count` labelled training images, moved, float32 (count, C, 28, 28) in [-1, 1], and labels."""
         pool = self.pool("train")
         chosen = _passes(rng, len(pool.images), count)
         return normalized(moved(pool.images[chosen], rng)), pool.labels[chosen]
@@ -84,7 +87,7 @@ class HiddenData:
         return normalized(moved(pool.images[chosen], rng)), pool.labels[chosen]
 
     def boxes(self, rng: np.random.Generator, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images (count, 3, 28, 28) normalised, with one box each, and masks (count, 1, 28, 28)."""
+        """Images (count, C, 28, 28) normalised, with one box each, and masks (count, 1, 28, 28)."""
         import torch
 
         from synthetic_data import UNIFORMS_PER_BOX, SegmentationDataGenerator
@@ -93,8 +96,8 @@ class HiddenData:
         images = moved(pool.images[_passes(rng, len(pool.images), count)], rng)
         uniforms = torch.from_numpy(rng.random((count, UNIFORMS_PER_BOX)).astype(np.float32)).clamp(max=1 - 2**-24)
         drawer = SegmentationDataGenerator()
-        tissue = torch.from_numpy(images.astype(np.float32) / 255)
-        boxed, masks = drawer.draw(tissue, drawer.place(uniforms), drawer.colors(uniforms))
+        plain = torch.from_numpy(images.astype(np.float32) / 255)
+        boxed, masks = drawer.draw(plain, drawer.place(uniforms), drawer.colors(uniforms))
         return normalized(boxed.numpy()), masks.numpy()
 
 

@@ -22,10 +22,11 @@ import ast
 import hashlib
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from staff.grader.dataset import DataSet
 from staff.release.starter import recipe as recipes
 from staff.release.starter.handout import todo_key
 from staff.release.starter.markers import find_regions
@@ -79,6 +80,11 @@ class Variant:
         """Names of the files that differ from what it was made from; of a whole submission, all."""
         return tuple(name for name in sorted(self.files) if self.is_whole or self.files[name] != self.base[name])
 
+    def adapted(self, dataset: DataSet) -> Variant:
+        """The same for another data set."""
+        files, base = ({name: dataset.adapted(text) for name, text in of.items()} for of in (self.files, self.base))
+        return replace(self, files=files, base=base)
+
     def digest(self) -> str:
         """SHA-256 of its files."""
         text = "\0".join(f"{name}\0{self.files[name]}" for name in sorted(self.files))
@@ -94,8 +100,8 @@ def folder_of(assignment: str) -> Path:
 
 
 def reference(assignment: str = PROJECT2) -> dict[str, str]:
-    """Name and text of every graded file."""
-    recipe = recipes.load(assignment)
+    """Name and text of every graded file, as the sources have it: entries of the bank are changes to that."""
+    recipe = replace(recipes.load(assignment), dataset=None)
     return {name: recipe.read_text(name) for name in recipe.graded}
 
 
@@ -125,7 +131,8 @@ def load_bank(more: Iterable[Path] = (), assignment: str = PROJECT2, folder: Pat
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two entries of the bank are called {twice[0]}")
-    return variants
+    dataset = recipes.load(assignment).dataset
+    return [variant.adapted(dataset) for variant in variants] if dataset else variants
 
 
 def _read(path: Path) -> dict[str, Any]:

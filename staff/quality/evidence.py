@@ -51,6 +51,12 @@ def fit(values: Sequence[float], value: float, grey: float, tries: int) -> Evide
     return Evidence(len(values), round(mean, 4), round(sd, 4), round(min(values), 4), fails_once, fails)
 
 
+def largest_gate(values: Sequence[float], grey: float, tries: int) -> float:
+    """The largest threshold, in hundredths, that a correct solution misses more rarely than LARGEST_FALSE_FAILURE."""
+    hundredths = (number / 100 for number in range(99, 0, -1))
+    return next((value for value in hundredths if fit(values, value, grey, tries).fails < LARGEST_FALSE_FAILURE), 0.0)
+
+
 def _below(value: float, mean: float, sd: float, runs: int) -> float:
     """Predictive probability that one more value lies below `value`."""
     if sd == 0:

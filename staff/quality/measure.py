@@ -319,7 +319,7 @@ def main() -> int:
     bank = select(load_bank(arguments.mistakes, assignment.name), arguments.names, arguments.only_set)
     all_of_them = not arguments.quick or arguments.names or arguments.only_set
     bank = each_nth(bank, arguments.every or (1 if all_of_them else QUICK_EVERY))
-    data = HiddenData.find(str(ROOT / "data"), announce=print).source.path if assignment.hidden_data else None
+    data = HiddenData.find(str(ROOT / "data"), assignment.dataset.flag).source.path if assignment.dataset else None
     seeds = arguments.seeds or (1 if arguments.quick else ALTERNATE_SEEDS)
     tasks = plan(bank, arguments.quick, seeds, asked, assignment.name)
     with tempfile.TemporaryDirectory(prefix="measure-starter-") as starter:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from staff.release.starter import behaviour, contents, leaks, release, todos
+from staff.release.starter import behaviour, contents, leaks, release, todos, typed
 from staff.release.starter import recipe as recipes
 from staff.release.starter.build import build
 from staff.release.starter.markers import read_graded
@@ -40,7 +40,8 @@ def main() -> int:
     record = release.read_manifest(args.folder)
     if record is None:
         raise UserError(f"{args.folder} is not a release: it has no {release.RELEASE_FILE} of staff.make_starter")
-    recipe = recipes.load(record["assignment"], args.source.resolve() if args.source else recipes.ROOT)
+    source = args.source.resolve() if args.source else recipes.ROOT
+    recipe = recipes.load(record["assignment"], source, record.get("dataset"))
     found = release.read_folder(args.folder)
     failed = proved = 0
     for proof in all_proofs(recipe, record, found, static=args.static):
@@ -71,6 +72,9 @@ def all_proofs(recipe: Recipe, record: dict[str, Any], found: dict[str, bytes], 
     yield contents.proves_no_leak(found, evidence, recipe.graded)
     yield contents.proves_no_markers(found, contents.machine_paths(recipe))
     yield contents.proves_hidden_data(recipe, found)
+    yield contents.proves_data_set(recipe, found)
+    yield typed.proves_typed(recipe, found, classroom=record.get("classroom", False))
+    yield typed.proves_paths(recipe, found)
     if static:
         return
     with tempfile.TemporaryDirectory(prefix="check-starter-") as folder:

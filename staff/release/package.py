@@ -44,7 +44,9 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--assignment", default="project2", help="name of a folder in staff/assignments")
     parser.add_argument("--out", type=Path, help="file to write (default: build/ASSIGNMENT-gradescope.zip)")
     parser.add_argument("--require", choices=("bwrap", "user"), help="refuse to grade without this sandbox layer")
-    parser.add_argument("--data", type=Path, help="pathmnist.npz, to grade on the full set instead of the sample")
+    parser.add_argument(
+        "--data", type=Path, help="the full set, e.g. pathmnist.npz, to grade on it and not on the bundled sample"
+    )
     return parser
 
 
@@ -58,7 +60,7 @@ def contents(assignment, data: Path | None) -> dict[str, Path]:
                 files[f"grader/{name}"] = path
     own = assignment.provided_files().values()
     files |= {f"grader/{path.relative_to(ROOT).as_posix()}": path for path in own}
-    if not assignment.hidden_data:
+    if assignment.dataset is None:
         if data is not None:
             raise UserError(f"--data: the checks of {assignment.name} draw their own data and read none")
         return files
@@ -66,14 +68,14 @@ def contents(assignment, data: Path | None) -> dict[str, Path]:
     if data is not None:
         if not data.is_file():
             raise UserError(f"data is {str(data)!r}, which is not a file")
-        files["grader/data/pathmnist.npz"] = data
+        files[f"grader/data/{assignment.dataset.flag}.npz"] = data
     return files
 
 
 def bundled(assignment: str) -> list[str]:
     """The bundled data of an assignment, as its starter names it; here with the arrays that are held back."""
-    data = recipes.load(assignment).settings["data"]
-    return [data["manifest"], *(item["file"] for item in data["set"])]
+    recipe = recipes.load(assignment)
+    return [recipe.settings["data"]["manifest"], *(item["file"] for item in recipe.data_sets)]
 
 
 def scripts(assignment: str, require: str | None) -> dict[str, str]:

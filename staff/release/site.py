@@ -21,11 +21,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from staff.grader import facts
+from staff.grader.assignment import Gate
 from staff.grader.reports.page import COLOURS
 from staff.quality import verdicts
 from staff.quality.confusion import interval
 from staff.release.make_starter import starter
-from staff.release.starter import handout, release
+from staff.release.starter import data_facts, handout, release
 from staff.release.starter import recipe as recipes
 from staff.release.starter.build import Build, commit_of
 from staff.release.starter.recipe import Recipe
@@ -127,7 +128,7 @@ def assignment_facts(recipe: Recipe, now: datetime) -> dict[str, Any]:
     zone = facts.zone(recipe.course.get("timezone", ""))
     due, released = facts.in_zone(term["due"], zone), term.get("released")
     state = CLOSED if now > due + WHOLE_MINUTE else OPEN
-    title, page = recipe.settings["title"], f"{recipe.name}.html"
+    title, page = recipe.title, f"{recipe.name}.html"
     events = [(due, f"[{title}]({page}) is due")]
     found: dict[str, Any] = {"title": title, "page": page, "classroom_link": term.get("classroom_link") or None}
     if released is None or now < facts.in_zone(released, zone):
@@ -142,8 +143,9 @@ def assignment_facts(recipe: Recipe, now: datetime) -> dict[str, Any]:
     found |= {"state": state, "due": handout.long_date(term["due"]), "due_iso": term["due"].isoformat()}
     found |= {"due_timezone": term["due_timezone"], "limits": handout.grading_limits(points)}
     found["points"] = handout.show(points["points"] + term.get("analysis_points", 0))
-    found["extra_points"] = points.get("extra_points") or None
-    found["chance"] = chance(points.get("gate", {}))
+    has_extra = recipe.dataset is None or data_facts.expected(recipe)["EXTRA_CREDIT"]
+    found["extra_points"] = (points.get("extra_points") or None) if has_extra else None
+    found["chance"] = chance(data_facts.gates(recipe)) if recipe.dataset else None
     found["events"] = [
         {"sort": when.isoformat(), "when": handout.long_date(when), "what": what} for when, what in events
     ]
@@ -173,13 +175,13 @@ def measured() -> list[dict[str, str]]:
     ]
 
 
-def chance(gates: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How often a right solution misses a threshold by chance; None for an assignment whose checks do not train."""
-    evidence = [gate[kind] for gate in gates.values() for kind in ("reference", "alternates") if kind in gate]
+def chance(gates: Mapping[str, Gate]) -> dict[str, Any] | None:
+    """How often a right solution misses a threshold by chance; None where nothing was measured."""
+    evidence = [one for gate in gates.values() for one in gate.evidence.values()]
     if not evidence:
         return None
     worst = 1000 * max(one["fails"] for one in evidence)
-    tries = max(gate.get("tries", 1) for gate in gates.values())
+    tries = max(gate.tries for gate in gates.values())
     return {"runs": sum(one["runs"] for one in evidence), "worst": f"{worst:.2g}", "tries": tries}
 
 

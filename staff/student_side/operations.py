@@ -49,7 +49,7 @@ def op_model(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
         raise TypeError(f"{spec['name']} gave {type(model).__name__}, expected a torch.nn.Module")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):  # nn.LazyLinear and its like
         with torch.no_grad():
-            model.eval()(torch.zeros(2, spec.get("keywords", {}).get("in_channels", 3), SIDE, SIDE))
+            model.eval()(torch.zeros(2, spec.get("channels", 3), SIDE, SIDE))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"object": worker.keep(model), "trainable": trainable}, {}
 

@@ -9,7 +9,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from staff.grader.client import checked
+from staff.grader.client import StudentProcess, checked
 from staff.student_side.protocol import Frame
 from staff.student_side.worker import Worker
 from staff.tests.grading_tools import MODULES, ROOT
@@ -17,6 +17,8 @@ from staff.tests.grading_tools import MODULES, ROOT
 
 class LocalStudent:
     """Answers like staff.grader.client.StudentProcess. files: name -> text of the modules handed in."""
+
+    channels, num_classes = StudentProcess.channels, StudentProcess.num_classes
 
     def __init__(self, folder: Path, files: dict[str, str]) -> None:
         for name, text in files.items():

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from staff.release.starter import handout, markers, sample, todos
+from staff.release.starter import data_facts, handout, markers, sample, todos
 from staff.release.starter.markers import Graded, read_graded
 from staff.release.starter.recipe import Recipe, git, shipped_files, source_files
 from toolkit.errors import UserError
@@ -37,6 +37,8 @@ def build(recipe: Recipe, *, classroom: bool = False) -> Build:
         if name.endswith(".py"):
             markers.parse(content.decode("utf-8"), name)
         contents[name] = content
+    if recipe.dataset:
+        contents["toolkit/expectations.py"] = data_facts.expectations_module(recipe).encode()
     contents |= sample.bundled_data(recipe) | handout.documents(recipe, graded, classroom)
     if "todo_table" in recipe.settings:
         notes += _put_points(recipe, graded, contents)

@@ -119,6 +119,16 @@ def proves_hidden_data(recipe: Recipe, found: Mapping[str, bytes]) -> Proof:
     return Proof("held-back data", f"none of {len(hidden)} held-back images among the {seen} that ship", problems)
 
 
+def proves_data_set(recipe: Recipe, found: Mapping[str, bytes]) -> Proof:
+    """No text states a fact of the data set that the sources are written for, where the assignment has another one."""
+    problems, texts = [], {name: text for name, data in found.items() if (text := _as_text(data)) is not None}
+    for name, text in texts.items() if recipe.dataset else ():
+        for number, words in recipe.dataset.left_over(text):
+            problems.append(f"{name}:{number}: {words!r} is not said of {recipe.dataset.name}")
+    what = f"{len(texts)} texts speak of {recipe.dataset.name} alone" if recipe.dataset else "the assignment names none"
+    return Proof("data set", what, problems)
+
+
 def machine_paths(recipe: Recipe) -> list[str]:
     """Paths that would tell where a release was built; the top folder alone says nothing."""
     paths = {str(recipe.root), str(Path.home())}

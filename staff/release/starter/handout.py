@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from staff.grader.sandbox import Limits
+from staff.release.starter import data_facts
 from staff.release.starter.markers import Graded
 from staff.release.starter.recipe import Recipe
 from toolkit.errors import UserError
-from toolkit.expectations import EXTRA_CREDIT, HAND_IN, LONG, QUICK
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")  # GitHub's own ${{ ... }} has spaces or dots inside and stays
 
@@ -67,7 +67,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
     prefix = recipe.marker
     weights = {name: size for name, size in grader["files"].items() if name.endswith(".pt")}
     facts = {
-        "title": recipe.settings["title"],
+        "title": recipe.title,
         "course": recipe.course["course"],
         "first_marker": step_id(next(iter(points)), prefix),
         "term": recipe.course["term"],
@@ -87,16 +87,20 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
             f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"
             for step in (step_id(todo, prefix) for todo in points)
         ),
+        **{f"points_{todo.replace('.', '_')}": show(value) for todo, value in points.items()},
         "classroom_runners": ",".join(step_id(todo, prefix) for todo in points),
     }
     for name in weights:
         facts[f"weights_{Path(name).stem}"] = name
-        facts[f"worth_{Path(name).stem}"] = checkpoint_worth(recipe, Path(name).stem)
+        facts[f"worth_{Path(name).stem}"] = data_facts.checkpoint_worth(recipe, Path(name).stem)
     for part in dict.fromkeys(todo.split(".")[0] for todo in points):
         of_part = {todo: value for todo, value in points.items() if todo.startswith(f"{part}.")}
         facts[f"part{part}_points"] = show(sum(of_part.values()))
         facts[f"part{part}_todos"] = todo_table(graded, of_part, recipe.settings.get("effort", {}))
-    return facts | expectations() | recipe.settings.get("facts", {})
+    if recipe.dataset:
+        facts |= data_facts.facts(recipe)
+        facts |= data_facts.extra_credit(recipe, facts["extra_credit_points"], facts["weights_classification"])
+    return facts | recipe.settings.get("facts", {})
 
 
 def grading_limits(grader: dict[str, Any]) -> str:
@@ -111,25 +115,6 @@ def grading_limits(grader: dict[str, Any]) -> str:
         f"{grader['limits']['submission_s']:g}. A code file may have {code / 1000:,.0f} kB, any other "
         f"{others / 1e6:g} MB."
     )
-
-
-def checkpoint_worth(recipe: Recipe, task: str) -> str:
-    """'1.2 of the 5 points of TODO 1.6': what grading gives for the weights that are handed in."""
-    module = {"classification": "test_1_results.py", "segmentation": "test_2_results.py"}[task]
-    for record in recipe.points["todo"]:
-        checks = {check["test"]: check.get("weight", 1.0) for check in record["check"]}
-        if f"{module}::test_checkpoint" in checks:
-            worth = record["points"] * checks[f"{module}::test_checkpoint"] / sum(checks.values())
-            return f"{worth:.1f} of the {show(record['points'])} points of TODO {record['id']}"
-    raise UserError(f"no TODO of {recipe.name} has the check {module}::test_checkpoint")
-
-
-def expectations() -> dict[str, str]:
-    """What the course expects, as the templates name it: expect_classification_mlp, expect_classification_long, ..."""
-    facts = {f"expect_{task}_{model}": percent(value) for (task, model), value in QUICK.items()}
-    facts |= {f"expect_{task}_long": percent(value) for task, value in LONG.items()}
-    facts |= {f"expect_{task}_hand_in": percent(value) for task, value in HAND_IN.items()}
-    return facts | {f"expect_{task}_extra": percent(value) for task, value in EXTRA_CREDIT.items()}
 
 
 def todo_points(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, Fraction]:
@@ -202,8 +187,3 @@ def todo_key(todo: str) -> tuple[int, ...]:
 def show(value: Fraction | float) -> str:
     """A number of points without needless digits."""
     return f"{float(value):g}"
-
-
-def percent(expectation: Any) -> str:
-    """'about 32%', 'more than 54%'."""
-    return f"{'about' if expectation.about else 'more than'} {expectation.value:.0%}"

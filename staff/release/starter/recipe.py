@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import json
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from staff.grader import dataset as datasets
+from staff.grader.dataset import SIDE, DataSet
 from toolkit.errors import UserError, check_choice
 
 try:
@@ -27,6 +30,7 @@ COMMON = ROOT / "staff" / "release" / "templates"  # for every assignment
 NEVER = (".git/*", "*/__pycache__/*", "*.pyc", ".venv/*", "build/*", "runs/*", "staff/*", "bench/*", ".ci/*")
 NEVER_TESTS = ("tests/sweeps/*",)  # of the dispatcher, which no student changes
 BROUGHT = ("toolkit/", "tests/")  # modules from here ship because a file that ships imports them
+ADAPTED = (".py", ".md", ".json", ".toml")  # endings of the sources that are adapted to another data set
 LABS = ("labs/*", "tests/labs/*")  # of other assignments; a recipe names its own under `labs`
 
 
@@ -39,6 +43,7 @@ class Recipe:
     settings: dict[str, Any]  # the assignment's toml
     course: dict[str, Any]  # staff/assignments/course.toml
     points: dict[str, Any]  # staff/assignments/NAME/assignment.toml, the grader's settings
+    dataset: DataSet | None = None  # what the sources are adapted to; None for an assignment that names none
 
     @property
     def own(self) -> Path:
@@ -63,6 +68,16 @@ class Recipe:
         return facts
 
     @property
+    def title(self) -> str:
+        """'Homework 5: ...': of the recipe, or of its prose for the data set."""
+        return self.settings["title"] if self.dataset is None else self.prose["title"]
+
+    @property
+    def prose(self) -> dict[str, str]:
+        """What the handout says of the images of the data set."""
+        return self.settings["prose"]["default"] | self.settings["prose"].get(self.dataset.flag, {})
+
+    @property
     def graded(self) -> list[str]:
         """Names of the graded files."""
         return self.settings["graded"]
@@ -81,20 +96,29 @@ class Recipe:
         return _matches(name, (*NEVER, *NEVER_TESTS)) or (_matches(name, LABS) and not own)
 
     def read(self, name: str) -> bytes:
-        """Bytes of a source file; UserError if it is missing."""
+        """Bytes of a source file, adapted to the data set; UserError if it is missing."""
         path = self.own / name
         if not path.is_file():
             path = self.root / name
         if not path.is_file():
             raise UserError(f"{name} is missing in {self.root}; the recipe of {self.name} names it")
-        return path.read_bytes()
+        content = path.read_bytes()
+        if self.dataset and not self.dataset.is_reference and name.endswith(ADAPTED) and not name.startswith("data/"):
+            content = self.dataset.adapted(_decoded(content, name)).encode()
+        return content
 
     def read_text(self, name: str) -> str:
         """Text of a source file; UserError if it is missing or no UTF-8."""
-        try:
-            return self.read(name).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name} is not UTF-8 (byte {error.start})") from None
+        return _decoded(self.read(name), name)
+
+    @property
+    def data_sets(self) -> list[dict[str, str]]:
+        """The bundled files that ship, each with what is held back of it; those of the recipe, else of the data set."""
+        settings = self.settings.get("data", {})
+        if self.dataset is None or "set" in settings:
+            return settings.get("set", [])
+        file = f"data/bundled/{bundled_record(self)['file']}"
+        return [{"file": file, **({"hold_back": settings["hold_back"]} if "hold_back" in settings else {})}]
 
     def own_files(self) -> list[str]:
         """Names of the files in `own`, whether git knows them yet or not."""
@@ -110,21 +134,44 @@ class Recipe:
         return path.read_text(encoding="utf-8")
 
 
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 (byte {error.start})") from None
+
+
+def bundled_record(recipe: Recipe) -> dict[str, Any]:
+    """What the manifest says of the bundled file of the data set. UserError if there is none."""
+    for record in json.loads(recipe.read_text("data/bundled/manifest.json"))["files"]:
+        if (record["flag"], record["size"]) == (recipe.dataset.flag, SIDE) and "test_of" not in record:
+            return record
+    flag = recipe.dataset.flag
+    raise UserError(
+        f"data/bundled has no file of {flag}; put {flag}.npz into data/ and run: python -m staff.make_sample {flag}"
+    )
+
+
 def assignments() -> list[str]:
     """Names of the assignments that have a recipe."""
     return sorted(path.parent.name for path in FOLDER.glob("*/starter.toml"))
 
 
-def load(name: str, root: Path = ROOT) -> Recipe:
-    """Read the recipe of assignment `name` for the sources under `root`. UserError for an unknown name or bad TOML."""
+def load(name: str, root: Path = ROOT, flag: str | None = None) -> Recipe:
+    """Read the recipe of assignment `name` for the sources under `root`. UserError for an unknown name or bad TOML.
+
+    flag: of a data set in the place of the assignment's own.
+    """
     check_choice("assignment", name, assignments())
     staff = root / "staff" / "assignments"
+    points = read_toml(staff / name / "assignment.toml")
     return Recipe(
         name,
         root,
         read_toml(FOLDER / name / "starter.toml"),
         read_toml(staff / "course.toml"),
-        read_toml(staff / name / "assignment.toml"),
+        points,
+        datasets.of_assignment(name, points, flag),
     )
 
 

@@ -22,7 +22,6 @@ from staff.grader import other_work
 from staff.grader.submission import read_submission
 from staff.release.starter import recipe
 from staff.release.starter.build import build
-from staff.release.starter.handout import due_date
 
 ROOT = Path(__file__).resolve().parents[3]
 LAB = "labs/hw5_pneumonia"
@@ -170,17 +169,6 @@ def test_a_history_that_is_not_available_costs_nothing_and_is_marked(tmp_path, k
     other_work.add_verdicts(results, submission, RULES)
     assert (results["todos"][0]["points"], results["score"]) == (0, 70.0)
     assert re.search("shallow" if kind == "shallow" else "no git repository", results["for_a_person"][0])
-
-
-def test_the_handout_has_the_dates_and_points_of_the_settings():
-    hw5 = recipe.load("hw5", ROOT)
-    text = build(hw5).files[f"{LAB}/handout.md"].decode()
-    assert text.startswith(f"# {hw5.settings['title']}\n")
-    assert f"**Due {due_date(hw5)}.** 100 points." in text
-    points = {todo.id: todo.points for todo in assignments.load("hw5").todos if todo.points}
-    assert {n: float(p) for n, p in re.findall(r"^\*\*(\d\.\d) [^*]*\((\d+)\)\.\*\*", text, re.MULTILINE)} == points
-    for part, total in re.findall(r"^## Part (\d): .*\((\d+) points\)$", text, re.MULTILINE):
-        assert sum(value for todo, value in points.items() if todo.startswith(part)) == int(total)
 
 
 def test_questions_of_the_starter_are_no_answers():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import tomllib
 
 from staff.grader import assignment
-from staff.quality import evidence
+from staff.quality import calibrate, evidence
 
 GATES = assignment.load("project2").gates["sample"]
 STOCHASTIC = [name for name in GATES if not name.endswith("extra")]
@@ -59,3 +63,17 @@ def test_every_gate_of_the_sample_stores_evidence_that_supports_it(name):
     again = evidence.fit([float(value) for value in values], gate.value, gate.grey, gate.tries)
     assert stored["fails_once"] == pytest.approx(again.fails_once, rel=0.15)
     assert stored["fails"] == pytest.approx(again.fails, rel=0.3)
+
+
+def test_a_new_gate_is_the_largest_that_is_safe_and_few_runs_give_none():
+    values = [0.50, 0.47, 0.49, 0.51, 0.48, 0.50, 0.49, 0.52, 0.48, 0.50]
+    gate = replace(GATES["acc_mlp"], value=math.nan, evidence={})
+    text, problems = calibrate.conclusion("reference", gate, values, ".retinamnist")
+    assert problems == []
+    stored = tomllib.loads(text)["gate"]["acc_mlp"]["retinamnist"]
+    assert stored["reference"]["fails"] < evidence.LARGEST_FALSE_FAILURE
+    assert evidence.fit(values, stored["value"] + 0.01, gate.grey, gate.tries).fails >= evidence.LARGEST_FALSE_FAILURE
+    entry = {"grey": gate.grey, "tries": gate.tries, "timeout_s": gate.timeout_s, "retinamnist": stored}
+    found = assignment.gates_of({"acc_mlp": entry})["retinamnist"]["acc_mlp"]
+    assert calibrate.conclusion("reference", found, values, ".retinamnist")[1] == []
+    assert "2 runs are too few" in calibrate.conclusion("reference", gate, values[:2], "")[1][0]

@@ -48,7 +48,7 @@ def test_the_release_itself_is_clean(sources):
     record = json.loads(found[release.RELEASE_FILE])
     proofs = list(all_proofs(recipe.load("project2", sources), record, found, static=True))
     assert [str(proof) for proof in proofs if proof.problems] == []
-    assert len(proofs) == 6
+    assert len(proofs) == 9
 
 
 def test_the_evidence_is_there(sources):

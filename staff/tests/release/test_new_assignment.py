@@ -54,7 +54,7 @@ def starter(course, tmp_path_factory) -> Path:
 
 
 def test_the_starter_holds_and_says_what_the_folder_says(course, starter):
-    assert "all 10 proofs hold" in run(course, "staff.check_starter", starter)
+    assert "all 13 proofs hold" in run(course, "staff.check_starter", starter)
     page = (starter / "README.md").read_text()
     assert "10 points" in page
     assert "Part 1 (8.5 points)" in page

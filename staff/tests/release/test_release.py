@@ -189,29 +189,6 @@ def test_handout_states_every_fact(sources):
     assert "{{" not in text
 
 
-MADE_LATER = {
-    "last.pt",
-    "best.pt",
-    "classification.pt",
-    "segmentation.pt",
-    "config.json",
-    "history.csv",
-    "results.json",
-    "grid_results.csv",
-}
-
-
-@pytest.mark.parametrize("document", ["README.md", "AGENTS.md", "Makefile", "configs/README.md"])
-def test_documents_name_only_files_that_ship(sources, document):
-    files = set(built(sources).files)
-    text = built(sources).files[document].decode()
-    named = set(re.findall(r"(?<![\w/.{*])[\w./]+\.(?:py|json|md|pt|csv|toml|txt)\b", text))
-    named |= {module.replace(".", "/") + ".py" for module in re.findall(r"python -m (toolkit\.\w+)", text)}
-    known = files | MADE_LATER | {"configs/NAME.json"} | {name.removeprefix("configs/") for name in files}
-    assert len(named) > 1
-    assert named - known == set()
-
-
 def test_a_template_may_not_ask_for_an_unknown_fact():
     with pytest.raises(UserError, match="asks for nonsense; allowed: due"):
         handout.fill("{{nonsense}} {{due}} ${{ steps.x }}", {"due": "today"}, "README.md")

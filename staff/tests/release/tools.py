@@ -26,9 +26,9 @@ def copy_sources(folder: Path) -> Path:
 
 
 @functools.cache
-def built(root: Path) -> building.Build:
-    """The release of `root` in memory, with RELEASE.json; do not change it."""
-    made = building.build(recipe.load("project2", root))
+def built(root: Path, flag: str | None = None) -> building.Build:
+    """The release of `root` in memory, on a data set, with RELEASE.json; do not change it."""
+    made = building.build(recipe.load("project2", root, flag))
     made.files[release.RELEASE_FILE] = release.manifest(made.files, "project2", made.commit)
     return made
 

@@ -7,7 +7,8 @@ import pytest
 
 from staff.assignments.hw5.graded_tests import by_hand
 from staff.grader import fresh_data
-from staff.grader.client import expect, expect_close, plain_model, student_model
+from staff.grader.client import expect, expect_close
+from staff.grader.model import plain_model, student_model
 from staff.grader.oracle import new_state
 
 MODULE = "labs.hw5_pneumonia.hw5_dl"

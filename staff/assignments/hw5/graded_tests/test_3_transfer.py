@@ -14,7 +14,8 @@ from staff.assignments.hw5.graded_tests.test_2_training import (
     run_train,
 )
 from staff.grader import oracle
-from staff.grader.client import clean, expect, expect_close, plain_model
+from staff.grader.client import clean, expect, expect_close
+from staff.grader.model import plain_model
 
 BACKBONE = [["conv", 3, 6, 5], ["relu"], ["flatten"], ["linear", 384, 20], ["relu"], ["linear", 20, 7]]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 from staff.grader import fresh_data
-from staff.grader.client import expect, student_model
+from staff.grader.client import expect
+from staff.grader.model import student_model
 from staff.grader.models_of import check_evaluation, check_own_network, stirred
 
 MODULE = "classification_models"
@@ -22,9 +25,10 @@ def stirred_model(student, rng, kind: str):
 
 def departure_from_affine(model, rng) -> float:
     """How far f(a x + (1-a) y) is from a f(x) + (1-a) f(y), in standard deviations of the outputs."""
-    x, y, a = fresh_data.noise(rng, 32), fresh_data.noise(rng, 32), rng.uniform(0.2, 0.8, (32, 1)).astype(np.float32)
+    x, y = (fresh_data.noise(rng, 32, model.channels) for _ in range(2))
+    a = rng.uniform(0.2, 0.8, (32, 1)).astype(np.float32)
     weight = a[..., None, None]
-    f_x, f_y, f_mixed = (model(images, 9) for images in (x, y, weight * x + (1 - weight) * y))
+    f_x, f_y, f_mixed = (model(images, model.num_classes) for images in (x, y, weight * x + (1 - weight) * y))
     expect(f_x.std(axis=0).max() > 1e-6, "the logits are the same for every image: they do not depend on the input")
     return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
 
@@ -33,16 +37,16 @@ def learned(student, rng, name, new_task, batch, recipes, enough) -> float:
     """Best accuracy on fresh images after our own short trainings of the student's model, each on a newly drawn task.
 
     recipes: (steps, learning rate, training images). Models without normalisation or with dropout need the later ones;
-    the first that reaches `enough` ends it. The tasks have at most 9 classes.
+    the first that reaches `enough` ends it. The tasks have at least 4 classes; for fewer the model is made for 4.
     """
-    best = 0.0
+    best, more = 0.0, {"num_classes": 4} if student.num_classes < 4 else {}
     for steps, learning_rate, count in recipes:
-        model, task = student_model(student, MODULE, name), new_task()
+        model, task = student_model(student, MODULE, name, **more), new_task(channels=student.channels)
         images, labels = task.draw(count)
         order = fresh_data.batches(rng, count, steps, batch)
         model.fit(images, labels, order, "cross_entropy", learning_rate, seed=1)
         images, labels = task.draw(400)
-        logits = model(images, 9)
+        logits = model(images, model.num_classes)
         best = max(best, float((logits.argmax(axis=1) == labels).mean()))
         if best >= enough:
             expect_logits(logits)
@@ -62,30 +66,33 @@ def expect_logits(logits: np.ndarray) -> None:
 
 
 def pixels_without_influence(model, rng) -> tuple[int, np.ndarray]:
-    """How many of 24 pixel values tried change no logit, and the changes of the logits (8 places, 3 colours, 9)."""
-    base = fresh_data.noise(rng, 1)
+    """How many of the values tried change no logit, and the changes of the logits (8 places, channels, classes)."""
+    base, C = fresh_data.noise(rng, 1, model.channels), model.channels
     places = rng.integers(0, fresh_data.SIDE, (8, 2))
-    changed = np.repeat(base, 24, axis=0)  # 8 places, 3 colour channels each
+    changed = np.repeat(base, 8 * C, axis=0)  # 8 places, each in every channel
     for number, image in enumerate(changed):
-        image[(number % 3, *places[number // 3])] += 1.0
-    moved = model(changed, 9) - model(base, 9)
-    return int((np.abs(moved).max(axis=1) == 0).sum()), moved.reshape(8, 3, 9)
+        image[(number % C, *places[number // C])] += 1.0
+    moved = model(changed, model.num_classes) - model(base, model.num_classes)
+    return int((np.abs(moved).max(axis=1) == 0).sum()), moved.reshape(8, C, -1)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_shapes(student, rng, kind):
     for batch in (1, 7):
-        student_model(student, MODULE, MODELS[kind])(fresh_data.noise(rng, batch), 9)
+        model = student_model(student, MODULE, MODELS[kind])
+        model(fresh_data.noise(rng, batch, model.channels), model.num_classes)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_num_classes(student, rng, kind):
-    student_model(student, MODULE, MODELS[kind], num_classes=4)(fresh_data.noise(rng, 2), 4)
+    other = 4 if student.num_classes != 4 else 6
+    model = student_model(student, MODULE, MODELS[kind], num_classes=other)
+    model(fresh_data.noise(rng, 2, model.channels), other)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_evaluation(student, rng, kind):
-    check_evaluation(stirred_model(student, rng, kind), rng, 9)
+    check_evaluation(stirred_model(student, rng, kind), rng, student.num_classes)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -98,13 +105,16 @@ def test_linear_is_affine(student, rng):
     departure = departure_from_affine(model, rng)
     expect(departure < 1e-3, f"the model is not linear: it departs from a straight line by {departure:.2g}")
     without, moved = pixels_without_influence(model, rng)
-    expect(not without, f"{without} of 24 pixel values tried have no influence on the logits")
-    expect(np.ptp(moved, axis=1).max() > 1e-6, "the model cannot tell the colour channels apart")
+    expect(not without, f"{without} of {8 * model.channels} pixel values tried have no influence on the logits")
+    expect(model.channels == 1 or np.ptp(moved, axis=1).max() > 1e-6, "the model cannot tell the colour channels apart")
 
 
 def test_mlp_sees_every_pixel(student, rng):
     without, moved = pixels_without_influence(stirred_model(student, rng, "mlp"), rng)
-    expect(not without, f"{without} of 24 pixel values tried have no influence on the logits: flatten the whole image")
+    tried = 8 * student.channels
+    expect(
+        not without, f"{without} of {tried} pixel values tried have no influence on the logits: flatten the whole image"
+    )
     apart = np.ptp(moved, axis=0).max()
     expect(apart > 1e-3 * np.abs(moved).max(), "all pixels have the same influence: flatten the image, pool nothing")
 
@@ -117,7 +127,8 @@ def test_not_linear(student, rng, kind):
 
 def test_linear_learns(student, rng):
     recipes = [(100, 1e-3, 2048), (200, 1e-3, 4096)]
-    reached = learned(student, rng, "LinearModel", lambda: fresh_data.LinearTask(rng), 64, recipes, 0.75)
+    task = functools.partial(fresh_data.LinearTask, rng, min(9, max(4, student.num_classes)))
+    reached = learned(student, rng, "LinearModel", task, 64, recipes, 0.75)
     expect(reached >= 0.75, f"200 steps on a linear problem reach accuracy {reached:.2f}, expected at least 0.75")
 
 
@@ -127,7 +138,7 @@ def test_mlp_learns(student, rng):
     A linear model has 0.25, the vote of the nearest images of the training set 0.7 at most.
     """
     recipes = [(100, 1e-3, 2048), (300, 3e-3, 4096), (3000, 3e-3, 8192)]
-    reached = learned(student, rng, "MLPModel", lambda: fresh_data.ProductTask(rng), 64, recipes, MLP_LEARNS)
+    reached = learned(student, rng, "MLPModel", functools.partial(fresh_data.ProductTask, rng), 64, recipes, MLP_LEARNS)
     expect(
         reached >= MLP_LEARNS,
         f"3000 steps on a nonlinear problem reach accuracy {reached:.2f}, expected at least {MLP_LEARNS}",
@@ -137,7 +148,9 @@ def test_mlp_learns(student, rng):
 def largest_kernel(student, rng, kind: str) -> int:
     """Side of the largest kernel of the model's convolutions, 0 if there is none; reported by the worker."""
     model = student_model(student, MODULE, MODELS[kind])
-    reply = student.ask("largest_kernel", {"object": model.number}, {"images": fresh_data.noise(rng, 2)})
+    reply = student.ask(
+        "largest_kernel", {"object": model.number}, {"images": fresh_data.noise(rng, 2, model.channels)}
+    )
     side = reply.result.get("side")
     expect(type(side) is int, "your process answered nonsense about its convolutions")
     return side
@@ -171,11 +184,13 @@ def test_cnn_learns(student, rng):
     with pooling and dense layers 0.60 and 0.83 (n = 2).
     """
     recipes = [(80, 2e-3, 1024), (300, 2e-3, 4096), (1000, 1e-3, 4096)]
-    reached = learned(student, rng, "CNNModel", lambda: fresh_data.AnywhereTask(rng), 16, recipes, CNN_LEARNS)
+    reached = learned(
+        student, rng, "CNNModel", functools.partial(fresh_data.AnywhereTask, rng), 16, recipes, CNN_LEARNS
+    )
     if reached >= CNN_LEARNS:
         return
     simple = learned(
-        student, rng, "CNNModel", lambda: fresh_data.ElsewhereTask(rng), 16, recipes[-1:], CNN_LEARNS_SIMPLE
+        student, rng, "CNNModel", functools.partial(fresh_data.ElsewhereTask, rng), 16, recipes[-1:], CNN_LEARNS_SIMPLE
     )
     expect(
         simple >= CNN_LEARNS_SIMPLE,
@@ -188,5 +203,6 @@ def test_cnn_learns(student, rng):
 def test_gradients(student, rng, kind):
     model = stirred_model(student, rng, kind)
     expect(model.trainable > 0, "the model has no trainable parameter")
-    dead = model.dead_parameters(fresh_data.noise(rng, 16), rng.standard_normal((16, 9)).astype(np.float32))
+    weights = rng.standard_normal((16, model.num_classes)).astype(np.float32)
+    dead = model.dead_parameters(fresh_data.noise(rng, 16, model.channels), weights)
     expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")

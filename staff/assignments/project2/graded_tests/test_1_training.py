@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from staff.grader import fresh_data, oracle
-from staff.grader.client import expect, expect_close, plain_model
+from staff.grader.client import expect, expect_close
+from staff.grader.model import plain_model
 from staff.grader.oracle import new_state
 from staff.grader.training_checks import Problem, expect_state
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from staff.grader import fresh_data, oracle
-from staff.grader.client import StudentError, expect, student_model
+from staff.grader.client import StudentError, expect
+from staff.grader.model import student_model
 from staff.grader.models_of import (
     check_evaluation,
     check_mask_lies_there,
@@ -33,8 +34,8 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
 
 def departure_from_affine(model, rng) -> float:
     """As for the classifiers, on the log-odds of the mask. A deep model that is new hardly depends on its input."""
-    x, y, a = fresh_data.noise(rng, 16), fresh_data.noise(rng, 16), rng.uniform(0.2, 0.8, (16, 1, 1, 1))
-    a = a.astype(np.float32)
+    x, y = (fresh_data.noise(rng, 16, model.channels) for _ in range(2))
+    a = rng.uniform(0.2, 0.8, (16, 1, 1, 1)).astype(np.float32)
     f_x, f_y, f_mixed = (logit(model(images)) for images in (x, y, a * x + (1 - a) * y))
     expect(f_x.std(axis=0).max() > 2e-6, "the mask is the same for every image: it does not depend on the input")
     return float(np.abs(f_mixed - (a * f_x + (1 - a) * f_y)).mean() / f_x.std(axis=0).mean())
@@ -61,7 +62,7 @@ def learned(student, rng, name, new_task, batch, recipes, enough) -> float:
     """
     best = 0.0
     for steps, learning_rate, count in recipes:
-        model, task = built(student, name), new_task()
+        model, task = built(student, name), new_task(channels=student.channels)
         images, masks = task.draw(count)
         model.fit(images, masks, fresh_data.batches(rng, count, steps, batch), "mask", learning_rate, seed=1)
         images, masks = task.draw(200)
@@ -78,19 +79,23 @@ def learned(student, rng, name, new_task, batch, recipes, enough) -> float:
 def test_shapes(student, rng, kind):
     model = student_model(student, MODULE, MODELS[kind])
     for batch in (1, 5):
-        masks = model(fresh_data.noise(rng, batch))
+        masks = model(fresh_data.noise(rng, batch, model.channels))
         wanted = (batch, 1, fresh_data.SIDE, fresh_data.SIDE)
         expect(masks.shape == wanted, f"the output has shape {masks.shape}, expected {wanted}")
-    masks = np.concatenate([model(scale * fresh_data.noise(rng, 4)) for scale in (np.float32(4.0), np.float32(0.1))])
+    masks = np.concatenate(
+        [model(scale * fresh_data.noise(rng, 4, model.channels)) for scale in (np.float32(4.0), np.float32(0.1))]
+    )
     expect(masks.min() >= 0 and masks.max() <= 1, "the output is not a probability in [0, 1]: where is the sigmoid?")
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_channels(student, rng, kind):
-    model = student_model(student, MODULE, MODELS[kind], in_channels=1, out_channels=2)
-    masks = model(fresh_data.noise(rng, 2, 1))
+    other = 1 if student.channels > 1 else 3
+    model = student_model(student, MODULE, MODELS[kind], in_channels=other, out_channels=2)
+    masks = model(fresh_data.noise(rng, 2, other))
     wanted = (2, 2, fresh_data.SIDE, fresh_data.SIDE)
-    expect(masks.shape == wanted, f"with in_channels=1, out_channels=2 the output is {masks.shape}, expected {wanted}")
+    said = f"with in_channels={other}, out_channels=2 the output is {masks.shape}, expected {wanted}"
+    expect(masks.shape == wanted, said)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
@@ -106,7 +111,8 @@ def test_own_network(place, kind):
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_sees_whole_image(student, rng, kind):
     """Each pixel of the mask depends on all four corners of the image: no convolution, however it is written."""
-    model, images = stirred_model(student, rng, kind), fresh_data.noise(rng, 8)
+    model = stirred_model(student, rng, kind)
+    images = fresh_data.noise(rng, 8, model.channels)
     last = fresh_data.SIDE - 4
     for place in ((0, 0), (0, last), (last, 0), (last, last)):
         share = float(seen_from(model, images, place).mean())
@@ -133,7 +139,10 @@ def test_field_of_view(student, rng, kind):
 def test_unet_base_channels(student, rng):
     small, large = (student_model(student, MODULE, "TinyUNet", base_channels=c) for c in (8, 16))
     expect(small.trainable < large.trainable, "base_channels does not change the number of parameters")
-    expect(small(fresh_data.noise(rng, 2)).shape == (2, 1, 28, 28), "base_channels=8 gives another output shape")
+    expect(
+        small(fresh_data.noise(rng, 2, small.channels)).shape == (2, 1, 28, 28),
+        "base_channels=8 gives another output shape",
+    )
 
 
 def test_linear_is_affine(student, rng):
@@ -169,13 +178,15 @@ def test_mlp_learns(student, rng):
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
 def test_convolution_learns(student, rng, kind):
     recipes = [(80, 2e-3, 512), (200, 1e-3, 1024)]
-    reached = learned(student, rng, MODELS[kind], lambda: fresh_data.TextureTask(rng), 16, recipes, 0.80)
+    reached = learned(student, rng, MODELS[kind], functools.partial(fresh_data.TextureTask, rng), 16, recipes, 0.80)
     expect(reached >= 0.80, f"200 steps on textures that may lie anywhere reach IoU {reached:.2f}, expected 0.80")
 
 
 def test_unet_has_skips(student, rng):
     recipes = [(80, 3e-3, 512), (160, 2e-3, 512)]
-    reached = learned(student, rng, "TinyUNet", lambda: fresh_data.CopyTask(rng), 16, recipes, COPIES_WITH_SKIP)
+    reached = learned(
+        student, rng, "TinyUNet", functools.partial(fresh_data.CopyTask, rng), 16, recipes, COPIES_WITH_SKIP
+    )
     expect(
         reached >= COPIES_WITH_SKIP,
         f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
@@ -185,7 +196,9 @@ def test_unet_has_skips(student, rng):
 def without_middle(student, rng, kind: str) -> tuple[dict, np.ndarray]:
     """What the worker reports while the smallest maps are zero, and the outputs for two images."""
     model = stirred_model(student, rng, kind)
-    reply = student.ask("ablate_smallest", {"object": model.number}, {"images": fresh_data.noise(rng, 2)})
+    reply = student.ask(
+        "ablate_smallest", {"object": model.number}, {"images": fresh_data.noise(rng, 2, model.channels)}
+    )
     side, output = reply.result.get("smallest_side"), reply.arrays.get("output")
     expect(type(side) is int and output is not None and len(output) == 2, "your process answered nonsense")
     expect(side <= fresh_data.SIDE // 2, "no feature map is smaller than the image: there is no encoder")
@@ -222,5 +235,5 @@ def test_gradients(student, rng, kind):
     model = stirred_model(student, rng, kind)
     expect(model.trainable > 0, "the model has no trainable parameter")
     weights = rng.standard_normal((8, 1, fresh_data.SIDE, fresh_data.SIDE)).astype(np.float32)
-    dead = model.dead_parameters(fresh_data.noise(rng, 8), weights)
+    dead = model.dead_parameters(fresh_data.noise(rng, 8, model.channels), weights)
     expect(not dead, f"no gradient reaches {', '.join(dead[:3])}")
