@@ -82,13 +82,8 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "weights_limit": f"{min(weights.values()) / 1e6:.0f} MB" if weights else "",
         "grading_limits": grading_limits(grader),
         **{name: show(value) for name, value in grader.get("history", {}).items()},  # deduction, min_commits, ...
-        "classroom_steps": classroom_steps(points, prefix),
-        "classroom_results": "\n".join(
-            f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}"
-            for step in (step_id(todo, prefix) for todo in points)
-        ),
         **{f"points_{todo.replace('.', '_')}": show(value) for todo, value in points.items()},
-        "classroom_runners": ",".join(step_id(todo, prefix) for todo in points),
+        **classroom_facts(points, prefix),
     }
     for name in weights:
         facts[f"weights_{Path(name).stem}"] = name
@@ -157,6 +152,17 @@ def todo_table(graded: Sequence[Graded], points: dict[str, Fraction], effort: di
         rows.append(f"| {' | '.join(cells)} |")
     heads = ["TODO", "what", "file", "points", *(["time"] if effort else [])]
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
+
+
+def classroom_facts(points: dict[str, Fraction], prefix: str) -> dict[str, str]:
+    """What the workflow for GitHub Classroom names: a step, a result and a runner for each TODO."""
+    steps = [step_id(todo, prefix) for todo in points]
+    results = (f"          {step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}" for step in steps)
+    return {
+        "classroom_steps": classroom_steps(points, prefix),
+        "classroom_results": "\n".join(results),
+        "classroom_runners": ",".join(steps),
+    }
 
 
 def classroom_steps(points: dict[str, Fraction], prefix: str) -> str:
