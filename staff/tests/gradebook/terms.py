@@ -25,6 +25,10 @@ COURSE = recipes.read_toml(recipes.FOLDER / "course.toml")
 ZONE = facts.zone(COURSE["timezone"])
 DUE = facts.in_zone(COURSE["project2"]["due"], ZONE).timestamp()
 DAY = 86400
+PROJECT = assignments.load("project2")
+CODE = PROJECT.points  # of a hand-in in which all checks pass
+FULL = PROJECT.points + PROJECT.extra_points
+MOST = PROJECT.points + COURSE["project2"]["analysis_points"]  # without extra credit
 
 
 def at(days: float) -> str:

@@ -13,6 +13,7 @@ import pytest
 from staff.gradebook import summing
 from staff.gradebook.tables import WORKSHEET
 from staff.tests.gradebook import terms
+from staff.tests.gradebook.terms import FULL, MOST
 
 MOST_S = 60.0  # for a class of 200; 2 on one idle core
 
@@ -23,7 +24,7 @@ def rows_of(content: bytes) -> list[list[str]]:
 
 @pytest.fixture
 def draft(tmp_path):
-    """Ada 60, Émile excused, Marie 1 day late and free, the fourth, whose name is a formula, nothing."""
+    """Ada all points, Émile excused, Marie 1 day late and free, the fourth, whose name is a formula, nothing."""
     term = terms.make(tmp_path / "term")
     everything = terms.results_of("project2")
     terms.graded(term, "project2", {"Ada Lovelace_12": everything, "s2": everything, "s3": everything}, {"s3": 0.5})
@@ -42,7 +43,7 @@ def test_gradebook_csv(draft):
     table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     assert list(table) == ["s1", "s2", "s3", "s4"]
     assert table["s4"]["name"] == "'=cmd|' /C calc'!A0"
-    assert table["s1"]["project2 sum"] == "80.0"
+    assert table["s1"]["project2 sum"] == f"{FULL + 20:.1f}"
     assert table["s2"]["project2 state"] == "excused"
     assert (table["s3"]["project2 days late"], table["s3"]["project2 free days"]) == ("1", "1")
     assert (table["s4"]["project2 sum"], table["s4"]["project2 state"]) == ("", "nothing handed in")
@@ -62,9 +63,9 @@ def test_canvas_reads_it(draft):
     assert re.match(r"SIS\s+Login\s+ID", head[3])
     assert "Section" in head[4]
     assert "Points Possible" in possible[0]
-    assert possible[5:] == ["75.0"]
+    assert possible[5:] == [f"{MOST:.1f}"]
     assert [row[2] for row in rows] == ["s1", "s2", "s3", "s4"]
-    assert [row[5] for row in rows] == ["80.0", "EX", "60.0", ""]
+    assert [row[5] for row in rows] == [f"{FULL + 20:.1f}", "EX", f"{FULL:.1f}", ""]
 
 
 def test_moodle_reads_it(draft):
@@ -72,7 +73,7 @@ def test_moodle_reads_it(draft):
     head, *rows = rows_of((draft / "moodle-project2.csv").read_bytes())
     assert {"Identifier", "Grade", "Last modified (grade)"} <= set(head)
     assert tuple(head) == WORKSHEET
-    assert [dict(zip(head, row, strict=True))["Grade"] for row in rows] == ["80"]  # whose number is known
+    assert [dict(zip(head, row, strict=True))["Grade"] for row in rows] == [f"{FULL + 20:g}"]  # whose number is known
     assert rows[0][0] == "Participant 12"
     with zipfile.ZipFile(draft / "moodle-feedback-project2.zip") as archive:
         names = archive.namelist()
@@ -80,7 +81,7 @@ def test_moodle_reads_it(draft):
     assert names == ["Ada Lovelace_12_assignfeedback_file_/feedback-project2.html"]
     full, number, kind, plugin, _ = names[0].split("/")[0].split("_", 4)
     assert (full, int(number), kind, plugin) == ("Ada Lovelace", 12, "assignfeedback", "file")
-    assert "Sum: 80 of 75" in page
+    assert f"Sum: {FULL + 20:g} of {MOST:g}" in page
     assert "well done, &lt;b&gt;Ada&lt;/b&gt;" in page
 
 
@@ -92,10 +93,10 @@ def test_a_downloaded_worksheet_is_filled_in(draft):
     (term / "project2-worksheet.csv").write_text("\n".join(lines), encoding="utf-8")
     text = summing.sum_up(term)
     head, *rows = rows_of((draft / "moodle-project2.csv").read_bytes())
-    assert [row[head.index("Grade")] for row in rows] == ["60", ""]
+    assert [row[head.index("Grade")] for row in rows] == [f"{FULL:g}", ""]
     assert [row[head.index("Last modified (grade)")] for row in rows] == ["yesterday", "-"]
     assert rows[1][-1] == "keep"
-    assert "Moodle skips grades over the maximum; set it to at least 80" in text
+    assert f"Moodle skips grades over the maximum; set it to at least {FULL + 20:g}" in text
 
 
 def test_a_class_of_200_is_quick(tmp_path):

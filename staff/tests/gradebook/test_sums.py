@@ -12,11 +12,10 @@ from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
 from staff.gradebook.sums import EXCUSED, NOTHING, compute
 from staff.gradebook.term import Term
-from staff.grader import assignment as assignments
 from staff.tests.gradebook import terms
+from staff.tests.gradebook.terms import CODE, FULL, MOST, PROJECT
 from toolkit.errors import UserError
 
-PROJECT = assignments.load("project2")
 CORE = "test_1_training.py::test_trains"  # of TODO 1.4, which has no points without it
 TODO = PROJECT.find(CORE)[0]
 
@@ -37,37 +36,38 @@ def grades_of(term) -> dict:
 def test_everybody_has_a_row(term):
     grades = grades_of(term)
     assert [grade.state for grade in grades.values()] == ["graded", "graded", "graded", NOTHING]
-    assert grades["s1"].total == 60  # 50 and 10 extra; the report is missing, not 0
+    assert grades["s1"].total == FULL  # with the extra points; the report is missing, not 0
     assert grades["s1"].open == ["manual points (report) not given"]
-    assert grades["s2"].total == 60 - TODO.points
+    assert grades["s2"].total == FULL - TODO.points
     assert (grades["s4"].total, grades["s4"].open[0]) == (None, NOTHING)
 
 
 def test_what_people_decide(term):
     """Check, TODO, sum, rubric of a team, excuse: each changes what counts and leaves what was computed."""
     terms.decide(term, f'kind = "override"; student = "s2"; check = "{CORE}"; points = 1.25')
-    assert grades_of(term)["s2"].code == 50 - TODO.points + 1.25
+    assert grades_of(term)["s2"].code == CODE - TODO.points + 1.25
     terms.decide(term, 'kind = "override"; student = "s2"; todo = "1.4"; points = 2.5')
     terms.decide(term, 'kind = "rubric"; team = "blue"; item = "report: evidence"; points = 7')
     terms.decide(term, 'kind = "rubric"; team = "blue"; item = "report: figures"; points = 4.5')
     grade = grades_of(term)["s2"]
-    assert (grade.computed_code, grade.code) == (50 - TODO.points, 50 - TODO.points + 2.5)
+    assert (grade.computed_code, grade.code) == (CODE - TODO.points, CODE - TODO.points + 2.5)
     assert grade.manual == 11.5
     assert grade.open == ["3 of 5 items of the report are not judged yet"]
     for item in ("architectures", "performance", "limits"):
         terms.decide(term, f'kind = "rubric"; team = "blue"; item = "report: {item}"; points = 0')
     grade = grades_of(term)["s2"]
     assert (grade.manual, grade.open) == (11.5, [])
-    assert (grade.computed, grade.total) == (71.5 - TODO.points, 74 - TODO.points)
-    assert grades_of(term)["s1"].total == 71.5
+    assert (grade.computed, grade.total) == (FULL + 11.5 - TODO.points, FULL + 14 - TODO.points)
+    assert grades_of(term)["s1"].total == FULL + 11.5
     terms.decide(term, 'kind = "override"; student = "s2"; points = 33')
     terms.decide(term, 'kind = "excuse"; student = "s3"; reason = "ill"')
     grades = grades_of(term)
-    assert (grades["s2"].total, grades["s2"].computed) == (33, 71.5 - TODO.points)
+    assert (grades["s2"].total, grades["s2"].computed) == (33, FULL + 11.5 - TODO.points)
     assert (grades["s3"].state, grades["s3"].total) == (EXCUSED, None)
     assert compute(Term(term)).term_sum("s3") == (0, 0, [])
     page = pages.feedback(grades["s2"])
-    for text in ("Sum: 33 of 75", f"the grader gave {50 - TODO.points:g}", "decided: the sum", "why (ta)", "evidence"):
+    given = f"the grader gave {CODE - TODO.points:g}"
+    for text in (f"Sum: 33 of {MOST:g}", given, "decided: the sum", "why (ta)", "evidence"):
         assert text in page
 
 
@@ -100,7 +100,7 @@ def test_late_days(term, days_late, decision, days, free, percent):
         terms.decide(term, decision)
     grade = grades_of(term)["s1"]
     assert (grade.late.days, grade.late.free, grade.late.percent) == (days, free, percent)
-    assert grade.total == pytest.approx(60 * (1 - percent / 100))
+    assert grade.total == pytest.approx(FULL * (1 - percent / 100))
     assert grade.late.text() in pages.feedback(grade)
 
 
@@ -125,13 +125,13 @@ def test_a_term_is_published_and_changed(term, capsys):
         term, 'kind = "regrade"; student = "s2"; todo = "1.4"; comment = "please look"; reason = "our mistake"'
     )
     text = summing.sum_up(term)
-    assert f"changed: s2 project2: {60 - TODO.points:g} -> 60 (TODO 1.4: 0 → {TODO.points:g})" in text
+    assert f"changed: s2 project2: {FULL - TODO.points:g} -> {FULL:g} (TODO 1.4: 0 → {TODO.points:g})" in text
     assert "s1 project2" not in text
-    assert grades_of(term)["s1"].total == 60 - TODO.points + 1
+    assert grades_of(term)["s1"].total == FULL - TODO.points + 1
     page = (term / "draft/changes.html").read_text()
     assert "Grades that differ from the published ones: 1 (1 higher, 0 lower)" in page
     assert re.search("s2 asked .*please look.*our mistake", page)
-    assert json.loads((term / "published" / changes.SNAPSHOT).read_text())["grades"]["s2"]["project2"]["total"] < 60
+    assert json.loads((term / "published" / changes.SNAPSHOT).read_text())["grades"]["s2"]["project2"]["total"] < FULL
     summing.publish(term)
     assert "changed:" not in summing.sum_up(term)
     commands.history_main([str(term), "emile@uni.example"])
@@ -146,7 +146,7 @@ def test_who_left_the_roster_after_publishing_is_shown(term):
     summing.publish(term)
     roster = (term / "roster.csv").read_text().splitlines(keepends=True)
     (term / "roster.csv").write_text("".join(line for line in roster if not line.startswith("s2,")))
-    assert f"changed: s2 project2: {60 - TODO.points:g} -> none (no longer in roster.csv)" in summing.sum_up(term)
+    assert f"changed: s2 project2: {FULL - TODO.points:g} -> none (no longer in roster.csv)" in summing.sum_up(term)
     assert "no longer in roster.csv" in (term / "draft/changes.html").read_text()
 
 
@@ -154,7 +154,7 @@ def test_what_was_published_survives_a_kill_between_the_renames(term):
     summing.publish(term)
     (term / "published").rename(term / ".published.old")
     terms.decide(term, 'kind = "override"; student = "s1"; points = 33')
-    assert "changed: s1 project2: 60 -> 33" in summing.publish(term)
+    assert f"changed: s1 project2: {FULL:g} -> 33" in summing.publish(term)
 
 
 def test_the_log_notices_what_was_changed(term):
@@ -200,7 +200,7 @@ def test_decide_checks_before_it_writes(term):
         commands.decide_main([*words, "--todo", "7"])
     assert not (term / "decisions.toml").exists()
     commands.decide_main([*words, "--todo", "1.4"])
-    assert grades_of(term)["s1"].code == 50 - TODO.points + 3
+    assert grades_of(term)["s1"].code == CODE - TODO.points + 3
 
 
 @pytest.mark.parametrize(

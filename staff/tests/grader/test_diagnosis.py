@@ -112,7 +112,7 @@ def test_code_that_cannot_be_read_has_no_features(source):
 
 def test_places_are_those_of_the_reference():
     assert places()["1.4"] == ("classification_train.py", "train_epoch")
-    assert {todo: tuple(place[:2]) for todo, place in BANK.places.items()} == places()
+    assert {todo: tuple(place[:2]) for todo, place in BANK.places.items()}.items() <= places().items()
     for file, name, words in BANK.places.values():
         assert set(words) == code_features.features(reference()[file], name), "run python -m staff.measure --patterns"
 

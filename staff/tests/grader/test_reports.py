@@ -115,7 +115,7 @@ def test_page_is_whole_and_runs_nothing(results):
     assert "script" not in tags.seen
     assert tags.seen.count("details") == len(results["todos"])
     assert "http" not in text  # needs no network
-    assert f"{results['score']:g} of 50" in text
+    assert f"{results['score']:g} of {results['max_score']:g}" in text
     for said in ("2027-03-12 23:59", "2027-01-15", "5" * 64, "commit c0ffee, Python 3.11.7", "Partial grading"):
         assert said in text  # whose work, when, which files, what graded it, and that it is not a grade
     assert text.count(html.escape(HOSTILE).replace("\n", " ")) > 3
@@ -183,7 +183,7 @@ def test_outputs_of_a_real_run(starter_graded):
     results, folder = starter_graded.results, starter_graded.folder
     assert json.loads((folder / "gradescope.json").read_text())["score"] == 0
     assert len(ElementTree.parse(folder / "junit.xml").getroot().findall(".//testcase")) == len(checks_of(results))
-    assert "0 of 50" in (folder / "page.html").read_text()
+    assert f"0 of {results['max_score']:g}" in (folder / "page.html").read_text()
     assert str(results["staff_only"]["seed"]) not in (folder / "page.html").read_text()
 
 

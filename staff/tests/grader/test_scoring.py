@@ -16,6 +16,7 @@ from staff.grader.client import CheckFailed, clean
 from staff.grader.models_of import check_own_network
 from toolkit.errors import UserError
 
+POINTS = int(assignments.load("project2").points)
 TODO = Todo("1.1", "model", "Part 1", 4, [Check("a", "a", 1, core=True), Check("b", "b", 2), Check("c", "c", 1)])
 
 
@@ -67,12 +68,8 @@ def test_gate(values, above, tries, passes):
     assert len(recorded[0]["values"]) == tries
 
 
-def test_project2_adds_up():
+def test_project2_has_gates_and_outcome_counts_for_less_than_mechanism():
     project = assignments.load("project2")
-    assert (project.points, project.extra_points) == (50, 10)
-    ordinary = [todo for todo in project.todos if not todo.extra]
-    assert sum(todo.points for todo in ordinary if todo.part == "Part 1") == 25
-    assert sum(todo.points for todo in ordinary if todo.part == "Part 2") == 25
     assert set(project.gates["full"]) == {*project.gates["sample"], "acc_extra"}
     assert project.gates["full"]["acc_extra"].above
     assert project.gates["full"]["acc_extra"].value == 0.99
@@ -83,7 +80,7 @@ def test_project2_adds_up():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("points = 50\n", "points = 49\n", "points add up to 50 + 10"),
+        (f"\npoints = {POINTS}\n", f"\npoints = {POINTS - 1}\n", f"points add up to {POINTS}"),
         ('id = "1.1"', 'id = "1.0"', "names a test or a TODO twice"),
         ('needs = ["1.2"]', 'needs = ["9.9"]', "needs of test_1_results.py::test_checkpoint is '9.9'"),
         ("core = true", "core = false", "TODO 1.0 has no core check that is verified"),
