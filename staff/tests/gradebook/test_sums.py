@@ -12,6 +12,7 @@ from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
 from staff.gradebook.sums import EXCUSED, NOTHING, compute
 from staff.gradebook.term import Term
+from staff.grader import assignment as assignments
 from staff.tests.gradebook import terms
 from staff.tests.gradebook.terms import CODE, FULL, MOST, PROJECT
 from toolkit.errors import UserError
@@ -110,8 +111,9 @@ def test_free_days_are_used_once(term):
     terms.graded(term, "hw5", {"s1": terms.results_of("hw5")}, {"s1": 7 + 2.5})
     mine = compute(Term(term)).grades["s1"]
     assert [(g.late.days, g.late.free, g.late.percent) for g in mine.values()] == [(2, 2, 0), (3, 1, 20)]
-    assert mine["hw5"].total == 80
-    assert compute(Term(term)).term_sum("s1")[:2] == (140, 175)
+    whole = assignments.load("hw5").points
+    assert mine["hw5"].total == 0.8 * whole
+    assert compute(Term(term)).term_sum("s1")[:2] == (FULL + 0.8 * whole, MOST + whole)
 
 
 def test_a_term_is_published_and_changed(term, capsys):

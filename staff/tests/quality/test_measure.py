@@ -184,7 +184,7 @@ def test_real_gradings_are_counted_and_kept(tmp_path):
     words = ["staff.measure", *names, "--quick", "--seeds", "1", "--out", tmp_path]
     run = command(*words)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "7 judgements, 0 of them kept" in run.stdout
+    count = re.search(r"^(\d+) judgements, 0 of them kept", run.stdout, re.MULTILINE)[1]
     # The mains show one of the two at least: a wrong history is refused, a sum may still fall.
     rates = r"2 of 2 \(34.2% to 100.0%\)"
     assert re.search(rf"\| first bank \| yes \| 2 \| {rates} \| [12] of 2 \([^|]*\) \| {rates} \| 0 \|", run.stdout)
@@ -193,7 +193,7 @@ def test_real_gradings_are_counted_and_kept(tmp_path):
     # Its checks need two earlier TODOs, whose core checks are run, too.
     assert "| 2.8 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in run.stdout
     again = command(*words)
-    assert "7 judgements, 7 of them kept" in again.stdout
+    assert f"{count} judgements, {count} of them kept" in again.stdout
     assert again.stdout.split("kept from earlier")[1] == run.stdout.split("kept from earlier")[1]
 
 
