@@ -58,6 +58,8 @@ def test_defaults_are_those_of_the_course():
         (["--dataset", "chest"], "sample"),
         (["--ema_decay", "1"], "at least 0"),
         (["--lr", "0.1"], "--learning_rate"),
+        (["--modelname", "linear"], "did you mean --model_name? (--help lists all)"),
+        (["--model-name=linear"], "did you mean --model_name?"),
         (["--model", "cnn"], "--model_name"),
         (["--num_workers", "5000"], "up to 64"),
         (["--resume", ""], "leave the flag out"),

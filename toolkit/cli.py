@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import errno
 import json
 import os
@@ -41,7 +42,10 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
-            message += f"; allowed: {' '.join(sorted(self.flags()))}"
+            flags = sorted(self.flags())
+            typed = next((word.partition("=")[0] for word in message.split() if word.startswith("-")), "")
+            close = difflib.get_close_matches(typed, flags, 1, 0.75)
+            message += f"; did you mean {close[0]}? (--help lists all)" if close else f"; allowed: {' '.join(flags)}"
         sys.stderr.write(f"error: {message}\n")
         raise SystemExit(EXIT_USER_ERROR)
 

@@ -1,9 +1,10 @@
 """Which choices mattered: how much of the differences between runs each setting explains.
 
-How much a setting explains is the share of a one-way analysis of variance, corrected for what chance alone would
-explain (epsilon squared: (SS_between - (k-1) MS_within) / SS_total for k values). In a full grid the shares of
-different settings do not overlap; what they leave to 100% is interactions and chance. In a random search or a
-conditional grid they may overlap.
+How much a setting explains is its share of an analysis of variance, corrected for what chance alone would explain
+(epsilon squared: (SS_between - (k-1) MS_error) / SS_total for k values). In a full grid with several seeds chance is
+what the seeds of one configuration differ by; the shares of different settings do not overlap, and what they leave to
+100% is interactions and chance. Elsewhere (one seed, a random search, a conditional grid) chance is all that the
+setting itself does not explain, other settings included, and shares may overlap.
 """
 
 from __future__ import annotations
@@ -61,11 +62,12 @@ def main_effects(configs: Sequence[Mapping[str, Any]], results: Sequence[float])
         results: the metric of each run; runs where it is NaN are left out.
     """
     kept = [(config, result) for config, result in zip(configs, results, strict=True) if not math.isnan(result)]
-    found = []
-    for name in varying([config for config, _ in kept]):
+    found, names = [], [name for name in varying([config for config, _ in kept]) if name != "seed"]
+    error = _error_between_seeds(kept, names)
+    for name in names:
         levels = _split_levels([(config.get(name), result) for config, result in kept])
-        if name != "seed" and len(levels) > 1:
-            found.append(Effect(name, levels, _explained_share(list(levels.values()))))
+        if len(levels) > 1:
+            found.append(Effect(name, levels, _explained_share(list(levels.values()), error)))
     return sorted(found, key=lambda one: (math.isnan(one.share), -one.share, -_span(one)))
 
 
@@ -96,15 +98,27 @@ def _split_levels(pairs: list[tuple[Any, float]]) -> dict[str, list[float]]:
     return levels
 
 
-def _explained_share(groups: Sequence[Sequence[float]]) -> float:
-    """Epsilon squared of a one-way analysis of variance, at least 0; NaN if it cannot be told."""
+def _error_between_seeds(kept: Sequence[tuple[Mapping[str, Any], float]], names: Sequence[str]) -> float | None:
+    """Variance of the seeds of one configuration; None unless the runs are a full grid, each cell equally often."""
+    cells: dict[tuple[str, ...], list[float]] = {}
+    for config, result in kept:
+        cells.setdefault(tuple(repr(config.get(name)) for name in names), []).append(result)
+    whole = math.prod(len(values) for values in map(set, zip(*cells, strict=True)))
+    sizes = {len(values) for values in cells.values()}
+    if len(cells) != whole or len(sizes) != 1 or sizes == {1}:
+        return None
+    return sum(_sum_of_squares(values) for values in cells.values()) / (len(kept) - len(cells))
+
+
+def _explained_share(groups: Sequence[Sequence[float]], error: float | None) -> float:
+    """Epsilon squared, at least 0; NaN if it cannot be told. error: variance by chance; None: within the groups."""
     everything = [value for group in groups for value in group]
     total = _sum_of_squares(everything)
     if len(everything) <= len(groups) or total == 0:
         return math.nan
     within = sum(_sum_of_squares(group) for group in groups)
-    chance = (len(groups) - 1) * within / (len(everything) - len(groups))
-    return max(0.0, (total - within - chance) / total)
+    error = within / (len(everything) - len(groups)) if error is None else error
+    return max(0.0, (total - within - (len(groups) - 1) * error) / total)
 
 
 def _sum_of_squares(values: Sequence[float]) -> float:

@@ -84,9 +84,19 @@ def stubs_of(tree: ast.AST) -> Iterator[str]:
     idle = {
         id(line) for node in guards if ast.unparse(node.test).replace(" is ", " = ") not in unset for line in node.body
     }
+    idle |= set(below_an_end(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and id(node) not in idle:
             yield from re.findall(r"^raise NotImplementedError\(f?['\"]TODO (\d+\.\d+)", ast.unparse(node))
+
+
+def below_an_end(tree: ast.AST) -> Iterator[int]:
+    """The id of each line that stands below a return or raise of the same block: Python never gets there."""
+    for node in ast.walk(tree):
+        for block in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            lines = block if isinstance(block, list) else []  # the body of a lambda is an expression
+            ends = [number for number, line in enumerate(lines) if isinstance(line, (ast.Return, ast.Raise))]
+            yield from (id(inner) for line in lines[ends[0] + 1 :] for inner in ast.walk(line)) if ends else ()
 
 
 def look_at_weights(name: str) -> Finding | None:

@@ -105,9 +105,9 @@ def grading_limits(grader: dict[str, Any]) -> str:
     others = max((size for name, size in sizes.items() if not name.endswith(".py")), default=code)
     return (
         f"Grading runs your code on {limits.threads} processor threads with no GPU, no network, no further processes, "
-        f"in at most {limits.memory_mb / 1024:g} GB of memory and {limits.disk_mb} MB of files. One question to it may "
-        f"take {grader['limits']['request_s']:g} seconds (trainings have limits of their own), all of them "
-        f"{grader['limits']['submission_s']:g}. A code file may have {code / 1000:,.0f} kB, any other "
+        f"in at most {limits.memory_mb / 1024:g} GB of memory and {limits.disk_mb} MB of files. One call of your "
+        f"code may take {grader['limits']['request_s']:g} seconds (trainings have limits of their own), all calls "
+        f"together {grader['limits']['submission_s']:g}. A code file may have {code / 1000:,.0f} kB, any other "
         f"{others / 1e6:g} MB."
     )
 

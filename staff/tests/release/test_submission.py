@@ -62,6 +62,16 @@ def test_every_stub_of_the_starter_is_seen_and_none_of_the_solution(project):
     assert left == todos
 
 
+def test_a_stub_that_python_never_reaches_is_not_left(project):
+    """Below a return of the same block it harms nothing; below an inner one it is reached."""
+    stub = 'raise NotImplementedError("TODO 1.4: x")'
+    harmless = f"def f(x):\n    if x:\n        return 1\n    return 2\n    {stub}\n"
+    (project / "classification_train.py").write_text(harmless)
+    assert submission.look_at_code("classification_train.py").text == "no stub is left"
+    (project / "classification_train.py").write_text(f"def f(x):\n    if x:\n        return 1\n    {stub}\n")
+    assert submission.look_at_code("classification_train.py").text == "stubs are left: TODO 1.4"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
