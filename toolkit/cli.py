@@ -97,7 +97,10 @@ def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name:
     group = parser.add_argument_group("model and training")
     group.add_argument("--model_name", choices=models, default=model_name, help="architecture")
     group.add_argument(
-        "--model_args", type=json_object, metavar="JSON", help="arguments for the model, like '{\"base_channels\": 8}'"
+        "--model_args",
+        type=json_object,
+        metavar="JSON",
+        help="arguments for the model's __init__, like '{\"base_channels\": 8}' for the U-Net",
     )
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="step size")
     group.add_argument("--num_epochs", type=in_range(int, 1), default=1, help="epochs in all, a resumed run's included")
