@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from staff.grader import dataset as datasets
 from staff.grader.dataset import SIDE, DataSet
@@ -74,23 +73,30 @@ def draw(path: Path, counts: dict[str, int], seed: int) -> dict[str, np.ndarray]
 
     Args:
         path: of the official file.
-        counts: images to draw of each split. UserError if it has fewer, or fewer are asked for than there are classes.
+        counts: images to draw of each split. UserError if it has fewer, or a class would be left out.
         seed: the same one draws the same images.
     """
-    arrays = {}
+    arrays, rng = {}, np.random.default_rng(seed)
     for split, count in counts.items():
         labels = read_array(path, f"{split}_labels")
         if count > len(labels):
             raise UserError(f"--{split} is {count}; {path.name} has {len(labels)} images there")
-        index = np.arange(len(labels))
-        if count < len(labels):
-            try:
-                index, _ = train_test_split(index, train_size=count, stratify=labels[:, 0], random_state=seed)
-            except ValueError as error:  # fewer images than classes
-                raise UserError(f"--{split} is {count}: {error}") from None
+        quotas = quotas_of(np.bincount(labels[:, 0]), count)
+        if missed := [str(number) for number in np.unique(labels) if not quotas[number]]:
+            raise UserError(f"--{split} is {count}: no image of class {', '.join(missed)} would be drawn; ask for more")
+        classes = (rng.permutation(np.flatnonzero(labels == number))[:quota] for number, quota in enumerate(quotas))
+        index = np.sort(np.concatenate(list(classes)))
         arrays[f"{split}_images"] = read_array(path, f"{split}_images")[index]
         arrays[f"{split}_labels"], arrays[f"{split}_index"] = labels[index], index
     return arrays
+
+
+def quotas_of(available: np.ndarray, count: int) -> np.ndarray:
+    """How many images of each class make `count` with the shares of `available` (largest remainders)."""
+    shares = available * count / available.sum()
+    quotas = np.floor(shares).astype(int)
+    quotas[np.argsort(quotas - shares, kind="stable")[: count - quotas.sum()]] += 1
+    return quotas
 
 
 def describe(source: Source, dataset: DataSet, counts: dict[str, int], seed: int) -> dict[str, Any]:

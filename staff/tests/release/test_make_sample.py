@@ -36,11 +36,11 @@ def run(own_sources, tmp_path, monkeypatch):
 
 
 def test_a_sample_is_drawn_by_class_and_says_where_it_comes_from(run, own_sources):
-    official = run("bloodmnist", "--train=50", "--val=25", "--test=100", "--shows=blood cells")
+    official = run("bloodmnist", "--train=50", "--val=95", "--test=100", "--shows=blood cells")
     bundled = own_sources / "data/bundled"
     first = (bundled / "bloodmnist_sample.npz").read_bytes()
     drawn = np.load(io.BytesIO(first))
-    for split, count in {"train": 50, "val": 25, "test": 100}.items():
+    for split, count in {"train": 50, "val": 95, "test": 100}.items():
         places = drawn[f"{split}_index"]
         assert len(set(places.tolist())) == count
         assert np.array_equal(drawn[f"{split}_images"], official[f"{split}_images"][places])
@@ -50,10 +50,10 @@ def test_a_sample_is_drawn_by_class_and_says_where_it_comes_from(run, own_source
     records = json.loads((bundled / "manifest.json").read_text())["files"]
     [record] = [one for one in records if one["flag"] == "bloodmnist"]
     assert record["drawn_from"].startswith("bloodmnist.npz, which is not the official file")
-    assert "| `bloodmnist_sample.npz` | a sample of BloodMNIST: 50 / 25 / 100 images | blood cells |" in readme(bundled)
-    run("bloodmnist", "--train=50", "--val=25", "--test=100")
+    assert "| `bloodmnist_sample.npz` | a sample of BloodMNIST: 50 / 95 / 100 images | blood cells |" in readme(bundled)
+    run("bloodmnist", "--train=50", "--val=95", "--test=100")
     assert (bundled / "bloodmnist_sample.npz").read_bytes() == first  # the same seed, the same bytes
-    run("bloodmnist", "--train=50", "--val=25", "--test=100", "--seed=1")
+    run("bloodmnist", "--train=50", "--val=95", "--test=100", "--seed=1")
     assert (bundled / "bloodmnist_sample.npz").read_bytes() != first
     assert readme(bundled).count("bloodmnist_sample") == 1
 
@@ -74,7 +74,7 @@ def test_what_stops_it(run):
     for arguments, message in (
         (["retinamnist"], r"has retinamnist\.npz, which this tool has not made"),
         (["bloodmnist", "--train=101"], r"--train is 101; bloodmnist\.npz has 100 images"),
-        (["bloodmnist", "--train=5"], "--train is 5: .*should be greater or equal to the number of classes"),
+        (["bloodmnist", "--train=8"], "--train is 8: no image of class 6, 7 would be drawn; ask for more"),
         (["bloodmnist3d"], "dataset is 'bloodmnist3d'; allowed"),
     ):
         with pytest.raises(UserError, match=message):
