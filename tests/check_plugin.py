@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.check_table import EVENTS_VARIABLE, ROOT
+from tests.todo import AnswerMissingError
 from tests.todos import TODOS
 
 STUB = re.compile(r"TODO (\d+\.\d+)\b")
@@ -92,6 +93,8 @@ def explain(excinfo: pytest.ExceptionInfo) -> dict[str, Any]:
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     stub = STUB.match(first_line) if isinstance(error, NotImplementedError) else None
     frames = [(Path(str(entry.path)), entry.lineno + 1) for entry in excinfo.traceback]
+    if stub and isinstance(error, AnswerMissingError):
+        return {"line": first_line, "stub": stub[1], "answer": True}
     if stub and _has_code_before(*frames[-1]):
         line = f"your code runs, but the line raise NotImplementedError(...) is still there; delete it{_place(frames)}"
         return {"line": line, "stub": None}

@@ -1,8 +1,9 @@
-"""The table of the graded TODOs: python -m tests [TODO ...] [--hint] [--timeout SECONDS]
+"""The table of the graded TODOs: python -m tests [TODO ...] [--timeout SECONDS]
 
 Not started, failing or passing, with points, the first useful line of what went wrong and the command that runs that
 TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it crashes or a test takes
 too long, that TODO fails, and a new child runs the TODOs after it. Exit code: 0 if all pass, else 1.
+Where tests/hints.json is, --hint prints hints instead.
 """
 
 from __future__ import annotations
@@ -39,22 +40,27 @@ class Outcome:
     """What is known about one TODO."""
 
     passed: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)  # {"line": ..., "stub": TODO number or None}
+    failures: list[dict[str, Any]] = field(default_factory=list)  # {"line": ..., "stub": TODO number or None}; "answer"
 
     def fail(self, line: str) -> None:
         """Note a failure that no test could report itself."""
         self.failures.append({"line": line, "stub": None})
 
     def state(self, todo: Todo) -> str:
-        """'passing', 'not started' (nothing fails but its own stub) or 'failing'."""
+        """'passing', 'not started' (nothing fails but its own stub) or 'failing'.
+
+        Code that passes while the written answer is missing is 'failing': it was started.
+        """
         if not self.failures:
             return "passing"
+        if self.passed and all(failure.get("answer") for failure in self.failures):
+            return "failing"
         return "not started" if all(failure["stub"] == todo.number for failure in self.failures) else "failing"
 
     def line(self, todo: Todo) -> str:
         """The most useful line: a real failure before a stub, the own stub before another TODO's."""
         ranks = {None: 0, todo.number: 1}
-        failure = min(self.failures, key=lambda failure: ranks.get(failure["stub"], 2))
+        failure = min(self.failures, key=lambda failure: (ranks.get(failure["stub"], 2), failure.get("answer", False)))
         waiting = failure["stub"] not in ranks
         return f"waits for {failure['line']}" if waiting else failure["line"]
 
@@ -209,7 +215,9 @@ def _note(event: dict[str, Any], todos: Sequence[Todo], outcomes: dict[str, Outc
     if event["event"] == "passed":
         outcomes[event["todo"]].passed += 1
     elif event["event"] == "failed":
-        outcomes[event["todo"]].failures.append({"line": event["line"], "stub": event["stub"]})
+        outcomes[event["todo"]].failures.append(
+            {"line": event["line"], "stub": event["stub"], "answer": event.get("answer", False)}
+        )
     elif event["event"] == "unreadable":
         for todo in todos:
             if todo.file == event["file"]:
@@ -270,7 +278,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests", description=(__doc__ or "").split("\n")[0])
     numbers = [todo.number for todo in TODOS]
     parser.add_argument("todo", nargs="*", help="TODO numbers such as 1.2; all if none is given")
-    parser.add_argument("--hint", action="store_true", help="run nothing: one more hint for each TODO that is named")
+    hint_help = "run nothing: one more hint for each TODO that is named"
+    parser.add_argument("--hint", action="store_true", help=hint_help if HINTS.is_file() else argparse.SUPPRESS)
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds a test may take (default: %(default)s)"
     )

@@ -216,7 +216,7 @@ def check_pair(
     assert result is not None, f"expected {shape}, got None; is the `return` missing?"
     assert isinstance(result, (tuple, list)), f"expected {shape}, got a {type(result).__name__}"
     assert len(result) == 2, f"expected {shape}, got {len(result)} values"
-    loss, score = (helpers.number(value, what) for value, what in zip(result, ("loss", "score"), strict=True))
+    loss, score = map(helpers.number, result, ("the average loss", "the average score"))
     losses, scores = seen.right(seen.losses), seen.right(seen.batch_scores())
     assert 0.05 < min(scores.values()) <= max(scores.values()) < 0.95, f"this check is degenerate: {scores}"
     swapped = helpers.is_one_of(loss, scores, LOSS_TOLERANCE) and helpers.is_one_of(score, losses, LOSS_TOLERANCE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -16,38 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from synthetic_data import SegmentationDataGenerator, box_collate_fn
+from tests.checks import check_close, check_shape, is_one_of, number  # noqa: F401 -- the tests call helpers.number
 
 IMAGE_SHAPE = (3, 28, 28)
 NUM_CLASSES = 9
 CPU = torch.device("cpu")
 COUNT = 26  # images of the two small loaders: seven batches of four, the last one smaller
-
-
-def check_shape(tensor: Any, expected: tuple[int, ...], what: str) -> None:
-    """Fail with the expected and the actual shape."""
-    assert isinstance(tensor, torch.Tensor), f"expected {what} as a tensor, got a {type(tensor).__name__}"
-    got = tuple(tensor.shape)
-    assert got == expected, f"expected {what} of shape {expected}, got {got}"
-
-
-def check_close(got: float, expected: float, what: str, tolerance: float) -> None:
-    """Fail with both numbers if they differ by more than `tolerance`."""
-    assert isinstance(got, (int, float)) or torch.as_tensor(got).numel() == 1, f"expected {what} as one number"
-    assert abs(float(got) - expected) <= tolerance, f"expected {what} {expected:.6f}, got {float(got):.6f}"
-
-
-def is_one_of(got: float, allowed: dict[str, float], tolerance: float) -> bool:
-    """True if `got` is one of the allowed numbers."""
-    return any(abs(got - value) <= tolerance for value in allowed.values())
-
-
-def number(value: Any, what: str) -> float:
-    """A number, NumPy number or tensor with one value as a float; fail with what it is otherwise."""
-    try:
-        return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError):
-        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-        pytest.fail(f"expected the average {what} as one number, got a {type(value).__name__}{shape}", pytrace=False)
 
 
 def random_images(count: int, channels: int = IMAGE_SHAPE[0], scale: float = 1.0) -> torch.Tensor:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.check_table import ROOT, Clock
+from tests.labs.hw5.todos import TODOS as HW5_TODOS
 from tests.todos import TODOS
 
 pytestmark = pytest.mark.provided
@@ -145,6 +146,34 @@ def test_every_kind_of_failure_is_told_apart(course):
     assert f"{len(TODOS) - 9} passing, 8 failing, 1 not started" in output
 
 
+def test_a_missing_answer_is_said_where_the_code_passes(course):
+    answer = """
+@pytest.mark.todo_{1}
+def test_written_{1}():
+    from tests.todo import AnswerMissingError
+    raise AnswerMissingError("TODO {0}: the ANSWER is missing")
+"""
+    tests = {
+        "1.1": PASSING,  # the code is right
+        "1.2": not_started("1.2"),
+        "1.3": "def test(): assert False, 'expected 1, got 2'",
+    }
+    made = course(
+        **{
+            f"todo_{number.replace('.', '_')}": code + answer.format(number, number.replace(".", "_"))
+            for number, code in tests.items()
+        },
+        todo_1_4="def test():\n    from tests.todo import AnswerMissingError\n"
+        "    raise AnswerMissingError('TODO 1.4: the ANSWER is missing')",
+    )
+    _code, rows, _output = made.check()
+    assert_others_pass(rows, "1.1", "1.2", "1.3", "1.4")
+    assert rows["1.1"] == ("failing", "0/3", "TODO 1.1: the ANSWER is missing")
+    assert rows["1.2"] == ("not started", "0/5", "TODO 1.2: do it")
+    assert rows["1.3"] == ("failing", "0/2", "expected 1, got 2")
+    assert rows["1.4"] == ("not started", "0/4", "TODO 1.4: the ANSWER is missing")
+
+
 def test_crashes_and_endless_loops_hide_no_other_todo(course):
     code, rows, _ = course(
         todo_1_0=not_started("1.0"),
@@ -203,9 +232,11 @@ def test_numbers_of_two_digits(course):
 
 def test_each_call_gives_one_more_hint_and_runs_nothing(course):
     made = course(todo_1_2="def test(): assert False")
+    assert "--hint" not in made.check("--help")[2]
     _code, _rows, printed = made.check("1.2", "--hint")
     assert "there are no hints here" in printed
     shutil.copy(ROOT / "tests" / "hints.json", made.folder / "tests")
+    assert "--hint" in made.check("--help")[2]
     assert "name a TODO" in made.check("--hint")[2]
     said = [made.check("1.2", "--hint") for _ in range(4)]
     assert [re.findall(r"hint \d of 3|^  - ", printed, re.MULTILINE) for _code, _rows, printed in said] == [
@@ -216,9 +247,10 @@ def test_each_call_gives_one_more_hint_and_runs_nothing(course):
     assert "hint 1 of 3" in made.check("1.2", "--hint")[2]
 
 
-def test_every_todo_has_a_question_a_direction_and_a_reference():
-    hints = json.loads((ROOT / "tests" / "hints.json").read_text(encoding="utf-8"))
-    assert list(hints) == [todo.number for todo in TODOS]
+@pytest.mark.parametrize(("file", "todos"), [("tests/hints.json", TODOS), ("tests/labs/hw5/hints.json", HW5_TODOS)])
+def test_every_todo_has_a_question_a_direction_and_a_reference(file, todos):
+    hints = json.loads((ROOT / file).read_text(encoding="utf-8"))
+    assert list(hints) == [todo.number for todo in todos]
     for number, (question, direction, reference) in hints.items():
         assert "?" in question, number
         assert all(len(text) > 20 for text in (direction, reference)), number

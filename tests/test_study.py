@@ -38,12 +38,15 @@ def noting(calls: list[int]):
 def test_finished_seeds_are_read_and_new_ones_trained(tmp_path, capsys):
     calls: list[int] = []
     open_study(tmp_path, seeds=2).train("row", noting(calls))
+    assert "not trained again" not in capsys.readouterr().out
     found = open_study(tmp_path, seeds=3).train("row", noting(calls))
     assert calls == [0, 1, 2]
     assert [run["validation"]["auc"] for run in found] == [0.5, 0.6, 0.7]
     assert {run["dataset"] for run in found} == {"drawn"}
     assert all(run["environment"]["python"] for run in found)
-    assert "row, seed 2: validation auc 0.7000" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "row, seed 1: validation auc 0.6000 (read, not trained again)\n" in printed
+    assert "row, seed 2: validation auc 0.7000 (0 s)\n" in printed
 
 
 def test_random_generators_are_seeded_before_each_training(tmp_path):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class AnswerMissingError(NotImplementedError):
+    """The written answer of a TODO is not there; its code may be done."""
+
+
 @dataclass(frozen=True)
 class Todo:
     """One graded task: its number, what it is, its points and the file that tests it."""

@@ -66,10 +66,12 @@ class Study:
         found = []
         for seed in self.seeds if seeds is None else seeds:
             run = self._open(row, seed)
-            if not run.file("results.json").exists():
+            finished = run.file("results.json").exists()
+            if not finished:
                 self._train_one(row, seed, run, train)
             found.append(read_json(run.file("results.json")))
-            print(f"{row}, seed {seed}: {_validation_line(found[-1])}", flush=True)
+            how = "read, not trained again" if finished else f"{found[-1]['seconds']:.0f} s"
+            print(f"{row}, seed {seed}: {_validation_line(found[-1])} ({how})", flush=True)
         return found
 
     def _train_one(self, row: str, seed: int, run: RunFolder, train: Train) -> None:
@@ -148,9 +150,9 @@ def _command() -> str:
 
 
 def _validation_line(results: Mapping[str, Any]) -> str:
-    """'validation auc 0.9012, accuracy 0.8600 (12 s)'."""
+    """'validation auc 0.9012, accuracy 0.8600'."""
     known = [(name, value) for name, value in (results.get("validation") or {}).items() if isinstance(value, float)]
-    return f"validation {', '.join(f'{name} {value:.4f}' for name, value in known)} ({results['seconds']:.0f} s)"
+    return f"validation {', '.join(f'{name} {value:.4f}' for name, value in known)}"
 
 
 # ---- tables of rows and metrics --------------------------------------------------------------------------------------

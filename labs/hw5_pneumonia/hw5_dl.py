@@ -1,13 +1,13 @@
 """Homework 5: normal or pneumonia? Chest X-rays of PneumoniaMNIST, from loading to Grad-CAM.
 
-    python -m labs.hw5_pneumonia.hw5_dl --quick     # all five parts in under a minute
+    python -m labs.hw5_pneumonia.hw5_dl --quick     # all five parts on few images: about two minutes on two cores
     python -m labs.hw5_pneumonia.hw5_dl             # the real run; pictures and tables go to outputs/
 
 GRADED: TODO 1.1 ... 3.2 here; 3.3 ... 5.2 and the three questions in hw5_evaluate.py. The other files of the folder are
 provided: run.py calls these functions in order, choices.py chooses thresholds on validation images, figures.py draws
 images; toolkit/study.py repeats trainings over seeds and keeps the test images closed until the thresholds are written
 down; toolkit/backbones.py finds ImageNet weights. Where a TODO asks for an answer, write it as a comment that starts
-with "ANSWER" and its number.
+with "ANSWER" and its number, at least 15 words.
 
 Throughout: images are float32 (B, 1, 28, 28) in [-1, 1]; labels are int64 (B,), 0 normal and 1 pneumonia; models
 return logits (B, 2); "probability" is that of pneumonia; pneumonia is the positive class.
@@ -57,7 +57,8 @@ def make_dataloaders(source: Source, batch_size: int = 128, seed: int = 0, augme
     source: locate("pneumoniamnist"); source.read(split) gives images uint8 (N, 1, 28, 28) and labels int64 (N,).
     Only training batches are shuffled (the same for the same seed) and, if `augmented`, sent through `augment`.
     """
-    # Hint: ImageDataset(split, augmentation=f, seed=...) calls f(uint8 images, generator); make_loader does the rest.
+    # Hint: ImageDataset(split, augmentation=f, seed=...) calls f(uint8 images, generator), which augment_bytes below
+    # takes: it normalises and calls `augment`. make_loader does the rest.
     # BEGIN SOLUTION 1.1: three DataLoaders
     loaders: dict[str, DataLoader] = {}
     for name in SPLITS:

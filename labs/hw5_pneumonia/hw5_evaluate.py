@@ -3,7 +3,9 @@
 GRADED: TODO 3.3 ... 5.2 and the questions 6.1 ... 6.3.
 
 Probabilities are those of pneumonia, float (N,); labels int (N,), 0 normal and 1 pneumonia. An image is called
-pneumonia if its probability is at least the threshold, which was chosen on validation data.
+pneumonia if its probability is at least the threshold, which was chosen on validation data. Sensitivity (recall) is the
+share of the ill who are called so, specificity the share of the healthy who are not; the operating point of a model is
+the pair of them at the threshold in use.
 """
 
 from __future__ import annotations
@@ -177,10 +179,12 @@ def grad_cam(model: nn.Module, layer: nn.Module, images: torch.Tensor, targets: 
     """Where do the features of `layer` speak for class `targets`? Grad-CAM (Selvaraju et al. 2017), written by hand.
 
     images: float32 (B, 1, H, W). targets: int64 (B,). Returns float32 (B, H, W) in [0, 1]: each map is divided by its
-    largest value; a map without any positive value stays 0. `model` keeps its mode and its gradients.
+    largest value; a map without any positive value stays 0. `model` keeps its mode and its gradients. It may come in
+    training mode, and frozen (no parameter requires a gradient); its maps are those of evaluation mode.
     """
     # Hint: layer.register_forward_hook gives the activations A (B, C, h, w); torch.autograd.grad of the target logits
     # with respect to A; weights = mean of the gradient over h, w; map = ReLU of the weighted sum over C; F.interpolate.
+    # A frozen model builds a graph only if its input requires a gradient: a copy of the images can.
     # BEGIN SOLUTION 5.2: Grad-CAM
     kept: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
@@ -188,7 +192,6 @@ def grad_cam(model: nn.Module, layer: nn.Module, images: torch.Tensor, targets: 
     model.eval()
     try:
         with torch.enable_grad():
-            # The images require a gradient so that a frozen network has a graph, too.
             logits = model(images.detach().requires_grad_())
             score = logits.gather(1, targets.view(-1, 1)).sum()  # images do not influence each other in eval mode
             (gradient,) = torch.autograd.grad(score, kept[0])  # (B, C, h, w)

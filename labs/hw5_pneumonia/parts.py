@@ -34,6 +34,8 @@ from toolkit.study import Study, summary
 METRICS = ("accuracy", "auc", "precision", "recall", "f1", "specificity")
 INTERVALS = ("accuracy", "auc", "recall", "specificity")
 REPLICATES = 500  # of the bootstrap
+# An operating point is what a model does at one threshold: its sensitivity (the share of the ill that it finds) and its
+# specificity (the share of the healthy that it calls healthy).
 SENSITIVITY = 0.98  # of the third operating point: few ill children may be missed
 Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
@@ -130,6 +132,7 @@ def choose_thresholds(trained: Mapping[str, Trained], val_loader: Any) -> dict[s
             threshold = choices.choose_threshold(probabilities, labels)
             on_val = hw5_dl.evaluate(probabilities, labels, threshold)
             sensitive = choices.threshold_for_sensitivity(probabilities, labels, SENSITIVITY)
+            # Youden's threshold is the one with the highest sensitivity + specificity, see choices.choose_threshold.
             points = {"0.5": 0.5, "Youden": threshold, f"sensitivity {SENSITIVITY:.0%}": sensitive}
             chosen[name].append({"seed": seed, "threshold": threshold, "points": points, "validation": on_val})
     return chosen

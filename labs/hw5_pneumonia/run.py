@@ -16,9 +16,14 @@ from toolkit.runs import environment, read_json, writable_folder, write_json
 from toolkit.study import Study
 
 QUICK_IMAGES = 1500
-# scratch: the backbone of the pretrained row without its weights; their difference is the gain of transfer
-# radiologist: the CNN with the augmentation of recipes.as_a_radiologist_would
 MODELS = ("cnn", "radiologist", "resnet18", "scratch", "pretrained")
+MODELS_HELP = (
+    "rows of the table (default: cnn resnet18 pretrained): cnn is yours; resnet18 is a ResNet-18 from scratch with a "
+    "first layer for 28 x 28 pixels; pretrained is the backbone with ImageNet weights, on enlarged images; scratch is "
+    "the same without those weights, so the two show what the weights bring; radiologist is your CNN with the "
+    "augmentation of recipes.as_a_radiologist_would"
+)
+QUICK_HELP = "one seed, few images, two epochs: does everything run? About two minutes on two cores"
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 # Flags that say where and how often, and not what is trained.
 FREE = ("models", "seeds", "data_root", "output_dir", "device", "precision")
@@ -27,9 +32,9 @@ FREE = ("models", "seeds", "data_root", "output_dir", "device", "precision")
 def build_parser() -> OneLineParser:
     """The flags of the command."""
     parser = OneLineParser(prog="hw5_dl", description="Homework 5: pneumonia on chest X-rays, all five parts.")
-    parser.add_argument("--quick", action="store_true", help="one seed, few images, two epochs: does everything run?")
+    parser.add_argument("--quick", action="store_true", help=QUICK_HELP)
     parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=["cnn", "resnet18", "pretrained"], help="rows of the table"
+        "--models", nargs="+", choices=MODELS, default=["cnn", "resnet18", "pretrained"], help=MODELS_HELP
     )
     parser.add_argument("--seeds", type=in_range(int, 1, 20), default=5, help="trainings of each model")
     parser.add_argument("--batch_size", type=int, choices=(64, 128), default=128, help="images per step")

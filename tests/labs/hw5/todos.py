@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tests.todo import Todo
 
-DATA, TRAINING, EVALUATION = (f"tests/labs/hw5/test_{name}.py" for name in ("data", "training", "evaluation"))
+DATA, TRAINING, TRANSFER, EVALUATION = (
+    f"tests/labs/hw5/test_{name}.py" for name in ("data", "training", "transfer", "evaluation")
+)
 
 TODOS = (
     Todo("1.1", "data loaders", 5, DATA, "hw5"),
@@ -13,8 +15,8 @@ TODOS = (
     Todo("2.1", "CNN", 10, TRAINING, "hw5"),
     Todo("2.2", "training with early stopping", 10, TRAINING, "hw5"),
     Todo("2.3", "curves and overfitting", 5, TRAINING, "hw5"),
-    Todo("3.1", "backbone for one channel", 8, TRAINING, "hw5"),
-    Todo("3.2", "fine-tuning in two phases", 8, TRAINING, "hw5"),
+    Todo("3.1", "backbone for one channel", 8, TRANSFER, "hw5"),
+    Todo("3.2", "fine-tuning in two phases", 8, TRANSFER, "hw5"),
     Todo("3.3", "comparison table", 9, EVALUATION, "hw5"),
     Todo("4.1", "confusion matrix and metrics", 8, EVALUATION, "hw5"),
     Todo("4.2", "ROC and precision-recall", 6, EVALUATION, "hw5"),
