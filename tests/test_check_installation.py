@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import check_installation
 from tests.misbehaving_server import MisbehavingServer
+from toolkit import medmnist_catalog
 
 pytestmark = pytest.mark.provided
 
@@ -167,6 +169,15 @@ def test_a_network_is_reported(tmp_path, broken):
         _, lines = check(tmp_path, site=broken, mirror=server.address)
         assert server.requests == [], "a connection is enough"
     assert lines["data"][0].endswith(f"will be downloaded at the first run from {server.url('pathmnist.npz')}")
+
+
+def test_the_data_are_those_that_the_assignment_bundles(tmp_path, monkeypatch, capsys):
+    records = json.loads(medmnist_catalog.MANIFEST.read_text(encoding="utf-8"))["files"]
+    official = [record for record in records if record["flag"] == "pneumoniamnist"]
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": official}), encoding="utf-8")
+    monkeypatch.setattr(medmnist_catalog, "MANIFEST", tmp_path / "manifest.json")
+    check_installation.check_data(tmp_path)
+    assert "ok       data: the official pneumoniamnist is bundled (4708 labelled" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_reported_and_left_alone(tmp_path, broken):

@@ -90,6 +90,11 @@ def bundled(flag: str, size: int) -> Bundled | None:
     return _first(lambda record: (record["flag"], record["size"]) == (flag, size) and "test_of" not in record)
 
 
+def bundled_flags() -> list[str]:
+    """The sets that data/bundled has a file of, that of the assignment first."""
+    return list(dict.fromkeys(record["flag"] for record in _manifest() if "test_of" not in record))
+
+
 def bundled_test_of(name: str) -> Bundled | None:
     """The bundled test images that belong to the sample `name`, if they are here; students' copies lack them."""
     return _first(lambda record: record.get("test_of") == name)

@@ -117,7 +117,7 @@ def check_numbers(
         return set(wrong) & set(off) != set() and all(abs(found[n] - v) <= tolerance for n, v in wrong.items())
 
     cause = _cause(mistakes, fits)
-    listed = ", ".join(f"{name} {expected[name]:.4f}, got {found[name]:.4f}" for name in off)
+    listed = ", ".join(f"{name} {expected[name]:.4g}, got {found[name]:.4g}" for name in off)
     pytest.fail(f"{what}: {cause}expected {listed}", pytrace=False)
 
 
