@@ -75,7 +75,7 @@ def counted(probabilities, labels, called) -> dict[str, float]:
     positive, negative = probabilities[labels == 1], probabilities[labels == 0]
     pairs = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     return {
-        "accuracy": (tp + tn) / len(labels),
+        "accuracy": 1 - (fp + fn) / len(labels),
         "auc": float(pairs.mean()),
         "precision": tp / (tp + fp),
         "recall": tp / (tp + fn),
@@ -181,7 +181,7 @@ def enlarged(low: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
 
 def highest_is_one(maps: torch.Tensor) -> torch.Tensor:
     """Each map divided by its largest value."""
-    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+    return maps / maps.flatten(1).max(dim=1).values[:, None, None].clamp(min=1e-30)
 
 
 @torch.no_grad()
