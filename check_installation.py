@@ -268,28 +268,29 @@ def check_data(data_root: Path) -> None:
     """Where the assignment's images would come from: a file, a download, or what is bundled. Changes nothing."""
     print(f"{STEP}look for the data", flush=True)
     try:
-        from toolkit.download import unreachable
-        from toolkit.medmnist_catalog import bundled_flags
-        from toolkit.medmnist_data import DataError, download_address, inspect, locate
+        from toolkit import download, medmnist_catalog, medmnist_data
     except ModuleNotFoundError as error:
         return fail("data", f"{error.name} is missing", "fix the packages above first")
     except (Exception, SystemExit) as error:
         return fail("data", f"the data tools cannot be imported ({first_line(error)})", "fix the packages above first")
     try:
-        flag = next(iter(bundled_flags()), "pathmnist")
-        address = download_address(flag)
-        sample = locate(flag, dataset="sample")
-    except (DataError, ImportError) as error:  # a package is missing, a damaged bundle, a mirror that is not an address
+        flag = next(iter(medmnist_catalog.bundled_flags()), "pathmnist")
+        address = medmnist_data.download_address(flag)
+        sample = medmnist_data.locate(flag, dataset="sample")
+    except (
+        medmnist_data.DataError,
+        ImportError,
+    ) as error:  # a package is missing, a damaged bundle, a mirror that is not an address
         return fail("data", first_line(error), "fix what this line names")
     try:
-        source = inspect(flag, data_root=data_root)
+        source = medmnist_data.inspect(flag, data_root=data_root)
         if source is not None:
             return ok("data", f"{source.name} is in {data_root}")
-    except DataError as error:
+    except medmnist_data.DataError as error:
         warn("data", first_line(error), "move that file away or put the official one in its place")
     if not sample.is_sample:
         return ok("data", f"the official {flag} is bundled ({sample.count('train')} labelled training images)")
-    no_network = unreachable(address, NETWORK_LIMIT_S)
+    no_network = download.unreachable(address, NETWORK_LIMIT_S)
     if no_network is None:
         ok("data", f"the full {flag} will be downloaded at the first run from {address}")
     else:
