@@ -37,7 +37,7 @@ def groups(mistakes: Iterable[Variant]) -> list[tuple[Variant, ...]]:
 
 
 def _fit(one: Variant, other: Variant) -> bool:
-    if one.alone or other.alone or one.base is not other.base:
+    if one.alone or other.alone or one.base != other.base:
         return False
     if any(_meets(one, todo) for todo in other.todos) or any(_meets(other, todo) for todo in one.todos):
         return False

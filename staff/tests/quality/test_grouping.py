@@ -52,5 +52,7 @@ def test_mistakes_of_one_todo_or_of_what_it_runs_are_kept_apart():
 
 
 def test_what_was_made_from_different_submissions_stays_apart():
-    stranger = replace(BANK["dice-log"], base=dict(reference()))
+    twin = replace(BANK["dice-log"], base=dict(reference()))
+    assert len(groups([BANK["linear-grey"], twin])) == 1, "what counts is the text, not which object holds it"
+    stranger = replace(BANK["dice-log"], base=BANK["tutorial.dice-log"].base)
     assert len(groups([BANK["linear-grey"], stranger])) == 2
