@@ -277,10 +277,8 @@ def check_data(data_root: Path) -> None:
         flag = next(iter(medmnist_catalog.bundled_flags()), "pathmnist")
         address = medmnist_data.download_address(flag)
         sample = medmnist_data.locate(flag, dataset="sample")
-    except (
-        medmnist_data.DataError,
-        ImportError,
-    ) as error:  # a package is missing, a damaged bundle, a mirror that is not an address
+    # A package is missing, a bundle is damaged, a mirror is not an address.
+    except (medmnist_data.DataError, ImportError) as error:
         return fail("data", first_line(error), "fix what this line names")
     try:
         source = medmnist_data.inspect(flag, data_root=data_root)

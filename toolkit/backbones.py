@@ -96,6 +96,9 @@ def find_weights(name: str, path: str | None, say: Callable[[str], None] = print
     """
     if path is not None:
         return _read_weights(path)
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        say(f"no ImageNet weights for {name}: torchvision offers none; --weights PATH takes a file")
+        return None
     try:
         with _socket_timeout(CONNECT_TIMEOUT_S):
             weights = torchvision.models.get_model_weights(name).DEFAULT

@@ -184,9 +184,5 @@ def _summary(task: str, model_name: str, metric: str, results: Mapping[str, Any]
     if expectation is None:
         return line
     verdict = "met" if expectation.is_met(value) else "not met"
-    line = f"{line}; the course expects {expectation} after 100 steps of 32 on the full set: {verdict}"
-    return line + (
-        " (this was the sample, which has a column of its own in the handout)"
-        if "-sample" in results["dataset"]
-        else ""
-    )
+    where = " (on the sample, which has a column of its own in the handout)" if "-sample" in results["dataset"] else ""
+    return f"{line}; the course expects {expectation} after 100 steps of 32 on the full set: {verdict}{where}"

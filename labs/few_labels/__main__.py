@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     study = Study(folder, settings, range(args.seeds), about, args.overwrite)
     trained = Trained(study, lab)
     for point in points:
-        train_all(study, lab, point, args.backbone)
+        train_all(study, lab, point, {"backbone": args.backbone, "weights": args.weights or "download"})
     runs = {point: [trained.validation(point, seed) for seed in study.seeds] for point in points}
     best = report.choose(runs)
     choices = {point.name: [run["validation"] for run in found] for point, found in runs.items()}
@@ -184,15 +184,18 @@ def main(argv: list[str] | None = None) -> None:
     report.write(folder, runs, found, best, quick=args.quick, where=f"{about['device']}, {precision}")
 
 
-def train_all(study: Study, lab: Lab, point: Point, backbone: str) -> None:
-    """Train every draw. What the method is made of is in the run's settings: a changed one trains again."""
+def train_all(study: Study, lab: Lab, point: Point, start: dict[str, str]) -> None:
+    """Train every draw. What the method is made of is in the run's settings: a changed one trains again.
+
+    start: network and file of the ImageNet weights.
+    """
     chosen = recipe.METHODS[point.method]
     if chosen.members:
         for name in chosen.members:
-            train_all(study, lab, replace(point, method=name), backbone)
+            train_all(study, lab, replace(point, method=name), start)
         return
     method = {name: str(value) for name, value in asdict(chosen).items() if name not in ("title", "members")}
-    method |= {"backbone": backbone} if chosen.network == "imagenet" else {}
+    method |= start if chosen.network == "imagenet" else {}
     own = Study(study.folder, {**study.settings, **method}, study.seeds, study.about, study.overwrite, True)
     own.train(point.name, lambda seed, run: lab.train(point, seed, run))
 
@@ -205,6 +208,7 @@ def find_methods(
     needing = [name for name in names if needs_weights(name)]
     if not needing:
         return names, None
+    backbones.build(backbone)  # a wrong name is reported before anything else
     state = backbones.find_weights(backbone, weights)
     if state is None:
         names = [name for name in names if name not in needing]

@@ -87,7 +87,7 @@ def installed_gpus() -> tuple[list[str] | None, str]:
     """The NVIDIA GPUs by number, or by name the parts of one that is divided (MIG). torch is not imported for it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None, "nvidia-smi is missing or lists no GPU"
+        return None, "there is no nvidia-smi"
     try:
         listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:

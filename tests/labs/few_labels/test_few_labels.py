@@ -143,6 +143,22 @@ def test_without_weights_the_other_rows_are_trained_and_it_is_said(monkeypatch, 
         few_labels.find_methods(["combined"], source, "resnet18", None)
 
 
+def test_a_network_without_weights_to_download_is_said_and_an_unknown_one_refused(capsys):
+    source = locate("pathmnist", dataset="sample")
+    assert few_labels.find_methods(["labels", "imagenet"], source, "resnet18_2223", None) == (["labels"], None)
+    assert "resnet18_2223: torchvision offers none; --weights PATH takes a file" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--backbone is 'resnet19'; allowed: resnet18, "):
+        few_labels.find_methods(["imagenet"], source, "resnet19", None)
+
+
+def test_other_weights_train_again(tmp_path, capsys):
+    words = ["--quick", "--methods", "imagenet", "--labels", "45", "--backbone", "squeezenet1_1", "--device", "cpu"]
+    for name in ("a.pth", "b.pth"):
+        torch.save(backbones.build("squeezenet1_1").state_dict(), tmp_path / name)
+        few_labels.main([*words, "--weights", str(tmp_path / name), "--output_dir", str(tmp_path / "out")])
+    assert "imagenet-45, seed 0: trained again, because weights changed" in capsys.readouterr().out
+
+
 def test_mirror_images_are_averaged():
     class Corner(torch.nn.Module):
         def forward(self, images):
