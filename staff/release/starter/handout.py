@@ -48,7 +48,8 @@ def late_work(late: dict[str, float]) -> str:
         told.append(f"{then} day that has begun costs {show(late['percent_per_day'])}% of the points earned")
     if "hard_end_days" in late:
         told.append(f"more than {show(late['hard_end_days'])} days late a hand-in earns nothing")
-    return f"Late work: {'; '.join(told)}." if told else ""
+    text = "; ".join(told)
+    return f"{text[0].upper()}{text[1:]}." if told else ""
 
 
 def fill(template: str, facts: dict[str, str], name: str) -> str:
@@ -74,7 +75,7 @@ def collect_facts(recipe: Recipe, graded: Sequence[Graded]) -> dict[str, str]:
         "team_size": str(recipe.course["team_size"]),
         "office_hours": recipe.course["office_hours"],
         "due": due_date(recipe),
-        "late_work": late_work(recipe.course.get("late", {})),
+        "late_work": f"**Late work.** {said}" if (said := late_work(recipe.course.get("late", {}))) else "",
         "analysis_points": show(analysis),
         "extra_credit_points": show(grader.get("extra_points", 0)),
         "all_points": show(sum(points.values()) + analysis),

@@ -297,13 +297,13 @@ def test_commands_end_with_one_line_and_2(tmp_path):
     ("late", "said"),
     [
         ({}, ""),
-        ({"percent_per_day": 5}, "Late work: each day that has begun costs 5% of the points earned."),
+        ({"percent_per_day": 5}, "Each day that has begun costs 5% of the points earned."),
         (
             {"percent_per_day": 10, "free_days": 3, "hard_end_days": 7},
-            "Late work: you have 3 free days in the term, used up in the order of the due dates; after them each day "
+            "You have 3 free days in the term, used up in the order of the due dates; after them each day "
             "that has begun costs 10% of the points earned; more than 7 days late a hand-in earns nothing.",
         ),
-        ({"hard_end_days": 0}, "Late work: more than 0 days late a hand-in earns nothing."),
+        ({"hard_end_days": 0}, "More than 0 days late a hand-in earns nothing."),
     ],
 )
 def test_students_are_told_what_late_work_costs(late, said):
@@ -315,4 +315,4 @@ def test_both_handouts_say_what_late_work_costs(assignment, page):
     wanted = recipe.load(assignment, recipe.ROOT)
     assert wanted.course["late"]
     text = handout.documents(wanted, read_graded(wanted), classroom=False)[page].decode()
-    assert handout.late_work(wanted.course["late"]) in text
+    assert f"**Late work.** {handout.late_work(wanted.course['late'])}" in text
