@@ -1,6 +1,6 @@
 """What is a label worth? Trains the methods of recipe.py with several numbers of labels, and makes the table.
 
-python -m labs.few_labels --quick                                      # seconds: does everything run?
+python -m labs.few_labels --quick                                      # two minutes: does everything run?
 python -m labs.few_labels --methods residual --labels 90 --seeds 1     # one point of the curve
 python -m labs.few_labels --methods labels residual fixmatch --labels 450 600
 """
@@ -107,11 +107,21 @@ class Lab:
             ema_decay=method.ema_decay,
             run=run,
         )
-        return {"unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled)}
+        return {
+            "validation": metrics.classification_metrics(self.answers(point, run, val), val.labels.numpy()),
+            "validation_images": len(val),
+            "unlabelled_images": 0 if method.unlabelled == "none" else len(unlabelled),
+        }
 
     def network(self, point: Point) -> torch.nn.Module:
         """The method's network before training."""
         return recipe.build(recipe.METHODS[point.method], self.source.num_classes, self.pretrained)
+
+    def answers(self, point: Point, run: RunFolder, split: Split) -> np.ndarray:
+        """Probabilities (N, 9) of a finished run for a split."""
+        model = self.network(point).to(self.device)
+        experiment.load_best(model, run, self.device)
+        return recipe.answers(model, normalize(split.images).to(self.device), recipe.METHODS[point.method].views)
 
 
 @dataclass(frozen=True)
@@ -123,24 +133,22 @@ class Trained:
 
     def answers(self, point: Point, seed: int, split: Split) -> np.ndarray:
         """Probabilities (N, 9) of one draw for a split; of a row with members their mean."""
-        method = recipe.METHODS[point.method]
-        if method.members:
-            return np.mean([self.answers(replace(point, method=name), seed, split) for name in method.members], axis=0)
-        model = self.lab.network(point).to(self.lab.device)
-        experiment.load_best(model, self.study.run(point.name, seed), self.lab.device)
-        return recipe.answers(model, normalize(split.images).to(self.lab.device), method.views)
+        if members := recipe.METHODS[point.method].members:
+            return np.mean([self.answers(replace(point, method=name), seed, split) for name in members], axis=0)
+        return self.lab.answers(point, self.study.run(point.name, seed), split)
 
-    def validation(self, point: Point, seed: int) -> dict[str, Any]:
-        """Metrics on the draw's validation images, their number, and what the training (of the members) cost."""
-        members = recipe.METHODS[point.method].members or (point.method,)
-        runs = [self.study.run(replace(point, method=name).name, seed) for name in members]
-        results = [read_json(run.file("results.json")) for run in runs]
+    def results(self, point: Point, seed: int) -> dict[str, Any]:
+        """Validation metrics of one draw, the number of images, and what the training (of all members) cost."""
+        members = recipe.METHODS[point.method].members
+        if not members:
+            return read_json(self.study.run(point.name, seed).file("results.json"))
+        parts = [self.results(replace(point, method=name), seed) for name in members]
         val = self.lab.labelled("val", point.labels, seed)
         return {
             "validation": metrics.classification_metrics(self.answers(point, seed, val), val.labels.numpy()),
             "validation_images": len(val),
-            "unlabelled_images": max(one["unlabelled_images"] for one in results),
-            "seconds": sum(one["seconds"] for one in results),
+            "unlabelled_images": max(part["unlabelled_images"] for part in parts),
+            "seconds": sum(part["seconds"] for part in parts),
         }
 
     def test(self, point: Point, seed: int, images: Split, validation: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = Trained(study, lab)
     for point in points:
         train_all(study, lab, point, {"backbone": args.backbone, "weights": args.weights or "download"})
-    runs = {point: [trained.validation(point, seed) for seed in study.seeds] for point in points}
+    runs = {point: [trained.results(point, seed) for seed in study.seeds] for point in points}
     best = report.choose(runs)
     choices = {point.name: [run["validation"] for run in found] for point, found in runs.items()}
     test = study.open_test({"validation": choices, "chosen": best.name}, lambda: official_test(source).read("test"))

@@ -190,6 +190,8 @@ def test_a_quick_run_reads_the_test_images_once_and_last(tmp_path, monkeypatch):
     assert [split for _name, split in reads].count("test") == 1
     results, table = read_json(tmp_path / "results.json"), (tmp_path / "table.md").read_text(encoding="utf-8")
     assert set(results["test"]) == {"labels-45", "fixmatch-45"}
+    run = read_json(tmp_path / "runs" / "labels-45-seed0" / "results.json")
+    assert run["validation"] == read_json(tmp_path / "choices.json")["validation"]["labels-45"][0]
     assert read_json(tmp_path / "choices.json")["chosen"] == results["chosen"]
     assert "QUICK RUN" in table
     assert report.NOT_THE_SAME in table
