@@ -39,7 +39,7 @@ class MixUp:
 
     def __init__(self, alpha: float) -> None:
         self._share = torch.distributions.Beta(alpha, alpha)
-        self.partners: torch.Tensor | None = None  # (B,) of the batch in the network; None in evaluation
+        self.partners: torch.Tensor | None = None  # (B,) of the newest training batch
         self.share = 1.0
 
     def attach(self, model: nn.Module) -> None:
@@ -48,7 +48,6 @@ class MixUp:
 
     def _mix(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         if not model.training:
-            self.partners = None
             return None
         (images,) = inputs
         drawn = self._share.sample().item()
@@ -67,8 +66,11 @@ class _MixedLoss(nn.Module):
         self.mixing, self.loss = mixing, loss
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits (B, K), labels int64 (B,) → scalar, nats."""
-        if self.mixing.partners is None:
+        """logits (B, K), labels int64 (B,) → scalar, nats. Logits without gradient are of evaluation, thus not mixed.
+
+        Evaluation cannot be told from the hook: it may run a copy of the network (averaged weights) with its own hook.
+        """
+        if not logits.requires_grad or self.mixing.partners is None:
             return self.loss(logits, labels)
         own, others = self.loss(logits, labels), self.loss(logits, labels[self.mixing.partners])
         return self.mixing.share * own + (1 - self.mixing.share) * others

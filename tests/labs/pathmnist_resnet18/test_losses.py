@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from labs.pathmnist_resnet18.src.losses import FocalLoss, MixUp
+from toolkit.schedules import average_weights
 
 pytestmark = pytest.mark.provided
 
@@ -49,7 +50,7 @@ class Remembers(nn.Module):
 def test_mixup_mixes_images_and_losses_alike() -> None:
     model, mixing, loss = Remembers(), MixUp(0.4), nn.CrossEntropyLoss()
     mixing.attach(model)
-    images, labels = torch.randn(8, 3, 4, 4), torch.randint(9, (8,))
+    images, labels = torch.randn(8, 3, 4, 4).requires_grad_(), torch.randint(9, (8,))
     logits = model(images)
     share, partners = mixing.share, mixing.partners
     assert 0.5 <= share <= 1
@@ -59,14 +60,18 @@ def test_mixup_mixes_images_and_losses_alike() -> None:
     torch.testing.assert_close(mixing.criterion(loss)(logits, labels), wanted)
 
 
-def test_mixup_leaves_validation_alone() -> None:
-    model, mixing, loss = Remembers(), MixUp(0.4), nn.CrossEntropyLoss()
+@pytest.mark.parametrize("number", [8, 11], ids=["as_many", "more_than_in_training"])
+@pytest.mark.parametrize("averaged", [False, True], ids=["itself", "averaged_weights"])
+def test_mixup_leaves_validation_alone(averaged: bool, number: int) -> None:
+    model, mixing, loss = nn.Sequential(nn.Flatten(), nn.Linear(48, 9)), MixUp(0.4), nn.CrossEntropyLoss()
     mixing.attach(model)
-    images, labels = torch.randn(8, 3, 4, 4), torch.randint(9, (8,))
-    model(images)  # a training batch before it must leave no trace
-    logits = model.eval()(images)
-    assert torch.equal(model.seen, images)
-    assert torch.equal(mixing.criterion(loss)(logits, labels), loss(logits, labels))
+    validated = average_weights(model, 0.9) if averaged else model  # the average is a deep copy, hook and all
+    model(torch.randn(8, 3, 4, 4))  # a training batch before it must leave no trace
+    images, labels = torch.randn(number, 3, 4, 4), torch.randint(9, (number,))
+    with torch.inference_mode():
+        logits = validated.eval()(images)
+        torch.testing.assert_close(logits, model[1](images.flatten(1)))
+        assert torch.equal(mixing.criterion(loss)(logits, labels), loss(logits, labels))
 
 
 def test_mixup_draws_other_shares_and_partners_each_time() -> None:
