@@ -12,7 +12,7 @@ import torch
 
 from bench.gpu.commands import attempt
 from bench.gpu.plan import Bench
-from bench.train import ROWS, Row, alternate, make_step
+from bench.train import ROWS, Workload, alternate, make_step
 from classification_dataset import create_pathmnist_dataloaders
 from labs.pathmnist_resnet18.src import fullsize
 from toolkit.devices import describe, pick_device, resolve_precision
@@ -111,12 +111,12 @@ def training(bench: Bench) -> None:
                 compare_compiled(bench, what, row, batch_size, options, default[name, batch_size])
 
 
-def plan_of(bench: Bench, row: Row) -> tuple[int, int]:
+def plan_of(bench: Bench, row: Workload) -> tuple[int, int]:
     """Steps in a block, and blocks."""
     return (1, 1) if bench.tiny else (max(10, round(50 * row.share_of_steps)), 7)
 
 
-def compare_default(bench: Bench, what: str, row: Row, batch_size: int) -> float:
+def compare_default(bench: Bench, what: str, row: Workload, batch_size: int) -> float:
     """A row for our default against float32 contiguous → images per second of the default."""
     sides, memory = {}, {}
     for name, is_default in (("float32", False), ("default", True)):
@@ -148,7 +148,7 @@ def with_memory(build: Callable[[], Callable[[], None]]) -> tuple[Callable[[], N
 
 
 def compare_compiled(
-    bench: Bench, what: str, row: Row, batch_size: int, options: dict[str, str], default_rate: float
+    bench: Bench, what: str, row: Workload, batch_size: int, options: dict[str, str], default_rate: float
 ) -> None:
     """A row for the compiled default: its rate against that of the default, and after how many steps it pays."""
     torch.compiler.reset()
