@@ -57,9 +57,18 @@ def write_report(
     page = page.replace("[[LICENCE]]", (UPLOT / "LICENSE").read_text(encoding="utf-8"))
     page = page.replace("[[LIBRARY_STYLE]]", (UPLOT / "uPlot.min.css").read_text(encoding="utf-8"))
     page = page.replace("[[LIBRARY]]", (UPLOT / "uPlot.iife.min.js").read_text(encoding="utf-8"))
-    text = json.dumps(finite(data), ensure_ascii=False, allow_nan=False, default=str)
+    text = as_json(data)
     # "<" in a name could end the script element that holds the data.
     jobs.write_text(path, page.replace("[[DATA]]", text.replace("<", "\\u003c")))
+
+
+def as_json(data: Any) -> str:
+    """JSON, null for each number that it does not have. Most reports have none of those: they are looked for last."""
+    to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
+    try:
+        return to_text(data)
+    except ValueError:
+        return to_text(finite(data))
 
 
 def finite(value: Any) -> Any:
