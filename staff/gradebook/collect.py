@@ -16,11 +16,11 @@ from pathlib import Path
 
 import yaml
 
-from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of
+from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of, whose
 from staff.gradebook.roster import Student
 from staff.gradebook.term import Term, read_notes
 from staff.grader import assignment as assignments
-from staff.grader.packing import printable
+from staff.grader.packing import JUNK, printable
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
 from toolkit.runs import write_json
@@ -87,9 +87,10 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
             }
     unknown = [printable(one.name) for one in found if not one.students]
     write_json(notes_path, {"students": students, "unknown": before["unknown"] | {site: unknown}})
-    missing = [student.id for student in term.roster.students if student.id not in students]
+    there = {student.id for who in whose(term.path / name) if (student := term.roster.find(who))}
+    missing = [student.id for student in term.roster.students if student.id not in there]
     timed = sum(bool(noted["when"]) for noted in students.values())
-    lines = [f"{name}: {len(students)} of {len(term.roster.students)} students, {timed} with the site's time"]
+    lines = [f"{name}: {len(there)} of {len(term.roster.students)} students, {timed} with the site's time"]
     lines += [f"unknown, not copied: {one}: no (or no single) student in roster.csv" for one in unknown]
     lines += [f"handed in nothing: {', '.join(missing)}"] if missing else []
     return "\n".join([*lines, f"next: python -m staff.grade_class {term.path / name} --assignment {name}"])
@@ -99,7 +100,8 @@ def _loose(term: Term, folder: Path) -> Iterator[HandIn]:
     """Moodle's and Canvas's: names that begin with whose they are."""
     together: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or (not student_of(path.name) and path.name.lower().endswith(NOTES)):
+        is_note = not student_of(path.name) and path.name.lower().endswith(NOTES)
+        if is_note or path.name.startswith(".") or JUNK.fullmatch(path.name):
             continue
         together.setdefault(student_of(path.name) or path.name, []).append(path)
     for who, paths in together.items():

@@ -131,6 +131,8 @@ def read_entries(found: list[tuple[str, Path]], assignment, grader: str, of_term
         entry = Entry(name, path.resolve())
         try:
             name.encode("utf-8")
+            if path.is_symlink():
+                raise UserError("it is a link, and links are not followed; put the files themselves there")
             choice = commits.choose(path, of_term, assignment.name, name) if of_term else None
             submission = read_submission(path, assignment.files, choice.commit.number if choice else "")
             entry.commit, entry.notes = submission.commit, submission.notes

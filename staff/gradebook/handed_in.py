@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from staff.gradebook.class_report import file_name
-from staff.grader.packing import ARCHIVES
+from staff.grader.packing import ARCHIVES, JUNK
 from toolkit.errors import UserError
 
 SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # taken off a submission's name
@@ -33,7 +33,9 @@ def find_entries(folder: Path, out: Path) -> tuple[list[tuple[str, Path]], list[
         if path.name.startswith(".") or path.resolve() == out.resolve():
             continue
         who = student_of(path.name)
-        if who:
+        if JUNK.fullmatch(path.name):
+            others.append(path.name)
+        elif who:
             together.setdefault(who, []).append(path)
         elif path.is_dir() or not path.name.lower().endswith(NOTES):
             alone.append(path)
@@ -52,6 +54,12 @@ def student_of(name: str) -> str:
             number = found.groupdict().get("number")
             return f"{found['who']}_{number}" if number else found["who"]
     return ""
+
+
+def whose(folder: Path) -> set[str]:
+    """Whose hand-ins lie in a folder, as their names say; none if there is no folder."""
+    paths = folder.iterdir() if folder.is_dir() else []
+    return {student_of(path.name) or _stem(path) for path in paths if not path.name.startswith(".")}
 
 
 def _named(paths: list[Path]) -> list[tuple[str, Path]]:

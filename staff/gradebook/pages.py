@@ -88,7 +88,8 @@ def _lines(grade: Grade) -> list[tuple[str, str, str]]:
     if grade.late:
         lines.append(_late_line(grade))
     if grade.manual_max or grade.manual is not None:
-        lines.append(("read by a person", f"{points(grade.manual)} of {points(grade.manual_max)}", ""))
+        of_how_many = f" of {points(grade.manual_max)}" if grade.manual_max else ""  # of answers points are taken back
+        lines.append(("read by a person", f"{points(grade.manual)}{of_how_many}", ""))
         lines += [(f"– {one.item}", points(one.points), one.reason) for one in grade.of("rubric")]
     for what, before, after, one in grade.changed:
         lines.append((f"decided: {what}", f"{points(before)} → {points(after)}", f"{one.reason} ({one.who})"))

@@ -63,6 +63,11 @@ class Grade:
         """Points to be had without extra credit."""
         return self.code_max + self.manual_max
 
+    @property
+    def is_set(self) -> bool:
+        """Whether a person decided the sum as a whole."""
+        return any(not one.todo and not one.check for one in self.of("override"))
+
     def of(self, kind: str) -> list[Decision]:
         """The decisions of a kind."""
         return [one for one in self.decided if one.kind == kind]
@@ -109,7 +114,20 @@ def compute(term: Term) -> Book:
             mine[name] = _grade(term, name, student, rows[name].get(student.id), free)
             free -= mine[name].late.free if mine[name].late else 0.0
         grades[student.id] = mine
+    for name in names:
+        _add_unread(term, [mine[name] for mine in grades.values()])
     return Book(term, grades, unknown, twice)
+
+
+def _add_unread(term: Term, grades: list[Grade]) -> None:
+    """Name a student's answers that nobody has read, of questions that were read for others."""
+    read = {one.item for grade in grades for one in grade.of("rubric")}
+    for grade in grades:
+        given = grade.results.get("answers", {}) if grade.results else {}
+        asked = {item.id for item in term.items(grade.assignment).values() if given.get(item.question)}
+        left = sorted(asked & read - {one.item for one in grade.of("rubric")})
+        if left and grade.state == GRADED and not grade.is_set:
+            grade.open.append(f"not read yet: {', '.join(left)}")
 
 
 def _rows_by_student(term: Term, name: str) -> tuple[dict[str, dict], list[str], list[tuple[str, str]]]:

@@ -87,7 +87,7 @@ class Term:
         self.roster: Roster = read_roster(self.path / "roster.csv")
         self.course = _course(course_path)
         self._loaded: dict[str, Assignment] = {}
-        self._items: dict[str, list[str]] = {}
+        self._items: dict[str, tuple[rubric.Item, ...]] = {}
         self._handed_in: dict[str, dict[str, Any]] = {}
         self.decisions_path, self.audit_path = self.path / "decisions.toml", self.path / "audit.jsonl"
         self.decisions: list[Decision] = decisions.read(self.decisions_path)
@@ -134,11 +134,11 @@ class Term:
         """What course.toml, or else the assignment itself, says of the term: due date, analysis_points."""
         return self.course.get(name) or facts.term(name)
 
-    def items(self, name: str) -> list[str]:
-        """What people judge in an assignment; empty if it has no rubric."""
+    def items(self, name: str) -> dict[str, rubric.Item]:
+        """Id -> what people judge in an assignment; empty if it has no rubric."""
         if name not in self._items:
-            self._items[name] = [item.id for item in rubric.load(name).items] if name in rubric.names() else []
-        return self._items[name]
+            self._items[name] = rubric.load(name).items if name in rubric.names() else ()
+        return {item.id: item for item in self._items[name]}
 
     def due(self, name: str) -> datetime | None:
         """The due date of an assignment, without extensions."""

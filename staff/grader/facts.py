@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from staff.grader.packing import folder_entries
+from staff.grader.packing import JUNK, folder_entries
 from toolkit.errors import UserError
 
 try:
@@ -80,11 +80,14 @@ def in_zone(when: datetime, of_course: ZoneInfo | None) -> datetime:
 def last_change(path: str | os.PathLike) -> float | None:
     """Time of the newest file of a submission, or of its archive; None if there is none.
 
-    A site that packs submissions may set it to the time of the download.
+    A site that packs submissions may set it to the time of the download. What a system adds when someone looks at the
+    folder does not count.
     """
     path = Path(path)
     times = []
     for name in [""] if not path.is_dir() else [name for name, read in folder_entries(path) if read]:
+        if JUNK.fullmatch(name.rpartition("/")[2]):
+            continue
         try:
             times.append(os.lstat(path / name).st_mtime)
         except OSError:

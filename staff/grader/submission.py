@@ -8,24 +8,24 @@ was read under another name, is too large or differs from the last commit is sai
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import difflib
 import hashlib
+import io
 import os
-import re
-from collections.abc import Iterable, Mapping
+import tokenize
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from staff.grader import packing, repository
+from staff.grader.locating import NothingFoundError, locate
 from staff.grader.packing import Entry, Read, printable
 from toolkit.errors import UserError
 
 MAX_LISTED = 200
 LOG = ("--no-merges", "--max-count=2000", "--reverse", "--no-renames", "--format=%x01%at%x02%s", "--numstat")
-# What sites put around a name: Moodle, Canvas (name, numbers), and copies of a download.
-SITE_PREFIX = re.compile(r"^(?:.*_assignsubmission_file_|[^_/]+_(?:LATE_)?\d+_\d+_)")
-COPY_SUFFIX = re.compile(r"(?:-\d{1,2}| ?\(\d{1,2}\))(?=\.[A-Za-z0-9]+$)")
+MAX_NESTED, MAX_INNER, MAX_INNER_BYTES = 3, 10, 256 << 20  # archives in archives: levels, of each, unpacked size
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Submission:
     notes: how it was read, for the student.
     commit: number of the last commit, "" without a repository.
     log: history as git printed it, None if there is none to judge, and then `no_log` says why.
+    base: the folder that holds the files, "" for the top.
     """
 
     files: dict[str, bytes]
@@ -45,6 +46,7 @@ class Submission:
     commit: str = ""
     log: bytes | None = None
     no_log: str = "no git repository was handed in"
+    base: str = ""
 
     def digest(self) -> str:
         """SHA-256 over names and contents; equal for equal submissions whatever their packing."""
@@ -60,7 +62,7 @@ class Submission:
 
 
 def read_submission(path: str | os.PathLike, allowed: Mapping[str, int], commit: str = "") -> Submission:
-    """Read a submission.
+    """Read a submission; sources that are not in UTF-8 are turned into it, with a note.
 
     path: folder, archive, git repository or file.
     allowed: file name -> largest size in bytes.
@@ -69,58 +71,134 @@ def read_submission(path: str | os.PathLike, allowed: Mapping[str, int], commit:
     UserError: nothing there, none of the assignment's files, an archive that is damaged, encrypted or ambiguous, or
     more entries than anybody hands in. A single file that is too large is left out, with a note.
     """
-    path = Path(path)
+    submission = _read(Path(path), allowed, commit)
+    for name in submission.files:
+        if name.endswith(".py"):
+            submission.files[name], was = _in_utf8(submission.files[name])
+            submission.notes += [f"{name} is in {was} and was read as such; save it as UTF-8"] if was else []
+    return submission
+
+
+def _in_utf8(source: bytes) -> tuple[bytes, str]:
+    """(A source that Python can read, the encoding that it was in; "" if Python can read it as it is)."""
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError):
+        source.decode(tokenize.detect_encoding(io.BytesIO(source).readline)[0])
+        return source, ""
+    utf_16 = source.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's `>` writes it
+    encoding = "UTF-16" if utf_16 else "Latin-1"
+    return source.decode(encoding, "replace").encode(), encoding
+
+
+def _read(path: Path, allowed: Mapping[str, int], commit: str) -> Submission:
     if path.is_dir():
         git_folder = repository.find(path)
         if commit and not git_folder:
             raise UserError(f"submission {printable(str(path))!r} is no git repository, so it has no commit {commit}")
-        return _from_git(path, git_folder, allowed, commit) if git_folder else _from_folder(path, allowed)
-    if packing.is_archive(path) or (path.is_file() and path.name.lower().endswith(packing.ARCHIVES)):
-        return packing.archive_entries(path, lambda entries: _select(entries, allowed, "the archive"))
+        if git_folder:
+            return _from_git(git_folder, allowed, commit, None if commit or git_folder == path else path)
+        submission = _from_folder(path, allowed)
+        clone = _clone_around(path, submission.base)
+        return _from_git(clone, allowed, "", path) if clone else submission
+    named = path.is_file() and path.name.lower().endswith(packing.ARCHIVES)
+    if named or (packing.is_archive(path) and not path.name.lower().endswith(packing.NO_ARCHIVES)):
+        return _from_archive(path, path.name, allowed)
     if not path.exists():
         raise UserError(f"submission {printable(str(path))!r} does not exist")
     if path.is_file() and not path.is_symlink():
-        return _select([(path.name, packing.read_regular(path))], allowed, "the file")
+        return _select({path.name: packing.read_regular(path)}, allowed, "the file")
     raise UserError(f"submission {printable(str(path))!r} is neither a folder nor an archive nor a git repository")
 
 
+def _clone_around(path: Path, base: str) -> Path | None:
+    """The git folder of a clone below `path` that holds the files, as unpacking a zip of it makes one."""
+    folder = path / base
+    while folder != path:
+        if (folder / ".git").is_dir():
+            return repository.find(folder)
+        folder = folder.parent
+    return None
+
+
 def _from_folder(path: Path, allowed: Mapping[str, int]) -> Submission:
-    """The folder's files; what is missing there may lie in an archive in it, if there is only one."""
-    names = [name for name, read in packing.folder_entries(path) if read and name.lower().endswith(packing.ARCHIVES)]
-    found = inner = None
-    try:
-        found = _select(packing.folder_entries(path), allowed, "the folder")
-    except _NothingFoundError:
-        if len(names) != 1:
-            raise
-    if len(names) != 1 or (found and len(found.files) == len(allowed)):
-        return found
-    try:
-        inner = packing.archive_entries(path / names[0], lambda entries: _select(entries, allowed, "the archive"))
-    except UserError:
-        if found is None:
-            raise
-        return found
-    return _joined(found, inner, names[0])
+    return _from_entries(packing.folder_entries(path), allowed, "the folder", lambda name, _read: path / name)
 
 
-def _joined(found: Submission | None, inner: Submission, archive: str) -> Submission:
-    """A folder's files, and of the archive in it those that the folder lacks."""
-    found = found or Submission({})
-    new = [name for name in inner.files if name not in found.files]
-    if new:
-        found.notes += [*inner.notes, f"{', '.join(new)} found in {printable(archive)!r}"]
-        found.files |= {name: inner.files[name] for name in new}
-    found.ignored = [name for name in found.ignored if name != printable(archive)]
+def _from_archive(source: Path | io.BytesIO, name: str, allowed: Mapping[str, int], level: int = 0) -> Submission:
+    def use(entries: Iterable[Entry]) -> Submission:
+        return _from_entries(entries, allowed, "the archive", lambda _name, read: _in_memory(read), level)
+
+    return packing.archive_entries(source, name, use)
+
+
+def _in_memory(read: Read) -> io.BytesIO:
+    content = read(MAX_INNER_BYTES + 1)
+    if len(content) > MAX_INNER_BYTES:
+        raise UserError(f"an archive in the archive is larger than {MAX_INNER_BYTES >> 20} MB; hand in its files")
+    return io.BytesIO(content)
+
+
+def _from_entries(
+    entries: Iterable[Entry],
+    allowed: Mapping[str, int],
+    what: str,
+    source_of: Callable[[str, Read], Path | io.BytesIO],
+    level: int = 0,
+) -> Submission:
+    """The files among entries; what is missing there may lie in archives among them, to a depth of MAX_NESTED.
+
+    source_of: an entry as something that an archive can be read from.
+    """
+    table = _table(entries, what)
+    found, nothing = None, None
+    try:
+        found = _select(table, allowed, what)
+    except NothingFoundError as error:
+        nothing = error
+    names = [name for name, read in table.items() if read and name.lower().endswith(packing.ARCHIVES)]
+    if not found:  # a browser may have lost the ending
+        names += [name for name, read in table.items() if read and "." not in name.rpartition("/")[2]]
+    if level == MAX_NESTED or not names or (found and len(found.files) == len(allowed)):
+        if nothing:
+            raise nothing
+        return found
+    inner, problems = {}, {}
+    for name in names[:MAX_INNER]:
+        try:
+            source = source_of(name, table[name])
+            if name.lower().endswith(packing.ARCHIVES) or packing.is_archive(source):
+                inner[name] = _from_archive(source, name, allowed, level + 1)
+        except UserError as error:
+            problems[name] = error
+    if not found and not inner:
+        raise min(problems.values(), key=lambda error: isinstance(error, NothingFoundError), default=nothing)
+    return _joined(found or Submission({}), inner, problems, what)
+
+
+def _joined(found: Submission, inner: dict[str, Submission], problems: dict[str, UserError], what: str) -> Submission:
+    """Loose files, and of the archives next to them those that are missing. UserError if two archives differ in one."""
+    first: dict[str, str] = {}
+    loose = set(found.files)
+    for archive, one in inner.items():
+        new = [name for name in one.files if name not in loose]
+        for name in new:
+            other = first.setdefault(name, archive)
+            if inner[other].files[name] != one.files[name]:
+                raise UserError(
+                    f"{what} holds {name} in {printable(other)!r} and in {printable(archive)!r}, which differ"
+                )
+        if new:
+            found.notes += [*one.notes, f"{', '.join(new)} found in {printable(archive)!r}"]
+            found.files |= {name: one.files[name] for name in new}
+            found.ignored = [name for name in found.ignored if name != printable(archive)]
+    found.notes += [
+        f"{printable(name)!r} was not read: {error}"
+        for name, error in problems.items()
+        if not isinstance(error, NothingFoundError)
+    ]
     return found
 
 
-class _NothingFoundError(UserError):
-    """None of the assignment's files."""
-
-
-def _select(entries: Iterable[Entry], allowed: Mapping[str, int], what: str) -> Submission:
-    """Find the folder that holds the assignment's files (the top, or one below) and read those that are allowed."""
+def _table(entries: Iterable[Entry], what: str) -> dict[str, Read | None]:
     table: dict[str, Read | None] = {}
     for name, read in entries:
         if name in table:
@@ -128,108 +206,39 @@ def _select(entries: Iterable[Entry], allowed: Mapping[str, int], what: str) -> 
         table[name] = read
         if len(table) > packing.MAX_ENTRIES:
             raise UserError(f"{what} holds more than {packing.MAX_ENTRIES} files; hand in only the assignment's files")
-    regular = [name for name, read in table.items() if read]
-    base, notes = _base_folder(regular, allowed, what), []
-    if base:
-        notes.append(f"the files were found in {printable(base)!r}")
-    chosen = {file: base + file for file in allowed if base is not None and table.get(base + file)}
-    others = _other_names([name for name in regular if name not in chosen.values()], base or "", allowed, what)
-    for file, name in others.items():
-        if file not in chosen:
-            chosen[file] = name
-            notes.append(f"{printable(name)!r} was read as {file}")
-    if not chosen:
-        raise _NothingFoundError(_nothing_found(what, regular, allowed))
-    notes += [
-        f"{printable(name)!r} was not read; did you mean {file}?"
-        for name, file in _meant(regular, [file for file in allowed if file not in chosen])
-    ]
-    files = {}
-    for file, limit in allowed.items():
-        if file in chosen:
-            content = table[chosen[file]](limit + 1)
-            if len(content) > limit:
-                notes.append(f"{file} is larger than {limit:,} bytes and was left out; the rest was graded")
-            else:
-                files[file] = content
-    ignored = sorted(printable(name) for name in table if name not in chosen.values())
+    return table
+
+
+def _select(table: Mapping[str, Read | None], allowed: Mapping[str, int], what: str) -> Submission:
+    """Read the assignment's files."""
+    located = locate([name for name, read in table.items() if read], allowed, what)
+    notes, files = located.notes, {}
+    for file, name in located.names.items():
+        content = table[name](allowed[file] + 1)
+        if len(content) > allowed[file]:
+            notes.append(f"{file} is larger than {allowed[file]:,} bytes and was left out; the rest was graded")
+        else:
+            files[file] = content
+    read = set(located.names.values())
+    ignored = sorted(printable(name) for name in table if name not in read)
     if len(ignored) > MAX_LISTED:
         notes.append(f"{len(ignored) - MAX_LISTED} more files were ignored")
-    return Submission(files, ignored[:MAX_LISTED], notes)
+    return Submission(files, ignored[:MAX_LISTED], notes, base=located.base)
 
 
-def _meant(names: list[str], missing: Iterable[str]) -> list[tuple[str, str]]:
-    """(Name, file of the assignment that is missing and that it resembles)."""
-    wanted = {file.rpartition("/")[2].lower(): file for file in missing}
-    pairs = [(name, difflib.get_close_matches(plain_name(name), wanted, 1, 0.85)) for name in names[:MAX_LISTED]]
-    return [(name, wanted[close[0]]) for name, close in pairs if close and plain_name(name) not in wanted]
-
-
-def _nothing_found(what: str, names: list[str], allowed: Iterable[str]) -> str:
-    """One line: what was expected, what is there instead, and what to do."""
-    files = ", ".join(name for name in allowed if name.endswith(".py"))
-    text = f"{what} holds none of the assignment's files ({files})"
-    meant = _meant(names, allowed)
-    if meant:
-        return f"{text}; did you mean {meant[0][1]} by {printable(meant[0][0])!r}?"
-    other = next((name for name in names if name.lower().endswith((".7z", ".rar", ".xz", ".zst"))), "")
-    if other:
-        return f"{text}; {printable(other)!r} is an archive that is not read: hand in a zip"
-    there = ", ".join(printable(name, 60) for name in names[:5])
-    return f"{text}; it holds {there or 'no file'}"
-
-
-def _base_folder(names: list[str], allowed: Iterable[str], what: str) -> str | None:
-    """'' or 'folder/': where most of the assignment's files are together; the top wins a tie, then the shallowest."""
-    counts: dict[str, int] = {}
-    for name in names:
-        for file in allowed:
-            if name == file or name.endswith("/" + file):
-                base = name[: len(name) - len(file)]
-                counts[base] = counts.get(base, 0) + 1
-    return _best(counts, what) if counts else None
-
-
-def _best(counts: dict[str, int], what: str) -> str:
-    best = max(counts.values())
-    candidates = sorted((base.count("/"), base) for base, count in counts.items() if count == best)
-    if len(candidates) > 1 and candidates[0][0] == candidates[1][0]:
-        folders = [printable(base) for _, base in candidates[:2]]
-        raise UserError(f"{what} holds the assignment's files in {folders[0]!r} and in {folders[1]!r}")
-    return candidates[0][1]
-
-
-def plain_name(name: str) -> str:
-    """A file's name without folders, capitals and what a course's site puts around it."""
-    return COPY_SUFFIX.sub("", SITE_PREFIX.sub("", name.rpartition("/")[2])).lower()
-
-
-def _other_names(names: list[str], base: str, allowed: Iterable[str], what: str) -> dict[str, str]:
-    """File of the assignment -> name below `base` that most likely means it. Two for one file: neither."""
-    wanted = {file.rpartition("/")[2].lower(): file for file in allowed}
-    found: dict[str, dict[str, list[str]]] = {}  # folder -> file -> names
-    for name in names:
-        file = wanted.get(plain_name(name))
-        if file and name.startswith(base):
-            found.setdefault(name.rpartition("/")[0], {}).setdefault(file, []).append(name)
-    if not found:
-        return {}
-    folder = _best({f"{parent}/" if parent else "": len(files) for parent, files in found.items()}, what)
-    return {file: same[0] for file, same in found[folder.rstrip("/")].items() if len(same) == 1}
-
-
-def _from_git(path: Path, git_folder: Path, allowed: Mapping[str, int], asked: str) -> Submission:
+def _from_git(git_folder: Path, allowed: Mapping[str, int], asked: str, folder: Path | None) -> Submission:
+    """A repository: the files in `folder`, or a commit's (of a bare one, or because it was asked for)."""
     submission = None
-    if git_folder != path and not asked:
-        with contextlib.suppress(_NothingFoundError):  # a clone without its files: the last commit has them
-            submission = _from_folder(path, allowed)
+    if folder:
+        with contextlib.suppress(NothingFoundError):  # a clone without its files: the last commit has them
+            submission = _from_folder(folder, allowed)
     try:
         with repository.opened(git_folder) as opened:
             commit = _known_commit(opened, asked) if asked else opened.commit()
             blobs = opened.files(commit)
             if submission is None:
                 entries = [(b.name, _reader(opened, b) if b.regular else None) for b in blobs]
-                submission = _select(entries, allowed, "the repository")
+                submission = _from_entries(entries, allowed, "the repository", lambda _name, read: _in_memory(read))
                 submission.notes.append(f"git commit {commit}; files that are not committed are not graded")
             else:
                 submission.notes += _differences(submission, commit, blobs)

@@ -70,6 +70,33 @@ def as_zip(path: Path, files: Files, rename: Callable[[str], str] = str) -> None
             archive.writestr(info, content)
 
 
+def zip_of(files: Files) -> bytes:
+    """A zip's content."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def with_password(archive: bytes) -> bytes:
+    """A zip whose first file is marked as encrypted."""
+    marked = bytearray(archive)
+    marked[6] |= 1
+    marked[archive.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(marked)
+
+
+def packed(path: Path, files: Files, ending: str = ".zip") -> None:
+    """A zip next to `path`."""
+    path.with_name(path.name + ending).write_bytes(zip_of(files))
+
+
+def flat(files: Files) -> Files:
+    """The files without their folders."""
+    return {Path(name).name: content for name, content in files.items()}
+
+
 def as_tar(path: Path, files: Files) -> None:
     """A .tar.gz next to `path`."""
     with tarfile.open(path.with_name(f"{path.name}.tar.gz"), "w:gz") as archive:
@@ -98,6 +125,11 @@ def changed(*pairs: tuple[bytes, bytes], **more: bytes) -> Make:
         write(path, files | {name.replace("__", "."): content for name, content in more.items()})
 
     return make
+
+
+def renamed(rename: Callable[[str], str]) -> Make:
+    """The right files under other names."""
+    return lambda path, files: write(path, {rename(name): content for name, content in files.items()})
 
 
 def recoded(encode: Callable[[str], bytes]) -> Make:
@@ -145,6 +177,8 @@ def repository(*subjects: str, uncommitted: bool = False, clone: tuple[str, ...]
 
 LOOP = b"\n\n\nclass DiceLoss(nn.Module):\n    def __init__(self, smooth=1.0):\n        while True:\n            pass\n"
 CLEAR = ("Bring the starter", "Load the splits and count classes", "Write the network", "Train with early stopping")
+FIGURES = {f"outputs/{name}.png": b"" for name in ("1_samples", "1_distribution", "2_curves_cnn")}
+WEIGHTS = {"segmentation.pt": b""}
 P2, H5 = "project2", "hw5"
 CLASS = [
     Accident(P2, "01 zip of powershell", lambda p, f: as_zip(p, f, lambda n: f"work\\{n}"), "found in 'work/'"),
@@ -154,10 +188,10 @@ CLASS = [
     Accident(P2, "05 environment", changed(**{".venv/lib/segmentation_models__py": b"x"}), ""),
     Accident(P2, "ada_1_assignsubmission_file", loose(lambda n: f"ada_1_assignsubmission_file_{n}"), "was read as"),
     Accident(P2, "bob_22", loose(lambda n: f"bob_LATE_22_333_{n.replace('.py', '-1.py')}"), "was read as"),
-    Accident(P2, "06 copy", lambda p, f: write(p, {f"{n[:-3]} (1).py": c for n, c in f.items()}), "was read as"),
-    Accident(P2, "07 capitals", lambda p, f: write(p, {n.upper(): c for n, c in f.items()}), "was read as"),
+    Accident(P2, "06 copy", renamed(lambda n: f"{n[:-3]} (1).py"), "was read as"),
+    Accident(P2, "07 capitals", renamed(str.upper), "was read as"),
     Accident(P2, "08 nearly", only(segmentation_model__py=b"x = 1"), "did you mean segmentation_models.py"),
-    Accident(P2, "09 notebook", only(work__ipynb=b"{}"), "it holds work.ipynb"),
+    Accident(P2, "09 notebook", only(work__ipynb=b"{}"), "is a notebook, which is not read"),
     Accident(P2, "10 seven zip", file(".7z", b"7z"), "hand in a zip"),
     Accident(P2, "11 cut off", file(".zip", b"PK\x03\x04"), "is damaged"),
     Accident(P2, "12 empty file", file(".zip", b""), "is empty"),
@@ -165,19 +199,37 @@ CLASS = [
     Accident(P2, "14 report.pdf", file("", b"%PDF"), "it holds 14 report.pdf"),
     Accident(P2, "15 twice", lambda p, f: (write(p / "a", f), write(p / "b", f)), "in 'a/' and in 'b/'"),
     Accident(P2, "16 byte order mark", recoded(lambda t: t.encode("utf-8-sig")), "", by_reading=False),
-    Accident(P2, "17 utf-16", recoded(lambda t: t.encode("utf-16")), "SyntaxError", by_reading=False),
-    Accident(P2, "18 latin-1", recoded(lambda t: f"{t}\nM = 'L\xe9a'\n".encode("latin-1", "replace")), "Syntax", False),
+    Accident(P2, "17 utf-16", recoded(lambda t: t.encode("utf-16")), "is in UTF-16 and was read as such"),
+    Accident(P2, "18 latin-1", recoded(lambda t: f"{t}\nM = 'L\xe9a'\n".encode("latin-1", "replace")), "is in Latin-1"),
     Accident(P2, "19 conflict", changed((b"import torch\n", b"<<<<<<< HEAD\nimport torch\n")), "SyntaxError", False),
     Accident(P2, "20 loop", lambda p, f: write(p, {n: c + LOOP for n, c in f.items()}), "did not finish within", False),
     Accident(P2, "21 huge figure", changed(**{"classification__pt": b"0" * 60_000_001}), "was left out"),
     Accident(P2, "22 pointer", changed(segmentation__pt=b"version https://git-lfs.github.com/"), "of Git LFS", False),
     Accident(P2, "23 empty weights", changed(segmentation__pt=b""), "is empty", by_reading=False),
     Accident(P2, "24 at home", repository("starter", "work", uncommitted=True), "which differs from git commit"),
+    Accident(P2, "31 zip in zip", lambda p, f: packed(p, {"final/work.zip": zip_of(f)}), "found in 'final/work.zip'"),
+    Accident(P2, "32 password", lambda p, f: file(".zip", with_password(zip_of(f)))(p, f), "without a password"),
+    Accident(P2, "33 onedrive", only(project2__zip__url=b"[InternetShortcut]"), "is only a link"),
+    Accident(P2, "34 rar", file(".rar", b"Rar!\x1a\x07\x01\0"), "hand in a zip"),
+    Accident(P2, "35 copy of", renamed(lambda n: f"Copy of {n}"), "was read as"),
+    Accident(P2, "36 text", renamed(lambda n: f"{n}.txt"), "was read as"),
+    Accident(P2, "37 whole paths", lambda p, f: as_zip(p, f, lambda n: f"/home/ada/p2/{n}"), "in 'home/ada/p2/'"),
+    Accident(P2, "38 last year", lambda p, f: (write(p / "2026", f | WEIGHTS), write(p / "now", f)), "and in 'now/'"),
+    Accident(P2, "39 \N{GRINNING FACE}", lambda p, f: as_zip(p, f, lambda n: f"\N{FIRE}/{n}"), "were found in"),
+    Accident(P2, "40 link inside", lambda p, f: (write(p, f), (p / "up").symlink_to("..")), ""),
+    Accident(P2, "41 link", lambda p, _files: p.symlink_to(".."), "it is a link"),
+    Accident(P2, "42 zone", lambda p, f: write(p, f | {f"{n}:Zone.Identifier": b"[ZoneTransfer]" for n in f}), ""),
+    Accident(P2, "43 windows", recoded(lambda t: t.replace("\n", "\r\n").encode()), "", by_reading=False),
+    Accident(P2, "44 tabs", changed((b"        ", b"\t")), "Error", by_reading=False),
+    Accident(P2, "45 word.docx", lambda p, _f: packed(p, {"word/document.xml": b""}, ""), "holds 45 word.docx"),
+    Accident(P2, "eve_44", lambda p, _f: packed(p, {"x/data.pkl": b""}, "_55_segmentation.pt"), "was read as"),
     Accident(H5, "25 clear history", repository(*CLEAR), ""),
     Accident(H5, "26 no repository", write, "history not available"),
     Accident(H5, "27 shallow", repository(*CLEAR, clone=("--depth=1",)), "shallow clone"),
     Accident(H5, "28 bare", repository(*CLEAR, clone=("--bare",)), "git commit"),
-    Accident(H5, "29 at the top", lambda p, f: write(p, {Path(n).name: c for n, c in f.items()}), "was read as"),
+    Accident(H5, "29 at the top", lambda p, f: write(p, flat(f)), "was read as"),
+    Accident(H5, "46 figures apart", lambda p, f: write(p, flat(f) | FIGURES), "'hw5_dl.py' was read as"),
+    Accident(H5, "47 clone in a folder", lambda p, f: (p.mkdir(), repository(*CLEAR)(p / "mine", f)), "in 'mine/'"),
     Accident(H5, "30 nothing committed", lambda p, f: (p.mkdir(), git(p, "init", "-q"), write(p, f)), "history"),
 ]  # fmt: skip
 

