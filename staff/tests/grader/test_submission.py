@@ -193,7 +193,7 @@ def test_files_next_to_an_archive_count_first(tmp_path):
     [
         ({"model.py": b""}, "did you mean models.py by 'model.py'?"),
         ({"work.7z": b""}, "'work.7z' is an archive that is not read: hand in a zip"),
-        ({"report.pdf": b"", "x/notes.ipynb": b""}, "it holds report.pdf, x/notes.ipynb"),
+        ({"report.pdf": b"", "x/notes.txt": b""}, "it holds report.pdf, x/notes.txt"),
         ({"work.zip": b"PK"}, "'work.zip' is damaged"),
         ({}, "it holds no file"),
     ],
