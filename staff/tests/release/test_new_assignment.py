@@ -14,7 +14,7 @@ import pytest
 from staff.quality import bank
 from staff.release.new_assignment import make
 from staff.release.starter.recipe import ROOT, read_toml
-from staff.tests.release.tools import command
+from staff.tests.release.tools import Site, command, needs_root
 from toolkit.errors import UserError
 
 COPIED = ("staff", "toolkit", "tests")
@@ -95,12 +95,29 @@ def test_its_mistakes_are_caught_by_both_judges(course, tmp_path):
     assert "2 judgements" in report  # they lie in different functions and are judged together
 
 
-def test_the_package_for_gradescope_holds_no_data_and_no_solution(course, tmp_path):
-    run(course, "staff.package", "gradescope", "--assignment", "hw6", "--out", tmp_path / "hw6.zip")
-    with zipfile.ZipFile(tmp_path / "hw6.zip") as archive:
-        names = archive.namelist()
+@pytest.fixture(scope="module")
+def archive(course, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("package") / "hw6.zip"
+    run(course, "staff.package", "gradescope", "--assignment", "hw6", "--out", path)
+    return path
+
+
+def test_the_package_for_gradescope_holds_no_data_and_no_solution(archive):
+    with zipfile.ZipFile(archive) as opened:
+        names = opened.namelist()
     assert "grader/staff/assignments/hw6/graded_tests/test_hw6.py" in names
     assert not [name for name in names if "data/" in name or "project2" in name or name.endswith("/hw6.py")]
+
+
+@pytest.mark.parametrize(("handed_in", "score"), [("solution", 10), ("starter", 0)])
+def test_the_package_grades_in_a_scratch_root(course, starter, archive, tmp_path, handed_in, score):
+    needs_root()
+    site = Site(tmp_path, archive)
+    assert site.run("source/setup.sh").returncode == 0
+    folder = course / "staff/assignments/hw6/starter" if handed_in == "solution" else starter
+    shutil.copy(folder / "hw6.py", site.autograder / "submission")
+    run = site.run("run_autograder")
+    assert site.results()["score"] == score, run.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from staff.grader import facts, sandbox
+from staff.grader import facts
 from staff.tests.grading_tools import LEGACY, MODULES, command
-
-SYSTEM = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64")
+from staff.tests.release.tools import Site, needs_root
 
 
 @pytest.fixture(scope="module")
@@ -52,42 +49,9 @@ def test_scripts_are_valid_bash(archive, tmp_path, script):
     assert subprocess.run(["bash", "-n"], input=text, check=False).returncode == 0
 
 
-class Site:
-    """A root file system with the system's folders, Python, and /autograder as Gradescope lays it out; no network."""
-
-    def __init__(self, folder: Path, archive: Path) -> None:
-        self.autograder = folder / "autograder"
-        (self.autograder / "submission").mkdir(parents=True)
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(self.autograder / "source")
-        shutil.copy(self.autograder / "source/run_autograder", self.autograder)
-        for path in (self.autograder / "run_autograder", self.autograder / "source/setup.sh"):
-            path.chmod(0o755)
-
-    def run(self, script: str) -> subprocess.CompletedProcess:
-        """Run a script of /autograder as root of that system."""
-        words = ["bwrap", "--unshare-net", "--unshare-pid", "--die-with-parent", "--cap-add", "ALL"]
-        words += ["--perms", "1777", "--tmpfs", "/tmp"]  # first: Python may lie in the real /tmp
-        for path in SYSTEM:
-            words += ["--ro-bind-try", path, path]
-        for path in sandbox.interpreter_folders():
-            words += ["--ro-bind", path, path]
-        words += ["--proc", "/proc", "--dev", "/dev"]
-        words += ["--bind", str(self.autograder), "/autograder", "--chdir", "/", f"/autograder/{script}"]
-        environment = {"PATH": "/usr/bin:/bin", "GRADER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400, check=False)
-
-    def results(self) -> dict:
-        return json.loads((self.autograder / "results/results.json").read_text())
-
-
 @pytest.fixture
 def site(tmp_path, archive) -> Site:
-    reason = sandbox.check_layer("bwrap") or ("" if os.geteuid() == 0 else "a root file system needs root")
-    if reason:
-        if os.environ.get("COURSE_CI") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    needs_root()
     return Site(tmp_path, archive)
 
 
