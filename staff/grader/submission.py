@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import tokenize
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from toolkit.errors import UserError
 
 MAX_LISTED = 200
 LOG = ("--no-merges", "--max-count=2000", "--reverse", "--no-renames", "--format=%x01%at%x02%s", "--numstat")
-MAX_NESTED, MAX_INNER, MAX_INNER_BYTES = 3, 10, 256 << 20  # archives in archives: levels, of each, unpacked size
+MAX_NESTED, MAX_INNER, MAX_INNER_BYTES = 3, 5, 256 << 20  # archives in archives: levels, in one, of all together
 
 
 @dataclass
@@ -96,12 +96,12 @@ def _read(path: Path, allowed: Mapping[str, int], commit: str) -> Submission:
             raise UserError(f"submission {printable(str(path))!r} is no git repository, so it has no commit {commit}")
         if git_folder:
             return _from_git(git_folder, allowed, commit, None if commit or git_folder == path else path)
-        submission = _from_folder(path, allowed)
+        submission = _Unpacking(allowed).entries(packing.folder_entries(path), "the folder", path)
         clone = _clone_around(path, submission.base)
         return _from_git(clone, allowed, "", path) if clone else submission
     named = path.is_file() and path.name.lower().endswith(packing.ARCHIVES)
     if named or (packing.is_archive(path) and not path.name.lower().endswith(packing.NO_ARCHIVES)):
-        return _from_archive(path, path.name, allowed)
+        return _Unpacking(allowed).archive(path, path.name)
     if not path.exists():
         raise UserError(f"submission {printable(str(path))!r} does not exist")
     if path.is_file() and not path.is_symlink():
@@ -119,59 +119,50 @@ def _clone_around(path: Path, base: str) -> Path | None:
     return None
 
 
-def _from_folder(path: Path, allowed: Mapping[str, int]) -> Submission:
-    return _from_entries(packing.folder_entries(path), allowed, "the folder", lambda name, _read: path / name)
+class _Unpacking:
+    """Archives in archives of one submission, in memory: MAX_NESTED deep, MAX_INNER_BYTES in all."""
 
+    def __init__(self, allowed: Mapping[str, int]) -> None:
+        self.allowed, self.left = allowed, MAX_INNER_BYTES
 
-def _from_archive(source: Path | io.BytesIO, name: str, allowed: Mapping[str, int], level: int = 0) -> Submission:
-    def use(entries: Iterable[Entry]) -> Submission:
-        return _from_entries(entries, allowed, "the archive", lambda _name, read: _in_memory(read), level)
+    def archive(self, source: Path | io.BytesIO, name: str, level: int = 0) -> Submission:
+        """An archive's files."""
+        return packing.archive_entries(source, name, lambda entries: self.entries(entries, "the archive", None, level))
 
-    return packing.archive_entries(source, name, use)
+    def entries(self, entries: Iterable[Entry], what: str, folder: Path | None, level: int = 0) -> Submission:
+        """The files among entries; what is missing there may lie in archives among them.
 
-
-def _in_memory(read: Read) -> io.BytesIO:
-    content = read(MAX_INNER_BYTES + 1)
-    if len(content) > MAX_INNER_BYTES:
-        raise UserError(f"an archive in the archive is larger than {MAX_INNER_BYTES >> 20} MB; hand in its files")
-    return io.BytesIO(content)
-
-
-def _from_entries(
-    entries: Iterable[Entry],
-    allowed: Mapping[str, int],
-    what: str,
-    source_of: Callable[[str, Read], Path | io.BytesIO],
-    level: int = 0,
-) -> Submission:
-    """The files among entries; what is missing there may lie in archives among them, to a depth of MAX_NESTED.
-
-    source_of: an entry as something that an archive can be read from.
-    """
-    table = _table(entries, what)
-    found, nothing = None, None
-    try:
-        found = _select(table, allowed, what)
-    except NothingFoundError as error:
-        nothing = error
-    names = [name for name, read in table.items() if read and name.lower().endswith(packing.ARCHIVES)]
-    if not found:  # a browser may have lost the ending
-        names += [name for name, read in table.items() if read and "." not in name.rpartition("/")[2]]
-    if level == MAX_NESTED or not names or (found and len(found.files) == len(allowed)):
-        if nothing:
-            raise nothing
-        return found
-    inner, problems = {}, {}
-    for name in names[:MAX_INNER]:
+        folder: where the entries lie as files, None if they have to be read to be unpacked.
+        """
+        table = _table(entries, what)
+        found, nothing = None, None
         try:
-            source = source_of(name, table[name])
-            if name.lower().endswith(packing.ARCHIVES) or packing.is_archive(source):
-                inner[name] = _from_archive(source, name, allowed, level + 1)
-        except UserError as error:
-            problems[name] = error
-    if not found and not inner:
-        raise min(problems.values(), key=lambda error: isinstance(error, NothingFoundError), default=nothing)
-    return _joined(found or Submission({}), inner, problems, what)
+            found = _select(table, self.allowed, what)
+        except NothingFoundError as error:
+            nothing = error
+        names = [name for name, read in table.items() if read and name.lower().endswith(packing.ARCHIVES)]
+        if not found:  # a browser may have lost the ending
+            names += [name for name, read in table.items() if read and "." not in name.rpartition("/")[2]]
+        if found and len(found.files) == len(self.allowed):
+            return found
+        inner, problems = {}, {}
+        for name in names[:MAX_INNER] if level < MAX_NESTED else []:
+            try:
+                source = folder / name if folder else self._in_memory(table[name])
+                if name.lower().endswith(packing.ARCHIVES) or packing.is_archive(source):
+                    inner[name] = self.archive(source, name, level + 1)
+            except UserError as error:
+                problems[name] = error
+        if not found and not inner:
+            raise min(problems.values(), key=lambda error: isinstance(error, NothingFoundError), default=nothing)
+        return _joined(found or Submission({}), inner, problems, what)
+
+    def _in_memory(self, read: Read) -> io.BytesIO:
+        content = read(self.left + 1)
+        if len(content) > self.left:
+            raise UserError(f"the archives in it are larger than {MAX_INNER_BYTES >> 20} MB; hand in their files")
+        self.left -= len(content)
+        return io.BytesIO(content)
 
 
 def _joined(found: Submission, inner: dict[str, Submission], problems: dict[str, UserError], what: str) -> Submission:
@@ -231,14 +222,14 @@ def _from_git(git_folder: Path, allowed: Mapping[str, int], asked: str, folder: 
     submission = None
     if folder:
         with contextlib.suppress(NothingFoundError):  # a clone without its files: the last commit has them
-            submission = _from_folder(folder, allowed)
+            submission = _Unpacking(allowed).entries(packing.folder_entries(folder), "the folder", folder)
     try:
         with repository.opened(git_folder) as opened:
             commit = _known_commit(opened, asked) if asked else opened.commit()
             blobs = opened.files(commit)
             if submission is None:
                 entries = [(b.name, _reader(opened, b) if b.regular else None) for b in blobs]
-                submission = _from_entries(entries, allowed, "the repository", lambda _name, read: _in_memory(read))
+                submission = _Unpacking(allowed).entries(entries, "the repository", None)
                 submission.notes.append(f"git commit {commit}; files that are not committed are not graded")
             else:
                 submission.notes += _differences(submission, commit, blobs)

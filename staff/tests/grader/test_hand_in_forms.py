@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from staff.grader import submission as reading
+from staff.grader.locating import locate
 from staff.grader.submission import read_submission
 from staff.tests.grader.test_submission import ALLOWED, FILES, git, make_folder, make_zip
 from toolkit.errors import UserError
@@ -48,6 +50,22 @@ def test_archives_in_archives(tmp_path):
         inner = zip_of({"deeper.zip": inner})
     with pytest.raises(UserError, match=r"it holds deeper\.zip"):
         read_submission(make_zip(tmp_path / "deep.zip", [("deeper.zip", inner)]), ALLOWED)
+
+
+def test_archives_that_unpack_to_more_and_more_end(tmp_path, monkeypatch):
+    """One that unpacks to gigabytes, and one of five levels that each hold ten of the next."""
+    monkeypatch.setattr(reading, "MAX_INNER_BYTES", 1 << 20)
+    large = zip_of({"models.py": b"0" * (2 << 20)})  # stored, so that the outer one shrinks it
+    with pytest.raises(UserError, match="the archives in it are larger than 1 MB; hand in their files"):
+        read_submission(make_zip(tmp_path / "large.zip", [("a.zip", large)]), ALLOWED)
+    monkeypatch.setattr(reading, "MAX_INNER_BYTES", 20_000)
+    many, looked_at = zip_of({"a.txt": b""}), []
+    for _ in range(3):
+        many = zip_of({f"{i}.zip": many for i in range(10)})
+    monkeypatch.setattr(reading, "locate", lambda names, *rest: looked_at.append(names) or locate(names, *rest))
+    with pytest.raises(UserError, match=r"it holds|are larger than"):
+        read_submission(make_zip(tmp_path / "many.zip", [("a.zip", many)]), ALLOWED)
+    assert len(looked_at) < 20
 
 
 def test_a_repository_that_holds_an_archive(tmp_path):
