@@ -33,12 +33,13 @@ function nextUnread() {
   const first = items.findIndex((item) => !isRead(item));
   if (after >= 0 || first >= 0) return select(after >= 0 ? after : first);
   const following = document.getElementById("following");
-  say(following ? "all read here" : "all read");
+  say(following ? "All read here; Enter opens the next." : "All read.", "done");
   if (following) following.focus();
 }
 
-function say(text) {
+function say(text, kind = "") {
   message.textContent = text;
+  message.className = kind;
   message.hidden = !text;
 }
 
