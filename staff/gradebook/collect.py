@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of, whose
+from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of
 from staff.gradebook.roster import Student
 from staff.gradebook.term import Term, read_notes
 from staff.grader import assignment as assignments
@@ -87,7 +87,7 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
             }
     unknown = [printable(one.name) for one in found if not one.students]
     write_json(notes_path, {"students": students, "unknown": before["unknown"] | {site: unknown}})
-    there = {student.id for who in whose(term.path / name) if (student := term.roster.find(who))}
+    there = term.lying(name)
     missing = [student.id for student in term.roster.students if student.id not in there]
     timed = sum(bool(noted["when"]) for noted in students.values())
     lines = [f"{name}: {len(there)} of {len(term.roster.students)} students, {timed} with the site's time"]

@@ -56,10 +56,13 @@ def student_of(name: str) -> str:
     return ""
 
 
-def whose(folder: Path) -> set[str]:
-    """Whose hand-ins lie in a folder, as their names say; none if there is no folder."""
-    paths = folder.iterdir() if folder.is_dir() else []
-    return {student_of(path.name) or _stem(path) for path in paths if not path.name.startswith(".")}
+def whose(folder: Path) -> dict[str, list[Path]]:
+    """What lies in a folder of hand-ins, by whose it is as the names say; nothing if there is no folder."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.name.startswith(".") and not JUNK.fullmatch(path.name):
+            found.setdefault(student_of(path.name) or _stem(path), []).append(path)
+    return found
 
 
 def _named(paths: list[Path]) -> list[tuple[str, Path]]:

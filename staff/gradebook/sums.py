@@ -15,6 +15,7 @@ from typing import Any
 from staff.gradebook.decisions import Decision
 from staff.gradebook.roster import Student
 from staff.gradebook.term import Lateness, Term
+from staff.grader import facts
 from staff.grader.assignment import Assignment
 from toolkit.runs import read_json
 
@@ -107,11 +108,12 @@ def compute(term: Term) -> Book:
         rows[name], strangers, more = _rows_by_student(term, name)
         unknown += [(name, stranger) for stranger in [*strangers, *term.strangers(name)]]
         twice += [(name, entry, student) for entry, student in more]
+    lying = {name: term.lying(name) for name in names}
     grades = {}
     for student in term.roster.students:
         free, mine = term.policy.free_days, {}
         for name in names:  # by due date, which is the order in which free days are used up
-            mine[name] = _grade(term, name, student, rows[name].get(student.id), free)
+            mine[name] = _grade(term, name, student, rows[name].get(student.id), lying[name].get(student.id, []), free)
             free -= mine[name].late.free if mine[name].late else 0.0
         grades[student.id] = mine
     for name in names:
@@ -153,11 +155,16 @@ def _results(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     return read_json(path) if row["graded"] and path.is_file() else None
 
 
-def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, free_left: float) -> Grade:
+def _grade(
+    term: Term, name: str, student: Student, row: dict[str, Any] | None, lying: list[Path], free_left: float
+) -> Grade:
+    """row: of grades.json, None if the class was graded without the student; lying: hand-ins that are there now."""
     assignment, decided = term.load(name), term.decided(name, student)
     manual_max = float(term.facts(name).get("analysis_points", 0))
     grade = Grade(student, name, assignment.title, NOTHING, assignment.points, manual_max, row=row or {})
     grade.decided = decided
+    if lying and not row:
+        grade.state = NOT_GRADED
     if row:
         grade.results = _results(term.grades_of(name), row)
         grade.state = GRADED if grade.results else NOT_GRADED
@@ -166,6 +173,8 @@ def _grade(term: Term, name: str, student: Student, row: dict[str, Any] | None, 
         until = term.last_moment(name, student)
         if until and any(one["time"] <= until.timestamp() for one in row["later_commits"]):
             grade.open.append("a later commit counts now and is not graded yet")
+        elif grade.results and len(lying) == 1 and facts.last_change(lying[0]) != row["last_change"]:
+            grade.open.append("handed in again since it was graded")
     if grade.of("excuse"):
         grade.state, grade.late = EXCUSED, None
     if grade.results:
@@ -245,7 +254,7 @@ def _sum_up(term: Term, grade: Grade, free_left: float) -> None:
         late = term.lateness(grade.assignment, plain, grade.late.when, grade.late.source, free_left)
         points = grade.computed_code + grade.computed_extra
         grade.computed = round(points * (1 - late.percent / 100) + (grade.manual or 0.0), 2)
-    elif grade.manual is not None:
+    elif grade.state == NOTHING:  # a team's report counts without code, but code that waits for its grade is not 0
         grade.total = grade.manual
     for one in grade.of("override"):
         if not one.todo and not one.check:

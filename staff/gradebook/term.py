@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from staff.gradebook import decisions, rubric
 from staff.gradebook.decisions import Decision
+from staff.gradebook.handed_in import whose
 from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
 from staff.grader import assignment as assignments
@@ -116,6 +117,15 @@ class Term:
         if name not in self._handed_in:
             self._handed_in[name] = read_notes(self.path / f"{name}-handed_in.json")
         return self._handed_in[name]["students"]
+
+    def lying(self, name: str) -> dict[str, list[Path]]:
+        """Student's id -> the hand-ins that lie in the term's folder, graded or not."""
+        found: dict[str, list[Path]] = {}
+        for who, paths in whose(self.path / name).items():
+            student = self.roster.find(who)
+            if student:
+                found.setdefault(student.id, []).extend(paths)
+        return found
 
     def strangers(self, name: str) -> list[str]:
         """Hand-ins that `collect` found and of people who are not in the roster."""

@@ -96,7 +96,7 @@ def test_what_a_system_adds_makes_nobody_late(tmp_path):
 def test_canvas(term, tmp_path):
     folder = tmp_path / "download"
     for name in (f"lovelaceada_345_678_{FILE}", f"lovelaceada_345_679_{FILE.replace('.py', '-1.py')}"):
-        put(folder / name)
+        put(folder / name, when=terms.DUE - terms.DAY)
     put(folder / f"curiemarie_LATE_346_680_{FILE}", when=terms.DUE - 100)
     collected(term, "canvas", folder)
     assert len(list((term / "project2/s1").iterdir())) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from staff.gradebook import audit, changes, commands, pages, summing
 from staff.gradebook.roster import Roster, Student
 from staff.gradebook.roster import read as read_roster
-from staff.gradebook.sums import EXCUSED, NOTHING, compute
+from staff.gradebook.sums import EXCUSED, NOT_GRADED, NOTHING, compute
 from staff.gradebook.term import Term
 from staff.grader import assignment as assignments
 from staff.tests.gradebook import terms
@@ -70,6 +71,21 @@ def test_what_people_decide(term):
     given = f"the grader gave {CODE - TODO.points:g}"
     for text in (f"Sum: 33 of {MOST:g}", given, "decided: the sum", "why (ta)", "evidence"):
         assert text in page
+
+
+def test_what_waits_for_a_grading_is_no_hand_in_of_nothing(term):
+    """Neither 'nothing handed in' nor a sum without code: s4 and, with a newer file, s1 wait for the grader."""
+    terms.decide(term, 'kind = "rubric"; team = "red"; item = "report: evidence"; points = 5')
+    assert grades_of(term)["s4"].total == 5  # nothing handed in: the team's report counts
+    for student, when in (("s1", terms.DUE - terms.DAY), ("s2", terms.DUE), ("s4", terms.DUE)):
+        file = term / "project2" / student / "segmentation_models.py"
+        file.parent.mkdir(parents=True)
+        file.write_text("x = 1\n")
+        os.utime(file, (when, when))
+    grades = grades_of(term)
+    assert (grades["s4"].state, grades["s4"].total, grades["s4"].open[0]) == (NOT_GRADED, None, "not graded")
+    again = "handed in again since it was graded"
+    assert [again in grades[student].open for student in ("s1", "s2", "s3")] == [False, True, False]
 
 
 def test_an_answer_that_was_read_for_others_only_is_open(tmp_path):
