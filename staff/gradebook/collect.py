@@ -38,7 +38,7 @@ class HandIn:
     paths: files and folders; a single folder is taken as it is.
     students: whose it is (a team's repository belongs to each member); none: unknown.
     when, when_from: time and which record has it.
-    site_id: Moodle's participant number.
+    site_id: Moodle's participant number, "" of a team's work; numbers: student's id -> participant number.
     marked_late: whether the site's name of it says so.
     """
 
@@ -48,6 +48,7 @@ class HandIn:
     when: datetime | None = None
     when_from: str = ""
     site_id: str = ""
+    numbers: dict[str, str] = field(default_factory=dict)
     marked_late: bool = False
 
 
@@ -82,7 +83,7 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
                 "name": printable(one.name),
                 "when": one.when.isoformat() if one.when else None,
                 "when_from": one.when_from,
-                "site_id": one.site_id,
+                "site_id": one.numbers.get(student.id, one.site_id),
                 "marked_late": one.marked_late,
             }
     unknown = [printable(one.name) for one in found if not one.students]
@@ -105,11 +106,11 @@ def _loose(term: Term, folder: Path) -> Iterator[HandIn]:
             continue
         together.setdefault(student_of(path.name) or path.name, []).append(path)
     for who, paths in together.items():
-        student, number = term.roster.find(who), who.rpartition("_")[2]
+        owners, number = term.roster.owners(who), who.rpartition("_")[2]
         late = any("_LATE_" in path.name and SITE_NAMES[1].fullmatch(path.name) for path in paths)
         work = [path for path in paths if "_assignsubmission_onlinetext" not in path.name] or paths
         yield HandIn(
-            who, work, [student] if student else [], site_id=number if number.isdigit() else "", marked_late=late
+            who, work, owners, site_id=number if number.isdigit() and len(owners) < 2 else "", marked_late=late
         )
 
 
@@ -169,11 +170,14 @@ def _add_worksheet(term: Term, folder: Path, name: str, found: list[HandIn]) -> 
             continue
         shutil.copy2(path, term.path / f"{name}-worksheet.csv")
         for row in rows:
-            one = by_number.get(row["Identifier"].rpartition(" ")[2])
+            number, student = row["Identifier"].rpartition(" ")[2], term.roster.find(row.get("Email address") or "")
+            one = by_number.get(number) or next((o for o in found if student in o.students and not o.site_id), None)
             if one is None:
                 continue
-            student = term.roster.find(row.get("Email address") or "")
-            one.students = [student] if student else one.students
+            if student and one.site_id:
+                one.students = [student]
+            elif student:  # a team's work
+                one.numbers[student.id] = number
             one.when = _moodle_time(row.get("Last modified (submission)") or "", term)
             one.when_from = "Moodle" if one.when else ""
 

@@ -32,6 +32,7 @@ class Roster:
     def __init__(self, students: list[Student]) -> None:
         self.students = students
         self.by_id = {student.id: student for student in students}
+        self._teams = {student.team for student in students} - {""}
         self._keys: dict[str, set[str]] = {}
         for student in students:
             for key in _keys_of(student):
@@ -53,8 +54,23 @@ class Roster:
         return self.by_id[alone.pop()] if len(alone) == 1 else None
 
     def team(self, name: str) -> list[Student]:
-        """The members of a team."""
-        return [student for student in self.students if name and student.team.casefold() == name.casefold()]
+        """The members of a team; capitals, accents and punctuation do not matter."""
+        plain = _plain(name)
+        return [student for student in self.students if plain and _plain(student.team) == plain]
+
+    def owners(self, text: str) -> list[Student]:
+        """Whose a download is: one student's, or of a team's work every member's; empty if that is not clear.
+
+        Sites name a team's work 'TEAM_NUMBER' (Canvas, Moodle from 4.1) or 'TEAM-NAME_NUMBER' (older Moodle).
+        """
+        name, _, number = text.rpartition("_")
+        name = name if number.isdigit() else text
+        members = self.team(name)
+        if members:
+            return members
+        texts = [text, *(text[len(team) + 1 :] for team in self._teams if text.startswith(f"{team}-"))]
+        student = next((found for part in texts if (found := self.find(part))), None)
+        return [student] if student else []
 
 
 def _keys_of(student: Student) -> set[str]:

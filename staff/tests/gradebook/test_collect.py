@@ -74,6 +74,39 @@ def test_moodle(term, tmp_path):
     assert (term / f"project2/s1/{FILE}").read_text() == "x = 2\n"
 
 
+@pytest.mark.parametrize(
+    ("site", "names"),
+    [
+        ("moodle", ["Team Blue_12_assignsubmission_file"]),  # by group, with the group's number
+        (
+            "moodle",
+            ["Team Blue-Ada Lovelace_31_assignsubmission_file", "Team Blue-Émile Borel_32_assignsubmission_file"],
+        ),
+        ("canvas", [f"teamblue_345_678_{FILE}"]),  # 345 is one member's number
+    ],
+)
+def test_a_teams_work_is_every_members(term, tmp_path, site, names):
+    """However a site names it; a group's number may be the participant number of somebody else."""
+    roster = term / "roster.csv"
+    roster.write_text(roster.read_text().replace(",blue,A,", ",Team Blue,A,345", 1).replace(",blue,", ",Team Blue,"))
+    for name in names:
+        put(tmp_path / "download" / (name if name.endswith(".py") else f"{name}/{FILE}"))
+    head = "Identifier,Full name,Email address,Status,Grade,Last modified (submission)\n"
+    people = (("31", "ada"), ("32", "emile"), ("12", "marie"))
+    rows = "".join(
+        f'Participant {number},x,{who}@uni.example,,,"{"-" if who == "marie" else "Friday, 12 March 2027, 11:59 PM"}"\n'
+        for number, who in people
+    )
+    if site == "moodle":
+        put(tmp_path / "download/Grades.csv", head + rows)
+    assert "2 of 4 students" in collected(term, site, tmp_path / "download")
+    assert sorted(path.name for path in (term / "project2").iterdir()) == ["s1", "s2"]
+    if site == "moodle":
+        students = noted(term)["students"]
+        assert [students[who]["site_id"] for who in ("s1", "s2")] == ["31", "32"]
+        assert all(students[who]["when"].startswith("2027-03-12T23:59") for who in ("s1", "s2"))
+
+
 def test_what_lies_in_the_term_already_counts(term, tmp_path):
     """Put there by hand, in any form: whose it is, its name says."""
     for name in ("s2.tar.gz", "s3.zip", "marie@uni.example", ".s4.new"):
