@@ -52,7 +52,7 @@ NO_GRADING = (
     "staff/grader/reports/*",
 )
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
-JOB_TIMEOUT_S = 1200  # the grader ends a submission long before
+JOB_TIMEOUT_S = 3600  # of a grader that hangs; with six busy programs on two cores 20 minutes were too few
 
 
 class GradeScript:
