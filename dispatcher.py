@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from toolkit.cli import OneLineParser, run_script
+from toolkit.cli import OneLineParser, from_flags, run_script
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs, table
 from toolkit.sweeps.command import Settings, dry_run, run_sweep, write_reports
@@ -22,7 +22,6 @@ from toolkit.sweeps.grid import get_experiment_list
 from toolkit.sweeps.local import LocalEngine, find_devices
 from toolkit.sweeps.script import check_points, find_script, probe
 from toolkit.sweeps.search import Search
-from toolkit.sweeps.slurm import SlurmSettings
 from toolkit.sweeps.sweep import Rules, Sweep
 from toolkit.tensorboard_logs import Logbook
 
@@ -165,30 +164,7 @@ def sweep_command(argv: list[str]) -> int:
     """`python dispatcher.py`."""
     args = build_parser().parse_args(argv)
     check_arguments(args)
-    cluster = SlurmSettings(
-        throttle=args.slurm_throttle,
-        time=args.slurm_time,
-        partition=args.slurm_partition,
-        gres=args.slurm_gres,
-        account=args.slurm_account,
-        extra=tuple(args.slurm_extra),
-        watch=args.watch,
-    )
-    settings = Settings(
-        script=args.script,
-        config_path=args.config_path,
-        log_dir=args.log_dir,
-        csv_path=args.grid_search_results_path,
-        search=Search(args.search, args.trials, args.search_seed, args.seeds, args.metric, args.direction),
-        rules=Rules(args.timeout_s, args.retries, args.stop_after, args.grace_s),
-        gpus=args.gpus,
-        jobs_per_gpu=args.jobs_per_gpu,
-        num_workers=args.num_workers,
-        prune=args.prune,
-        prune_after=args.prune_after,
-        slurm=cluster if args.engine == "slurm" else None,
-        yes=args.yes,
-    )
+    settings = from_flags(Settings, vars(args))
     return dry_run(settings) if args.dry_run else run_sweep(settings)
 
 
@@ -225,4 +201,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, after_full_disk="give the same command again")

@@ -206,3 +206,21 @@ def test_what_is_no_run_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match="cannot write to output_dir"):
         compare.write_comparison(compare.find_runs([str(tmp_path)]), blocked / "out")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e200, None])
+def test_a_metric_that_is_not_finite_is_named_and_changes_no_mean(monkeypatch, tmp_path, capsys, value):
+    for seed in (0, 1):
+        make_run(tmp_path / f"good{seed}", 0.5, seed=seed, step_ms=float("inf"))
+    path = make_run(tmp_path / "odd", 0.5, seed=2)
+    results = json.loads((path / "results.json").read_text())
+    history = {"val_acc": [0.1, None, float("-inf")], "train_acc": [0.1, "x", float("inf")]}
+    (path / "results.json").write_text(json.dumps({**results, "best_val_acc": value, "history": history}))
+    (tmp_path / "gaps" / "one").mkdir(parents=True)
+    (tmp_path / "gaps" / "one" / "results.json").write_text(json.dumps({**results, "seed": 3, "history": history}))
+    compare_here(monkeypatch, tmp_path, "--output_dir", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"note: left out, its best_val_acc is not a finite number: {path}" in said
+    assert "0.5000 ± 0.0000 (n=3)" in (tmp_path / "out" / "comparison.md").read_text()
+    with pytest.raises(UserError, match="no run has a finite best_val_acc"):
+        compare_here(monkeypatch, path, "--output_dir", tmp_path / "out")

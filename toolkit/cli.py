@@ -30,6 +30,8 @@ COMMENT_KEYS = ("name", "description", "measured", "tuned")  # for people; every
 FREE_ON_RESUME = ("num_epochs", "device", "data_root", "mirror", "results_path", "evaluate_test", "resume", "overwrite")
 NOT_IN_CONFIG = ("help", "config", "resume")  # flags of one command, not settings of a run
 MOST_WORKERS = 64  # loader processes; a slip of the finger must not start thousands
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no EDQUOT
+RESUME = "continue with --resume"
 PACKAGES = ("torch", "torchvision", "numpy", "medmnist", "matplotlib", "sklearn", "tqdm", "filelock")
 
 
@@ -236,8 +238,11 @@ def from_flags(kind: type[T], flags: Mapping[str, Any]) -> T:
     return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
-def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's main and exit: 0, or 2 with one line for a mistake of the user's, or 130 after Ctrl-C."""
+def run_script(main: Callable[[], int | None], after_full_disk: str = RESUME) -> NoReturn:
+    """Run a script's main and exit: 0, or 2 with one line for a mistake of the user's, or 130 after Ctrl-C.
+
+    after_full_disk: what to do when there is space again.
+    """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a terminal without "±" gets "?", not an error after the training
             stream.reconfigure(errors="replace")
@@ -251,7 +256,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write("interrupted\n")
         code = EXIT_INTERRUPTED
     except Exception as error:
-        line = one_line(error)
+        line = one_line(error, after_full_disk)
         if line is None:
             raise
         sys.stderr.write(f"error: {line}\n")
@@ -259,7 +264,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     raise SystemExit(code)
 
 
-def one_line(error: BaseException) -> str | None:
+def one_line(error: BaseException, after_full_disk: str = RESUME) -> str | None:
     """What to tell the user, or None if the error is a bug (or the student's) and needs its traceback."""
     if isinstance(error, UserError):
         return str(error)
@@ -267,9 +272,8 @@ def one_line(error: BaseException) -> str | None:
         place = traceback.extract_tb(error.__traceback__)[-1:]
         where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in place)
         return f"{error}{where}; `python -m tests` lists what is still to do"
-    disk_full = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no EDQUOT
-    if isinstance(error, OSError) and error.errno in disk_full:
-        return f"{error.strerror}: free some space and continue with --resume"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return f"{error.strerror}: free some space and {after_full_disk}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:

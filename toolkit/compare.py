@@ -22,7 +22,7 @@ from typing import Any
 from toolkit.cli import OneLineParser, run_script
 from toolkit.compare_checks import notes_on
 from toolkit.compare_plots import draw_curves, draw_sizes
-from toolkit.effects import main_effects, varying
+from toolkit.effects import is_number, main_effects, varying
 from toolkit.errors import UserError
 from toolkit.mean_sd import markdown, mean_sd_n
 from toolkit.runs import write_bytes
@@ -41,6 +41,7 @@ TASKS = {
     "classification": TaskNames("best_val_acc", "accuracy", "accuracy"),
     "segmentation": TaskNames("best_val_iou", "IoU", "mean_iou"),
 }
+DIVERGED = 1e100  # as good as infinite; its square would overflow
 # Settings that say where or how a run was made and not what was trained.
 NOT_A_CHOICE = {"seed", "data_root", "mirror", "num_workers", "device", "precision", "output_dir", "overwrite"}
 NOT_A_CHOICE |= {"results_path", "evaluate_test", "resume", "config", "task", "dataset", "dataset_name"}
@@ -61,21 +62,21 @@ class Run:
     @property
     def value(self) -> float:
         """Best validation metric, a fraction."""
-        return float(self.results[self.task.metric])
+        return number(self.results[self.task.metric])
 
     @property
     def test_value(self) -> float:
         """The test metric, a fraction; NaN if the run did not read the test split."""
-        return float((self.results.get("test_metrics") or {}).get(self.task.test, math.nan))
+        return number((self.results.get("test_metrics") or {}).get(self.task.test))
 
     @property
     def step_ms(self) -> float:
         """Median milliseconds from one training step to the next; NaN if the run did not time its steps."""
-        return float(self.results.get("step_ms", math.nan))
+        return number(self.results.get("step_ms"))
 
     @property
     def epochs(self) -> int:
-        return len(next(iter(self.results["history"].values())))
+        return len(self.results["history"][self.task.metric.removeprefix("best_")])
 
     @property
     def design(self) -> tuple[str, str, str]:
@@ -84,6 +85,11 @@ class Run:
         if isinstance(arguments, dict):
             arguments = ", ".join(f"{name}={value}" for name, value in arguments.items())
         return self.results["model_name"], str(arguments), str(self.results.get("models_digest") or "")
+
+
+def number(value: Any) -> float:
+    """`value` as a float; NaN if it is not a finite number, with which no mean would say anything."""
+    return float(value) if is_number(value) and abs(value) < DIVERGED else math.nan
 
 
 def find_runs(paths: Iterable[str]) -> list[Run]:
@@ -107,9 +113,11 @@ def read_run(file: Path) -> Run | None:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         task = TASKS[results["task"]]
-        float(results[task.metric])
-        if len(results["history"][task.metric.removeprefix("best_")]) == 0:
+        lists = {name: column for name, column in results["history"].items() if isinstance(column, list)}
+        history = {name: list(map(number, column)) for name, column in lists.items()}
+        if task.metric not in results or not history[task.metric.removeprefix("best_")]:
             return None
+        results["history"] = history
         settings = {name: value for name, value in results.get("config", {}).items() if name not in NOT_A_CHOICE}
         return Run(file.parent, results, {**settings, "model_name": results["model_name"]})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -211,8 +219,9 @@ def architecture_table(runs: list[Run]) -> str:
         tested = [run.test_value for run in one.runs if not math.isnan(run.test_value)]
         settings = ", ".join(f"{flag}={one.runs[0].settings.get(flag)}" for flag in shown)
         row = [name, count(one.parameters), rounded((run.step_ms for run in one.runs), 2)]
-        row += [rounded((run.results["seconds"] / run.epochs for run in one.runs), 1)]
-        row += [rounded((run.results["best_epoch"] for run in one.runs), 0), mean_sd_n(one.values), mean_sd_n(tested)]
+        row += [rounded((number(run.results.get("seconds")) / run.epochs for run in one.runs), 1)]
+        row += [rounded((number(run.results.get("best_epoch")) for run in one.runs), 0)]
+        row += [mean_sd_n(one.values), mean_sd_n(tested)]
         rows.append([*row, f"{settings} (best of {one.tried})" if one.tried > 1 else settings or "-"])
     heads = ["architecture", "parameters", "ms per step", "s per epoch", "best epoch"]
     return markdown([*heads, f"validation {label}", f"test {label}", "settings (best of how many)"], rows)
@@ -306,10 +315,15 @@ def main() -> None:
     parser.add_argument("--output_dir", default="comparison", help="folder for tables and pictures")
     args = parser.parse_args()
     found = find_runs(args.runs)
-    runs = without_repeats(found)
+    odd = [run for run in found if math.isnan(run.value)]
+    if len(odd) == len(found):
+        raise UserError(f"no run has a finite {odd[0].task.metric}; the first: {odd[0].path}")
+    runs = without_repeats([run for run in found if run not in odd])
     written = write_comparison(runs, Path(args.output_dir))
-    repeats = f" ({len(found) - len(runs)} older runs of the same settings and seed left out)"
-    print(f"{len(runs)} runs{repeats if len(found) > len(runs) else ''}")
+    older = len(found) - len(odd) - len(runs)
+    print(f"{len(runs)} runs" + (f" ({older} older runs of the same settings and seed left out)" if older else ""))
+    for run in odd:
+        print(f"note: left out, its {run.task.metric} is not a finite number: {run.path}")
     for task in TASKS:
         for note in unfair([run for run in runs if run.results["task"] == task]):
             print(f"note, {task}: {note}")

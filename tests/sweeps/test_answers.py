@@ -43,7 +43,7 @@ def report_again(folder, *flags) -> subprocess.CompletedProcess:
     return subprocess.run(words, cwd=tools.ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "-1e200"])
 @pytest.mark.parametrize("seeds", ["1", "2"])
 def test_a_metric_that_is_not_finite_counts_as_missing_and_is_named(tmp_path, value, seeds):
     body = f"""
@@ -71,7 +71,8 @@ def test_cells_of_a_history_that_hold_no_number_are_gaps(tmp_path):
 @pytest.mark.parametrize(
     "name",
     "val_loss best_val_loss hausdorff hd95 ece brier brier_score nll perplexity rmse val_mae word_error_rate wer "
-    "test_error seconds hausdorff_95 val_bce cross_entropy fid".split(),
+    "test_error seconds hausdorff_95 val_bce cross_entropy fid HausdorffDistance valLoss log_loss mean_distances "
+    "negative_log_likelihood neg_log_likelihood false_positive_rate miss_rate step_ms runtime wasserstein".split(),
 )
 def test_less_is_better_of_losses_errors_and_distances(name):
     assert table.is_better_when_low(name)
@@ -79,7 +80,9 @@ def test_less_is_better_of_losses_errors_and_distances(name):
 
 
 @pytest.mark.parametrize(
-    "name", "val_acc best_val_iou dice auc f1 precision recall sensitivity pixel_accuracy ssim psnr r2 auprc".split()
+    "name",
+    "val_acc best_val_iou dice auc f1 precision recall sensitivity pixel_accuracy ssim psnr r2 auprc log_likelihood "
+    "neg_mean_squared_error neg_log_loss negative_predictive_value true_positive_rate".split(),
 )
 def test_more_is_better_of_scores(name):
     assert not table.is_better_when_low(name)

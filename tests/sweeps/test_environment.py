@@ -122,6 +122,7 @@ def gpus(wanted: str = "auto") -> list[str | None]:
         ("NoDevFiles", "auto", [None]),  # what Slurm sets for a job without GPUs
         ("", "auto", [None]),
         ("MIG-one,MIG-two", "auto", ["MIG-one", "MIG-two"]),
+        (" 1 ,0,1", "auto", ["1", "0"]),  # one device, however often it is listed
         ("GPU-b", "auto", ["GPU-b"]),
     ],
 )
@@ -188,6 +189,24 @@ def test_a_pid_means_nothing_on_another_machine_or_in_another_container(tmp_path
     assert jobs.is_alive(str(tmp_path / "job"), 1)
     claim(tmp_path / "ours", pid=2**22 + 1)
     assert not jobs.is_alive(str(tmp_path / "ours"), 1)
+
+
+@pytest.mark.parametrize("off_s", [-130, 130])
+def test_a_clock_that_is_set_while_a_job_runs_makes_nobody_dead(tmp_path, monkeypatch, off_s):
+    """As when a laptop wakes up: every start time that is told in seconds since 1970 shifts with the clock."""
+    claim(tmp_path / "job")
+    usual, boot = jobs.psutil.Process.create_time, jobs.psutil.boot_time()
+    monkeypatch.setattr(jobs.psutil.Process, "create_time", lambda process: usual(process) + off_s)
+    monkeypatch.setattr(jobs.psutil, "boot_time", lambda: boot + off_s)
+    monkeypatch.setattr(jobs.time, "time", lambda: 1e9)
+    assert jobs.is_alive(str(tmp_path / "job"), 1)
+    other = subprocess.Popen(["sleep", "60"])  # a later process with the owner's pid is not the owner
+    try:
+        claim(tmp_path / "other", pid=other.pid)
+        assert not jobs.is_alive(str(tmp_path / "other"), 1)
+    finally:
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.parametrize("off_s", [-4000, -130, 130, 4000])

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit import effects
@@ -23,14 +23,10 @@ from toolkit.sweeps.slurm import SlurmEngine, SlurmSettings
 from toolkit.sweeps.sweep import Progress, Rules, Sweep
 
 if sys.stdout.isatty():  # rich takes 40 ms to import, and a pipe has no use for it
-    try:
-        from rich.console import Group
-        from rich.live import Live
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        Live = None
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
 else:
     Live = None
 
@@ -41,23 +37,21 @@ SHOWN_RUNNING = 12
 MOST_JOBS = 10_000  # more are more likely a mistake than a wish
 
 
-@dataclass(frozen=True)
-class Settings:
-    """One sweep, as the dispatcher's flags describe it."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(Search, Rules, SlurmSettings):
+    """One sweep, in the words of the dispatcher's flags."""
 
     script: str
     config_path: str
     log_dir: str
-    csv_path: str
-    search: Search = field(default_factory=Search)
-    rules: Rules = field(default_factory=Rules)
-    gpus: str = "auto"
-    jobs_per_gpu: int = 1
-    num_workers: int = 1
-    prune: str = "none"
-    prune_after: int = 1
-    slurm: SlurmSettings | None = None  # None: this machine
-    yes: bool = False  # more than MOST_JOBS jobs are meant
+    grid_search_results_path: str
+    engine: str
+    gpus: str
+    jobs_per_gpu: int
+    num_workers: int
+    prune: str
+    prune_after: int
+    yes: bool
 
 
 def run_sweep(settings: Settings) -> int:
@@ -69,13 +63,13 @@ def run_sweep(settings: Settings) -> int:
         with probe(script) as child:
             planned, searcher = plan(settings, config, child)
         check_writable("log_dir", settings.log_dir)
-        check_writable("grid_search_results_path", os.path.dirname(os.path.abspath(settings.csv_path)))
-        sweep = Sweep(script, settings.log_dir, engine, settings.rules, script.code)
-        count = len(planned) or settings.search.trials
+        check_writable("grid_search_results_path", settings.grid_search_results_path, is_file=True)
+        sweep = Sweep(script, settings.log_dir, engine, settings, script.code)
+        count = len(planned) or settings.trials
         print(f"{count} jobs of {script.name} in {settings.log_dir}, on {where}", flush=True)
-        results = Results(settings.search, sweep)  # before the jobs are added: what earlier starts found counts
+        results = Results(settings, sweep)  # before the jobs are added: what earlier starts found counts
         if settings.prune != "none":
-            Pruner(settings.prune, settings.search, settings.prune_after, sweep)
+            Pruner(settings.prune, settings, settings.prune_after, sweep)
         sweep.add(planned)
         index = make_index(settings, sweep)
         table.write_index(settings.log_dir, index, planned)
@@ -101,16 +95,15 @@ def dry_run(settings: Settings) -> int:
     if len(planned) > SHOWN_IN_DRY_RUN:
         print(f"... and {len(planned) - SHOWN_IN_DRY_RUN} more")
     if searcher is not None:
-        count = settings.search.trials
-        print(f"{count} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
+        print(f"{settings.trials} jobs of {script.name}; tpe chooses each point when the earlier ones have ended")
     return 0
 
 
 def checked_config(settings: Settings) -> Any:
     """The grid file; a huge grid is refused before it is built, unless it is meant."""
-    config, search = grid.load_config(settings.config_path), settings.search
-    points = grid.count_experiments(config) if search.kind == "grid" else search.trials
-    count = points * max(1, search.seeds)
+    config = grid.load_config(settings.config_path)
+    points = grid.count_experiments(config) if settings.search == "grid" else settings.trials
+    count = points * max(1, settings.seeds)
     if count > MOST_JOBS and not settings.yes:
         raise UserError(f"this would be {count:,} jobs; if you mean it, add --yes (asked above {MOST_JOBS:,})")
     return config
@@ -118,11 +111,10 @@ def checked_config(settings: Settings) -> Any:
 
 def plan(settings: Settings, config: Any, child: Probe) -> tuple[list[Job], Searcher | None]:
     """The checked jobs of a grid or a random search, without repeats; for tpe the searcher that will make them."""
-    search = settings.search
-    if search.kind == "grid":
-        return make_jobs(child, grid.add_seeds(grid.get_experiment_list(config), search.seeds)), None
-    searcher = Searcher(search, config, child)
-    if search.kind == "random":
+    if settings.search == "grid":
+        return make_jobs(child, grid.add_seeds(grid.get_experiment_list(config), settings.seeds)), None
+    searcher = Searcher(settings, config, child)
+    if settings.search == "random":
         return make_jobs(child, searcher.draw_all()), None
     check_points(child, searcher.corners())
     return [], searcher
@@ -135,8 +127,11 @@ def make_jobs(child: Probe, points: list[dict[str, Any]]) -> list[Job]:
     return list({job.name: job for job in made}.values())
 
 
-def check_writable(flag: str, folder: str) -> None:
-    """Make the folder and prove that it can be written, before anything starts; UserError if not."""
+def check_writable(flag: str, path: str, is_file: bool = False) -> None:
+    """Make the folder (that of a file) and prove that it can be written, before anything starts; UserError if not."""
+    folder = os.path.dirname(os.path.abspath(path)) if is_file else path
+    if is_file and os.path.isdir(path):
+        raise UserError(f"{flag} is {path!r}, which is a folder; give a file, like {os.path.join(path, 'results.csv')}")
     try:
         os.makedirs(folder, exist_ok=True)
         trial = os.path.join(folder, f".writable.{os.getpid()}")
@@ -149,7 +144,7 @@ def check_writable(flag: str, folder: str) -> None:
 
 def make_index(settings: Settings, sweep: Sweep) -> dict[str, Any]:
     """What sweep.json says besides the jobs. Names the files that have changed since finished jobs were made."""
-    search, script = settings.search, sweep.script
+    script = sweep.script
     codes = table.read_index(settings.log_dir).get("codes", {})  # the modules behind each digest
     for digest, count in sweep.progress.made_by.items():
         if digest in (None, script.code):
@@ -160,14 +155,14 @@ def make_index(settings: Settings, sweep: Sweep) -> dict[str, Any]:
             f"note: {count} of the finished jobs were made by other code (changed: {', '.join(changed[:3]) or digest}"
             f"{', ...' if len(changed) > 3 else ''}); they are not run again: for that choose a new --log_dir"
         )
-    about = {"script": script.name, "metric": search.metric, "direction": search.direction, "search": search.kind}
-    return {**about, "codes": {**codes, script.code: script.modules}}
+    about = {name: getattr(settings, name) for name in ("metric", "direction", "search")}
+    return {"script": script.name, **about, "codes": {**codes, script.code: script.modules}}
 
 
 def make_engine(settings: Settings) -> tuple[Engine, str]:
     """The engine, and in words on what the jobs run and why."""
-    if settings.slurm is not None:
-        return SlurmEngine(settings.slurm, settings.log_dir, settings.search.kind == "tpe"), "Slurm"
+    if settings.engine == "slurm":
+        return SlurmEngine(settings, settings.log_dir, settings.search == "tpe"), "Slurm"
     devices, why = find_devices(settings.gpus, settings.jobs_per_gpu, settings.num_workers)
     return LocalEngine(devices), describe_devices(devices, why)
 
@@ -182,9 +177,10 @@ def in_words(seconds: float) -> str:
 
 def summary_line(progress: Progress, best: str) -> str:
     """'12 done (3 before), 4 running, 8 waiting, 1 failed · best val_acc 0.91 by ... · 2 min left'."""
-    before = f" ({progress.already_done} before)" if progress.already_done else ""
-    parts = [f"{progress.done} done{before}", f"{len(progress.running)} running", f"{progress.waiting} waiting"]
-    more = {"running elsewhere": progress.elsewhere, "failed": progress.failed, "stopped": progress.stopped}
+    before, ended = sum(progress.made_by.values()), progress.ended
+    parts = [f"{ended['done']} done" + (f" ({before} before)" if before else "")]
+    parts += [f"{len(progress.running)} running", f"{progress.waiting} waiting"]
+    more = {"running elsewhere": progress.elsewhere, "failed": ended["failed"], "stopped": ended["stopped"]}
     parts += [f"{count} {word}" for word, count in more.items() if count]
     ahead = progress.time_left_s() if progress.running or progress.waiting else None
     left = f" · about {in_words(ahead)} left" if ahead is not None else ""
@@ -199,8 +195,8 @@ class View:
         sweep.on_finished.append(self.job_ended)
         sweep.on_turn.append(self.update)
         self._last = time.monotonic()
-        # No thread of its own: `update` redraws, at most four times a second.
-        self._live = Live(self._table(), auto_refresh=False, transient=True) if Live is not None else None
+        # No thread of its own: `update` redraws, at most twice a second.
+        self._live = Live(self._picture(), auto_refresh=False, transient=True) if Live is not None else None
 
     def __enter__(self) -> None:
         if self._live:
@@ -212,30 +208,25 @@ class View:
         print(summary_line(self.progress, self.best()), flush=True)
 
     def job_ended(self, job: Job, status: Status) -> None:
-        if status.state != "done" and self.progress.finished:
+        if status.state != "done":
             print(f"{status.state}: {job.name}: {status.reason}", flush=True)
 
     def update(self) -> None:
-        if time.monotonic() - self._last < (0.25 if self._live else PLAIN_EVERY_S):
+        if time.monotonic() - self._last < (0.5 if self._live else PLAIN_EVERY_S):
             return
         self._last = time.monotonic()
         if self._live:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._picture(), refresh=True)
         else:
             print(summary_line(self.progress, self.best()), flush=True)
 
-    def _table(self) -> object:
+    def _picture(self) -> object:
         running, now = list(self.progress.running.items()), time.time()
-        table = Table(box=None, show_header=bool(running), header_style="bold")
-        table.add_column("running", overflow="ellipsis", no_wrap=True)
-        table.add_column("for", justify="right", no_wrap=True)
-        for name, start in running[:SHOWN_RUNNING]:
-            table.add_row(Text(name), in_words(now - start))
-        if len(running) > SHOWN_RUNNING:
-            table.add_row(f"... and {len(running) - SHOWN_RUNNING} more", "")
-        ended = self.progress.done + self.progress.failed + self.progress.stopped
-        bar = ProgressBar(total=max(1, self.progress.total), completed=ended, width=60)
-        return Group(table, bar, Text(summary_line(self.progress, self.best())))
+        lines = [f"{in_words(now - start):>14}  {name}" for name, start in running[:SHOWN_RUNNING]]
+        lines += [f"... and {len(running) - SHOWN_RUNNING} more"] if len(running) > SHOWN_RUNNING else []
+        bar = ProgressBar(total=max(1, self.progress.total), completed=self.progress.ended.total(), width=60)
+        running_text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+        return Group(running_text, bar, Text(summary_line(self.progress, self.best())))
 
 
 class Results:
@@ -246,7 +237,6 @@ class Results:
         self.rows: dict[str, table.Row] = {}  # of all done jobs: 10,000 files need be read only once
         self.best: table.Row | None = None
         self.metric: str | None = None
-        self._shown: tuple[int, list[str]] = (0, [])  # number of jobs, flags that differ between them
         sweep.on_finished.append(self.look)
 
     def look(self, job: Job, status: Status) -> None:
@@ -264,12 +254,11 @@ class Results:
         return sign * table.number(self.rows[name], self.metric) if name in self.rows else float("nan")
 
     def describe(self) -> str:
+        """'best_val_acc 0.91 by learning_rate=0.01'; '' before the first result."""
         if self.best is None:
             return ""
-        known = self.sweep.jobs.values()
-        if self._shown[0] != len(known):  # a view asks four times a second
-            self._shown = (len(known), effects.varying([job.config for job in known]))
-        flags = ", ".join(f"{flag}={effects.show(self.best.config.get(flag))}" for flag in self._shown[1])
+        varying = effects.varying([job.config for job in self.sweep.jobs.values()])
+        flags = ", ".join(f"{flag}={effects.show(self.best.config.get(flag))}" for flag in varying)
         return f"{self.metric} {table.number(self.best, self.metric):.4g}" + (f" by {flags}" if flags else "")
 
 
@@ -277,15 +266,14 @@ def finish(settings: Settings, progress: Progress, results: Results) -> int:
     """Write the reports, say where they are, choose the exit code."""
     if progress.gave_up:
         print(f"stopped early: {progress.gave_up}")
-    write_reports(settings.log_dir, settings.csv_path, settings.search, known=results.rows)
+    write_reports(settings.log_dir, settings.grid_search_results_path, settings, known=results.rows)
     if progress.left_running:
         print(f"{progress.left_running} jobs are with Slurm; the same command collects them, with --watch it stays")
         return 0
     if progress.interrupted:
         print("interrupted; the same command resumes from here")
         return EXIT_INTERRUPTED
-    cancelled = any(status.state == "stopped" and not status.is_settled for _, status in progress.finished)
-    return EXIT_SOME_FAILED if progress.failed or progress.gave_up or cancelled else 0
+    return EXIT_SOME_FAILED if progress.ended["failed"] or progress.gave_up or progress.cancelled else 0
 
 
 def write_reports(

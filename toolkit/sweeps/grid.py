@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 import math
+import os
 from typing import Any
 
+from toolkit import json_file
 from toolkit.errors import UserError
 
 Config = dict[str, Any]
@@ -20,19 +21,11 @@ def load_config(path: str) -> Config | list[Config]:
     Raises UserError for a missing file, JSON that does not parse (with line and column), NaN and Infinity, a key that
     is given twice, and a top level that is neither an object nor a list of objects.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # -sig: editors on Windows put a byte order mark in front
-            text = file.read()
-        config = json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant, parse_float=_finite)
-    except FileNotFoundError:
+    if not os.path.exists(path):
         ready = ", ".join(sorted(glob.glob("configs/grid_*.json")))
-        raise UserError(f"config_path is {path!r}, which does not exist; there is: {ready or 'no grid'}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"config_path is {path!r}, which does not exist; there is: {ready or 'no grid'}")
+    hooks = {"object_pairs_hook": _refuse_twice, "parse_constant": _refuse_constant, "parse_float": _finite}
+    config = json_file.read_json(path, **hooks)
     grids = config if isinstance(config, list) else [config]
     if not all(isinstance(grid, dict) for grid in grids):
         raise UserError(f"{path} must hold one JSON object or a list of objects, like {{'learning_rate': [0.1, 0.01]}}")

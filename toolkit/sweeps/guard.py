@@ -4,8 +4,8 @@ It runs each task in a thread. If the dispatcher dies, even by SIGKILL, the guar
 every job. If the guard is killed, on Linux the jobs become children of the dispatcher, which ends them. There it is a
 subreaper: a process that has lost its parent becomes the guard's child, so nothing gets out of sight.
 
-Input, JSON lines: {"run": key, "task": {...}, "place": name, "limit": n} or {"stop": key, "now": bool}. A place runs
-at most `limit` of its tasks at a time; the next one waits here, so that it starts without asking the dispatcher.
+Input, JSON lines: {"run": key, "task": {...}, "limit": n} or {"stop": key, "now": bool}. A task's device runs at most
+`limit` tasks at a time; the next one waits here, so that it starts without asking the dispatcher.
 Output: {"ended": key, "problem": text or null} when all of it is gone. A Slurm task runs its one job by a Guard too.
 """
 
@@ -106,8 +106,8 @@ class Run:
 
     thread: threading.Thread
 
-    def __init__(self, task: Task, place: str, guard: Guard) -> None:
-        self.task, self.place, self.guard = task, place, guard
+    def __init__(self, task: Task, guard: Guard) -> None:
+        self.task, self.guard = task, guard
         self.stop: tuple[str, str] | None = None  # cause and detail
         self.hurry = False
         self.status = jobs.Status()
@@ -274,15 +274,16 @@ class Guard:
                 self.report(message["stop"], None)
 
     def _start_waiting(self) -> None:
-        """Start each waiting task whose place has room."""
+        """Start each waiting task whose device has room."""
         for message in list(self.waiting):
-            if sum(run.place == message["place"] for run in self.runs.values()) < message["limit"]:
+            task = Task(**message["task"])
+            if sum(run.task.device == task.device for run in self.runs.values()) < message["limit"]:
                 self.waiting.remove(message)
-                self.start(message["run"], Task(**message["task"]), message["place"])
+                self.start(message["run"], task)
 
-    def start(self, key: str, task: Task, place: str = "") -> None:
+    def start(self, key: str, task: Task) -> None:
         """Begin a task in a thread of its own."""
-        run = self.runs[key] = Run(task, place, self)
+        run = self.runs[key] = Run(task, self)
         run.thread = threading.Thread(target=self._run, args=(key, run))
         run.thread.start()
 

@@ -21,6 +21,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,6 @@ BAD_RESULTS, LOST, FOLDER = "bad results", "lost", "folder"
 PRUNED, INTERRUPTED, PREEMPTED = "pruned", "interrupted", "preempted"  # causes of a stop
 RESUMABLE = (LOST, SIGNAL, PREEMPTED, INTERRUPTED, TIMEOUT)  # the run folder of such an attempt is as good as before
 HEARTBEAT_S = 15
-SAME_START_S = 5  # a clock that is set shifts the start of every process
 SILENT_S = 120  # an owner out of our sight that has not touched its claim for so long is dead (8 missed heartbeats)
 MEMORY_MESSAGES = re.compile(
     r"CUDA out of memory|out of GPU memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory|"
@@ -135,25 +135,22 @@ class Status:
 
 
 def write_json(path: str, value: Any, is_new: bool = False) -> None:
-    """Write JSON by atomic rename, so that no reader ever sees half of it.
+    """Write JSON, see `write_text`."""
+    write_text(path, json.dumps(value, ensure_ascii=False) + "\n", is_new)
 
-    A file that is probably new (`is_new`) is created in its place, which is cheaper: a reader that comes in that moment
-    takes half of it for none.
+
+def write_text(path: str, text: str, is_new: bool = False) -> None:
+    """Write a file by atomic rename, so that no reader ever sees half of it.
+
+    One that is probably new (`is_new`) is created in its place, which is cheaper: a reader that comes in that moment
+    takes half of it for none. Half a surrogate pair, which UTF-8 does not have, is written as JSON writes it.
     """
-    text = json.dumps(value, ensure_ascii=False) + "\n"
-    if not is_new or os.path.exists(path):
-        write_text(path, text)
-    else:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-
-
-def write_text(path: str, text: str) -> None:
-    """Write a file by atomic rename."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    is_new = is_new and not os.path.exists(path)
+    temporary = path if is_new else f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
-    os.replace(temporary, path)
+    if not is_new:
+        os.replace(temporary, path)
 
 
 def read_json(path: str) -> Any:
@@ -214,32 +211,36 @@ def read_results(folder: str) -> tuple[dict[str, Any] | None, str]:
 def read_history(folder: str) -> dict[str, list[float]]:
     """The columns of history.csv as floats, NaN where there is no number; a line that is still written is left out."""
     own = os.path.join(folder, "run", "history.csv")  # the script's, while it runs
+    path = own if os.path.exists(own) else os.path.join(folder, "history.csv")
     try:
-        with open(own if os.path.exists(own) else os.path.join(folder, "history.csv"), encoding="utf-8") as file:
-            heads, *rows = csv.reader(line for line in file if line.endswith("\n"))
-    except (OSError, ValueError):  # no file, no text, no line
+        with open(path, encoding="utf-8-sig") as file:
+            reader = csv.DictReader(line for line in file if line.endswith("\n"))
+            names, rows = reader.fieldnames or (), list(reader)
+    except (OSError, ValueError, csv.Error):  # no file, no text, no table
         return {}
-    columns: dict[str, list[float]] = {name: [] for name in heads}
-    for row in rows:
-        for values, cell in zip(columns.values(), row, strict=False):
-            values.append(float("nan"))
-            with contextlib.suppress(ValueError):
-                values[-1] = float(cell)
-    return columns
+    return {name: [to_number(row[name]) for row in rows] for name in names}
+
+
+def to_number(cell: str | None) -> float:
+    """NaN for a cell that holds no number, or is missing at the end of a short line."""
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return float("nan")
 
 
 def write_history(folder: str, results: dict[str, Any]) -> None:
     """Leave a history.csv in the job's folder: the script's own, else the lists of results['history']."""
-    path = os.path.join(folder, "history.csv")
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(os.path.join(folder, "run", "history.csv"), path)
-        return
+    own, path = (os.path.join(folder, *parts) for parts in (("run", "history.csv"), ("history.csv",)))
     history = results.get("history")
     columns = {n: v for n, v in history.items() if isinstance(v, list)} if isinstance(history, dict) else {}
-    if columns:
-        columns = {"epoch": list(range(1, 1 + max(map(len, columns.values())))), **columns}
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([columns, *itertools.zip_longest(*columns.values(), fillvalue="")])
+    with contextlib.suppress(OSError):  # a curve is not worth a job that is done
+        if os.path.exists(own):
+            shutil.copyfile(own, path)
+        elif columns:
+            columns = {"epoch": list(range(1, 1 + max(map(len, columns.values())))), **columns}
+            with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                csv.writer(file).writerows([columns, *itertools.zip_longest(*columns.values(), fillvalue="")])
 
 
 def read_tail(folder: str, size: int = 4000, since: int = 0) -> str:
@@ -258,7 +259,8 @@ def explain_exit(code: int, log_tail: str) -> tuple[str, str]:
     # The last line that says something; progress bars overwrite theirs with carriage returns.
     lines = [line.rsplit("\r", 1)[-1].strip() for line in log_tail.splitlines()]
     line = next((line[:300] for line in reversed(lines) if line), "")
-    out_of_memory = MEMORY_MESSAGES.search(log_tail) is not None
+    # Who noticed it, tried something smaller and died of another mistake did not die of it.
+    out_of_memory = MEMORY_MESSAGES.search(line if MISTAKES.match(line) else log_tail) is not None
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         return (OUT_OF_MEMORY if out_of_memory else SIGNAL), f"ended by {name}" + (f" after: {line}" if line else "")
@@ -278,8 +280,15 @@ def this_machine() -> str:
 
 
 def process_start(pid: int) -> float | None:
-    """When process `pid` of this machine was started, to tell it from a later one; None if it is not running."""
-    with contextlib.suppress(psutil.Error):
+    """When process `pid` of this machine was started, to tell it from a later one; None if it is not running.
+
+    On Linux in ticks since the start of the system: seconds since 1970 shift when the clock is set.
+    """
+    with contextlib.suppress(psutil.Error, OSError):
+        if sys.platform == "linux":
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                state, *numbers = file.read().rpartition(b")")[2].split()  # the name before it may hold anything
+            return None if state in (b"Z", b"X") else float(numbers[18])
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     return None
@@ -291,7 +300,9 @@ def claim_path(folder: str, number: int) -> str:
 
 def newest_claim(folder: str) -> int:
     """The number of the last claim on the job, 0 if there was none."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # there is none yet, or it is another user's
+        names = os.listdir(folder)
     return max((int(name[6:]) for name in names if name.startswith("claim.") and name[6:].isdecimal()), default=0)
 
 
@@ -328,8 +339,7 @@ def is_alive(folder: str, number: int) -> bool:
         return False
     owner = owner_of(folder, number)
     if owner.get("machine") == this_machine():
-        start = process_start(owner["pid"])
-        return start is not None and abs(start - owner.get("since", 0)) < SAME_START_S
+        return (process_start(owner["pid"]) or "dead") == owner.get("since")
     before, since = _watched.get(path, (None, 0.0))
     if before != stamp:
         _watched[path] = (stamp, time.monotonic())

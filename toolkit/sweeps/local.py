@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ def visible_gpus() -> tuple[list[str] | None, str]:
     limit = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limit is None:
         return installed_gpus()
-    names = map(str.strip, limit.split(","))
+    names = dict.fromkeys(map(str.strip, limit.split(",")))  # one that is listed twice is one device
     # CUDA ends the list at the first name of another kind.
     known = itertools.takewhile(lambda name: re.fullmatch(r"\d+|GPU-.+|MIG-.+", name), names)
     return list(known), f"CUDA_VISIBLE_DEVICES={limit!r}"
@@ -129,20 +129,20 @@ def job_environment(device: Device, number_of_jobs: int) -> dict[str, str]:
 
 
 class Engine:
-    """Base of LocalEngine and SlurmEngine: what a sweep knows of them."""
+    """What a sweep knows of LocalEngine and SlurmEngine. Both also have:
+
+    has_room(alone): may `start` be called now, for a task that wants a device for itself or not?
+    start(name, task, alone): start a task, or put it in the engine's queue.
+    wait(timeout_s): names of the tasks that have ended, after about this long at most.
+    wake(): end a `wait` early; may be called in a signal handler.
+    stop_all(now): ask every task to end; `now`: without its grace time.
+    """
 
     name: str
     slots: int  # how many jobs run at a time when all is busy
     shares_devices = False  # True if a job may have run out of memory because of its neighbours
     leaves = False  # True if the dispatcher ends when everything is in the engine's queue
     runs_ahead = False  # a task may be handed in before there is room for it
-    has_room: Callable[[bool], bool]  # may `start` be called now, for a task that wants a device for itself or not?
-    start: Callable[[str, Task, bool], None]  # start a task (name, task, alone), or put it in the engine's queue
-    wait: Callable[
-        [float], list[str]
-    ]  # names of the tasks that have ended, waiting at most about this long, in seconds
-    wake: Callable[[], None]  # end a `wait` early; may be called in a signal handler
-    stop_all: Callable[[bool], None]  # ask every task to end; `now`: without its grace time
 
     def close(self, wait: bool = True) -> None:
         """End what belongs to this process; without `wait` it may end a little later."""
@@ -213,7 +213,7 @@ class LocalEngine(Engine):
         task.device = device.name
         task.environment = job_environment(device, 1 if alone and device.gpu is None else self.slots)
         self._folders[name] = task.folder
-        self._send({"run": name, "task": vars(task), "place": device.name, "limit": 1 if alone else device.capacity})
+        self._send({"run": name, "task": vars(task), "limit": 1 if alone else device.capacity})
 
     def wait(self, timeout_s: float) -> list[str]:
         names: list[str | None] = []

@@ -1,8 +1,9 @@
 """Child process of script.py: runs an unmodified script up to its argparse, describes its flags, tries points on them.
 
 Started by path, so it imports nothing of this project: the script must find exactly the import path that it has when
-it is started from the shell. Dialogue, one JSON line each: in {"script", "module"}; out {"flags"}; then, as often as
-asked, in {"points"}, out {"problems"}: for each point the message of argparse, or null.
+it is started from the shell. Dialogue, one JSON line each: in {"script", "module"}; out {"flags", "positional" (the
+names of arguments without a flag that must be given), "files" (of all modules that the script has imported so far)};
+then, as often as asked, in {"points"}, out {"problems"}: for each point the message of argparse, or null.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ def describe(action: argparse.Action) -> dict:
     }
 
 
+def imported_files() -> list[str]:
+    """Of every module that has been imported so far, but for the standard library and installed packages."""
+    library = os.path.dirname(os.__file__)
+    files = [vars(module).get("__file__") or "" for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    return [one for one in files if one.endswith(".py") and "-packages" not in one and not one.startswith(library)]
+
+
 def refuse(parser: argparse.ArgumentParser, message: str) -> None:
     """Stands in for ArgumentParser.error, which would print the usage and exit."""
     raise Refused(message)
@@ -55,9 +63,11 @@ def talk(parser: argparse.ArgumentParser) -> None:
     for kind in type(parser).__mro__:  # a script's own kind of parser may have its own `error`
         if "error" in vars(kind):
             kind.error = refuse
-    told = [action for action in parser._actions if action.option_strings]
-    flags = [describe(action) for action in told]
-    say({"flags": [flag for flag in flags if flag["kind"] not in ("help", "version")]})
+    flags = [describe(action) for action in parser._actions if action.option_strings]
+    flags = [flag for flag in flags if flag["kind"] not in ("help", "version")]
+    needed = [one for one in parser._actions if not one.option_strings and one.required]
+    positional = [one.metavar or one.dest.replace(argparse.SUPPRESS, "a command") for one in needed]
+    say({"flags": flags, "positional": list(map(str, positional)), "files": imported_files()})
     for line in commands:
         say({"problems": [try_point(parser, argv) for argv in json.loads(line)["points"]]})
     os._exit(0)  # not sys.exit: the script may catch SystemExit, and its threads must not keep us

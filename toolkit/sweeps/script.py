@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from toolkit.errors import UserError
 
@@ -48,12 +49,29 @@ class Script:
     name: str  # file path with forward slashes, or dotted module name; part of every job's hash
     is_module: bool
     flags: dict[str, Flag] = field(default_factory=dict)
-    modules: dict[str, str] = field(default_factory=dict)  # file -> digest, see `find_modules`
+    modules: dict[str, str] = field(default_factory=dict)  # file -> digest, see `add_modules`
 
     @property
     def code(self) -> str:
         """One digest of all its modules."""
-        return hashlib.sha256(json.dumps(self.modules).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(dict(sorted(self.modules.items()))).encode()).hexdigest()[:8]
+
+    def add_modules(self, paths: Iterable[str]) -> None:
+        """Take in the digests of those of these files that are the project's, and of all that they import from it.
+
+        Imports are read, not run; the project is what lies in the script's folder and in the current one.
+        """
+        folder = [] if self.is_module else [os.path.dirname(os.path.abspath(self.name))]
+        roots = [*folder, os.getcwd()]
+        pending = {os.path.abspath(path) for path in paths}
+        while pending:
+            path = pending.pop()
+            name = os.path.relpath(path).replace(os.sep, "/")
+            if name not in self.modules and any(path.startswith(os.path.join(root, "")) for root in roots):
+                source = Path(path).read_bytes()
+                self.modules[name] = hashlib.sha256(source).hexdigest()[:12]
+                for level, imported in set(imported_names(source.decode("utf-8", "replace"))):
+                    pending.update(file for root in roots for file in find_files(root, path, level, imported))
 
     def command(self, argv: list[str]) -> list[str]:
         """The command line that runs the script with `argv` in this interpreter."""
@@ -90,28 +108,10 @@ class Script:
             if names.setdefault(flag.number, name) != name:
                 raise UserError(f"{names[flag.number]} and {name} are two names of one flag; use one of them")
             argv += write_flag(name, flag, value)
-            if argv and "\0" in argv[-1]:
-                raise UserError(f"{name} is {value!r}; a command line cannot hold the character NUL")
+        for word in argv:
+            if "\0" in word or re.search("[\ud800-\udfff]", word):
+                raise UserError(f"{word!r}: no command line can hold the character NUL or half a surrogate pair")
         return argv
-
-
-def find_modules(path: str, is_module: bool) -> dict[str, str]:
-    """File -> digest of the script and of every module and package of the project that it imports, however deep.
-
-    Imports are read, not run; the project is what lies in the script's folder and in the current one.
-    """
-    start = os.path.abspath(path)
-    roots = {os.getcwd()} if is_module else {os.path.dirname(start), os.getcwd()}
-    pending, found = {start}, {}
-    while pending:
-        path = pending.pop()
-        with open(path, "rb") as file:
-            source = file.read()
-        found[path] = hashlib.sha256(source).hexdigest()[:12]
-        for level, name in set(imported_names(source.decode("utf-8", "replace"))):
-            for root in roots:
-                pending.update(one for one in find_files(root, path, level, name) if one not in found)
-    return {os.path.relpath(path).replace(os.sep, "/"): found[path] for path in sorted(found)}
 
 
 def imported_names(source: str) -> Iterator[tuple[int, str]]:
@@ -138,25 +138,32 @@ def find_files(root: str, importer: str, level: int, name: str) -> Iterator[str]
 def find_script(name: str) -> Script:
     """Resolve a path or a dotted module name without importing anything; UserError if neither exists."""
     if os.path.isfile(name):
-        inside = os.path.relpath(name)
-        known = (name if inside.startswith("..") else inside).replace(os.sep, "/")
-        return Script(known, is_module=False, modules=find_modules(name, is_module=False))
-    as_path = name.replace(".", os.sep)
-    for path in (f"{as_path}.py", f"{as_path}/__main__.py"):
-        if not name.endswith(".py") and os.path.isfile(path):
-            return Script(name, is_module=True, modules=find_modules(path, is_module=True))
-    raise UserError(f"script is {name!r}, which is neither a file nor a module here; try classification_main.py")
+        path, inside = name, os.path.relpath(name)
+        script = Script((name if inside.startswith("..") else inside).replace(os.sep, "/"), is_module=False)
+    else:
+        as_path = "" if name.endswith(".py") else name.replace(".", os.sep)
+        path = next(filter(os.path.isfile, (f"{as_path}.py", f"{as_path}/__main__.py")), None)
+        if path is None:
+            known = "neither a file nor a module here"
+            raise UserError(f"script is {name!r}, which is {known}; try classification_main.py")
+        script = Script(name, is_module=True)
+    script.add_modules([path])
+    return script
 
 
 def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
     """One flag with its value as command line tokens."""
     if flag.kind == "booleanoptional" and isinstance(value, bool):
         return [flag.option if value else "--no-" + flag.option.removeprefix("--")]
+    if flag.kind == "append" and isinstance(value, list):
+        return [word for one in value for word in write_flag(name, replace(flag, kind="store"), one)]
+    if flag.kind == "count" and type(value) is int:
+        return [flag.option] * value
     if flag.nargs == 0:
         if not isinstance(value, bool):
             raise UserError(f"{name} is {value!r}, but {flag.option} takes no value; allowed: true, false, null")
         return [flag.option] if value else []
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (isinstance(value, list) and flag.type == "loads" and flag.nargs is None):
         return [f"{flag.option}={json.dumps(value, sort_keys=True)}"]
     if isinstance(value, list) and flag.nargs in (None, "?"):
         raise UserError(f"{name} is {value!r}, but {flag.option} takes one value")
@@ -169,10 +176,13 @@ def write_flag(name: str, flag: Flag, value: Any) -> list[str]:
 def as_text(flag: Flag, value: Any) -> str:
     """`value` as the text that the flag's type reads; equal numbers give equal text, so they count as one job."""
     if isinstance(value, bool):
-        return "true" if value else "false"
+        no = "" if flag.type == "bool" else "false"  # type=bool calls every text true but the empty one
+        return "true" if value else no
     if isinstance(value, float) and value.is_integer() and flag.type == "int":
         return str(int(value))  # JSON reads 1e5 as a float
     if isinstance(value, int) and flag.type == "float":
+        if abs(value) > sys.float_info.max:
+            raise UserError(f"{flag.option}: a number of {len(str(abs(value)))} digits is too large for a float")
         value = float(value)
     text = repr(value) if isinstance(value, float) else str(value)
     # argparse takes -1e-05 for a flag, but -0.00001 for a number.
@@ -180,37 +190,20 @@ def as_text(flag: Flag, value: Any) -> str:
 
 
 class Probe:
-    """A running child that holds the script at its parse_args. Use as a context manager."""
+    """A child process that holds the script at its parse_args; see `probe`."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
-        self._child = subprocess.Popen(
-            [sys.executable, os.path.join(os.path.dirname(__file__), "probe_child.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            encoding="utf-8",
-        )
-        self._say({"script": script.name, "module": script.is_module})
-        self._timer = threading.Timer(PROBE_TIMEOUT_S, self._child.kill)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def __enter__(self) -> Probe:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._child.kill()
-        self._child.communicate()
-        self._errors.close()
+    def __init__(self, script: Script, child: subprocess.Popen, errors: IO[bytes]) -> None:
+        self.script, self._child, self._errors = script, child, errors
 
     def read_flags(self) -> None:
-        """Fill `script.flags`; UserError if the script ends or hangs before it parses, or has no --results_path."""
-        for number, found in enumerate(self._hear()["flags"]):
+        """Fill `script.flags`; UserError if the script ends or hangs before it parses, or cannot be swept."""
+        told = self._ask({"script": self.script.name, "module": self.script.is_module})
+        self.script.add_modules(told["files"])
+        if told["positional"]:
+            names = ", ".join(told["positional"])
+            cure = "which a grid cannot give; make it a flag"
+            raise UserError(f"{self.script.name} needs {names} without a flag, {cure}")
+        for number, found in enumerate(told["flags"]):
             options, kind = found.pop("options"), found["kind"]
             flag = Flag(options[0], **found, number=number)
             for option in options:
@@ -222,17 +215,13 @@ class Probe:
 
     def find_problems(self, points: list[list[str]]) -> list[str | None]:
         """For each command line what the script's own parser says against it, or None."""
-        self._say({"points": points})
-        return self._hear()["problems"]
+        return self._ask({"points": points})["problems"]
 
-    def _say(self, message: dict) -> None:
+    def _ask(self, message: dict) -> dict:
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(message) + "\n")
             self._child.stdin.flush()
-
-    def _hear(self) -> dict:
-        reply = self._child.stdout.readline()
-        if reply:
+        if reply := self._child.stdout.readline():
             return json.loads(reply)
         code = self._child.wait()
         self._errors.seek(0)
@@ -250,29 +239,39 @@ def probe(script: Script) -> Iterator[Probe]:
 
     A script whose code calls no parse_args anywhere is not started: it would really run.
     """
-    for path in script.modules:
-        with open(path, "rb") as file:
-            if PARSES.search(file.read()):
-                break
-    else:
+    if not any(PARSES.search(Path(path).read_bytes()) for path in script.modules):
         raise UserError(f"{script.name} ended without calling argparse's parse_args: nothing that it imports does")
-    with Probe(script) as child:
-        child.read_flags()
-        yield child
+    command = [sys.executable, os.path.join(os.path.dirname(__file__), "probe_child.py")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(command, stderr=errors, env=environment, **pipes)
+        timer = threading.Timer(PROBE_TIMEOUT_S, child.kill)
+        timer.start()
+        try:
+            known = Probe(script, child, errors)
+            known.read_flags()
+            yield known
+        finally:
+            timer.cancel()
+            child.kill()
+            child.communicate()
 
 
 def check_points(child: Probe, points: list[dict[str, Any]]) -> list[list[str]]:
     """Check every point against the script's parser; return their command lines. UserError names the first bad point.
 
     argparse reads each flag by itself, so it is enough to try, for every distinct value of a flag and for every
-    distinct set of flags, one point that has it: 40 parses instead of 10,000 for a grid of ten values in four flags.
+    distinct set of flags that are written, one point that has it: 40 parses instead of 10,000 for a grid of ten values
+    in four flags.
     """
     argvs: list[list[str]] = []
     chosen: dict[int, None] = {}
     seen: set[object] = set()
     for index, point in enumerate(points):
         argvs.append(child.script.to_argv(point))
-        new = {tuple(point), *((name, repr(value)) for name, value in point.items())}
+        written = (word.partition("=")[0] for word in argvs[-1] if word.startswith("--"))
+        new = {frozenset(written), *((name, repr(value)) for name, value in point.items())}
         if not new <= seen:
             seen |= new
             chosen[index] = None

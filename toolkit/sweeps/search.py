@@ -28,14 +28,14 @@ LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Search:
-    """How points are chosen: `kind` is grid, random or tpe; `direction` min, max or auto (by the metric's name)."""
+    """How points are chosen and judged, in the words of the dispatcher's flags."""
 
-    kind: str = "grid"
+    search: str = "grid"  # or random, tpe
     trials: int = 20
-    seed: int = 0
+    search_seed: int = 0
     seeds: int = 0  # each point is run with --seed 0 .. seeds-1; 0: as it is
     metric: str = "auto"
-    direction: str = "auto"
+    direction: str = "auto"  # by the metric's name; or min, max
 
 
 def import_optuna() -> Any:
@@ -95,7 +95,7 @@ class Searcher:
 
     def draw_all(self) -> list[Config]:
         """All points of a random search: independent of results, so they are known at once."""
-        study = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.search.seed))
+        study = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.search.search_seed))
         return [point for _ in range(self.search.trials) for point in self._points(study.ask(self.space))]
 
     def corners(self) -> list[Config]:
@@ -116,12 +116,12 @@ class Searcher:
         self.sweep, self._score, self._index = sweep, score, index
         self._memory = os.path.join(sweep.log_dir, "search.json")
         space = {name: repr(one) for name, one in self.space.items()}
-        self._about = {"space": space, "fixed": self.fixed, "seeds": self.search.seeds, "seed": self.search.seed}
+        self._about = {"space": space, "fixed": self.fixed, "seeds": self.search.seeds, "seed": self.search.search_seed}
         known = jobs.read_json(self._memory)
         if isinstance(known, dict) and known.get("about") == self._about:
             self._known = known["points"]
         # constant_liar: points that are being run count as bad, so that parallel jobs do not all try the same corner.
-        seed = self.search.seed + len(self._known)  # else a restart would draw its first points again
+        seed = self.search.search_seed + len(self._known)  # else a restart would draw its first points again
         sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
         self.study = self.optuna.create_study(direction="maximize", sampler=sampler)
         for params in self._known:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,14 @@ WANTED_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED")
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What --engine slurm asks of the cluster, as its flags give it."""
+    """What --engine slurm asks of the cluster, in the words of the dispatcher's flags."""
 
-    throttle: int = 16  # jobs at a time
-    time: str = "1:00:00"
-    partition: str | None = None
-    gres: str | None = None
-    account: str | None = None
-    extra: tuple[str, ...] = ()  # NAME=VALUE
+    slurm_throttle: int = 16  # jobs at a time
+    slurm_time: str = "1:00:00"
+    slurm_partition: str | None = None
+    slurm_gres: str | None = None
+    slurm_account: str | None = None
+    slurm_extra: Sequence[str] = ()  # NAME=VALUE
     watch: bool = False
 
 
@@ -130,8 +130,8 @@ class SlurmEngine(Engine):
         self.folder = os.path.abspath(log_dir)
         if "%" in self.folder:
             raise UserError(f"log_dir is {log_dir!r}; Slurm replaces % in file names: choose a folder without it")
-        self.slots, self.leaves, self._waits_for_each = settings.throttle, not settings.watch, waits_for_each
-        self._limit_s = seconds_of(settings.time)
+        self.slots, self.leaves, self._waits_for_each = settings.slurm_throttle, not settings.watch, waits_for_each
+        self._limit_s = seconds_of(settings.slurm_time)
         self._chunk = max_array_size()
         self._executor = self._make_executor(settings)
         self._buffer: list[tuple[str, Task]] = []
@@ -143,18 +143,18 @@ class SlurmEngine(Engine):
         self._woken = False
 
     def _make_executor(self, settings: SlurmSettings) -> Any:
-        pairs = (word.partition("=") for word in settings.extra)
+        pairs = (word.partition("=") for word in settings.slurm_extra)
         extra = {name.lstrip("-").replace("_", "-"): value if equals else True for name, equals, value in pairs}
         # submitit asks for SIGUSR2 90 s before the limit, and Slurm may send it a minute early: a job with a limit of
         # two minutes would be ended at once. SIGCONT does nothing; our own time limit (see `start`) ends the job.
         extra["signal"] = "CONT@1"
         executor = self._submitit.SlurmExecutor(folder=os.path.join(self.folder, "slurm", "%j"))
-        wanted = {"partition": settings.partition, "gres": settings.gres, "account": settings.account}
+        wanted = {"partition": settings.slurm_partition, "gres": settings.slurm_gres, "account": settings.slurm_account}
         path = f"export SWEEP_PYTHONPATH=$PYTHONPATH PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}}"
         executor.update_parameters(
             job_name="sweep",
             time=-(-self._limit_s // 60),
-            array_parallelism=settings.throttle,
+            array_parallelism=settings.slurm_throttle,
             stderr_to_stdout=True,
             setup=[path],
             additional_parameters=extra,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from toolkit.errors import UserError
+from toolkit.cli import DISK_FULL
 from toolkit.sweeps import jobs
 from toolkit.sweeps.jobs import Job, Status, Task
 from toolkit.sweeps.local import Engine
@@ -34,27 +33,23 @@ class Rules:
 
 @dataclass
 class Progress:
-    """What a view shows. `finished` are the jobs that ended in this start, in order."""
+    """What a view shows."""
 
+    slots: int
     total: int = 0
-    done: int = 0
-    failed: int = 0
-    stopped: int = 0
-    already_done: int = 0
-    made_by: Counter = field(default_factory=Counter)  # code digests of the already done
+    ended: Counter[str] = field(default_factory=Counter)  # number of done, failed and stopped jobs
+    made_by: Counter[str | None] = field(default_factory=Counter)  # code digests of those that ended in earlier starts
     running: dict[str, float] = field(default_factory=dict)  # name -> start time
     elsewhere: int = 0
-    slots: int = 1
-    started: float = field(default_factory=time.time)
     seconds: list[float] = field(default_factory=list)  # run times of the done jobs
-    finished: list[tuple[str, Status]] = field(default_factory=list)
+    cancelled: int = 0  # jobs stopped in this start that the next one runs again
     left_running: int = 0  # jobs that a cluster works on while we leave
     gave_up: str | None = None  # why the sweep stopped before its end
     interrupted: bool = False
 
     @property
     def waiting(self) -> int:
-        return max(0, self.total - self.done - self.failed - self.stopped - len(self.running) - self.elsewhere)
+        return max(0, self.total - self.ended.total() - len(self.running) - self.elsewhere)
 
     def time_left_s(self) -> float | None:
         """Estimate from the mean run time so far; None before the first job is done."""
@@ -111,7 +106,6 @@ class Sweep:
                 continue
             status = jobs.read_status(self.folder(job))
             if status.is_settled:
-                self.progress.already_done += 1
                 self.progress.made_by[status.code] += 1
             self._look(job, status)
 
@@ -165,7 +159,7 @@ class Sweep:
 
     def _start_jobs(self) -> None:
         # Before the first success, every end may be the one after which the sweep gives up.
-        self.engine.runs_ahead = self.progress.done > 0 and not self.waits_for_results
+        self.engine.runs_ahead = self.progress.ended["done"] > 0 and not self.waits_for_results
         while not self._is_ending and self.engine.has_room(bool(self._pending and self._pending[0].alone)):
             while not self._pending:  # a search may name jobs that are done already
                 new = list(self.refill())
@@ -234,9 +228,8 @@ class Sweep:
             os.makedirs(self.folder(start.job), exist_ok=True)
             jobs.write_status(self.folder(start.job), status)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-                cure = "free some space and give the same command again"
-                raise UserError(f"{error.strerror} in {self.log_dir}: {cure}") from None
+            if error.errno in DISK_FULL:
+                raise
             status.state, status.cause, status.detail = "failed", jobs.FOLDER, fate.detail or str(error)
         return status
 
@@ -250,23 +243,19 @@ class Sweep:
                 self._retries[name] += not is_free
                 self._pending.append(Try(start.job, status.attempt + 1, start.alone or again_alone))
                 return
-        self.progress.finished.append((name, status))
+        self.progress.cancelled += status.state == "stopped" and not status.is_settled
         self._count(start.job, status)
         self._consider_giving_up(status)
 
     def _count(self, job: Job, status: Status) -> None:
-        if status.state == "done":
-            self.progress.done += 1
-            self.progress.seconds += [status.seconds] if status.seconds else []
-        else:
-            self.progress.failed += status.state == "failed"
-            self.progress.stopped += status.state == "stopped"
+        self.progress.ended[status.state] += 1
+        self.progress.seconds += [status.seconds] if status.state == "done" and status.seconds else []
         for call in self.on_finished:
             call(job, status)
 
     def _consider_giving_up(self, status: Status) -> None:
         """Stop when the first jobs all die of one cause: the other ones would too."""
-        if status.state == "done" or self.progress.done:
+        if self.progress.ended["done"]:
             self._first_deaths = [""]  # from now on failures are news about single configurations
         elif status.state == "failed" and self._first_deaths != [""]:
             # Numbers differ between jobs (addresses, sizes, times); the cause is the rest.

@@ -18,11 +18,13 @@ from toolkit.errors import UserError
 from toolkit.sweeps import jobs
 from toolkit.sweeps.jobs import Status
 
+DIVERGED = 1e100  # a metric of that size is as good as infinite, and its square would overflow
 INDEX = "sweep.json"  # script, metric, modules and all jobs of the last start, also those that no engine has begun
-# Words in the name of a metric of which less is better.
-LOW = """loss error err mse rmse mae nll ece mce brier perplexity ppl hausdorff hd distance dist assd asd msd rvd wer
-cer eer fid kl ce bce entropy divergence regret fpr fnr seconds time latency memory cost params parameters flops mape
-smape msle rmsle lpips risk""".split()
+# Words in the name of a metric of which less is better, and parts of words.
+LOW = """err mse rmse nrmse mae nll ece mce ppl hd dist assd asd msd rvd wer cer eer fid kid kl ce bce regret fpr fnr ms
+time runtime duration memory cost params parameters flops mape smape msle rmsle lpips risk false miss missed emd
+wasserstein chamfer deviance hinge bpb bpc bpd""".split()
+LOW_PARTS = "loss error distance entropy perplex hausdorff brier divergence latency seconds".split()
 
 
 @dataclass
@@ -145,19 +147,21 @@ def is_better_when_low(metric: str, direction: str = "auto") -> bool:
     if direction != "auto":
         return direction == "min"
     words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", metric.lower())]
-    return any(word in LOW or "loss" in word or "error" in word for word in words)
+    is_low = any(word in LOW or any(part in word for part in LOW_PARTS) for word in words)
+    # neg_mean_squared_error, as in scikit-learn; and a likelihood is better when high.
+    return is_low != ("neg" in words or "negative_log" in metric.lower())
 
 
 def number(row: Row, metric: str | None) -> float:
     """The metric of a row; NaN if it has none or one that is not finite: an average with it would say nothing."""
     value = row.metrics.get(metric) if metric else None
-    return float(value) if is_number(value) and math.isfinite(value) else math.nan
+    return float(value) if is_number(value) and abs(value) < DIVERGED else math.nan
 
 
 def not_finite(rows: list[Row], metric: str | None) -> list[str]:
-    """'NAME: inf' for each done job whose metric is no finite number."""
-    done = [row for row in rows if metric and row.status.state == "done" and metric in row.metrics]
-    return [f"{row.name}: {row.metrics[metric]}" for row in done if math.isnan(number(row, metric))]
+    """'NAME: inf' for each done job whose metric is no finite number, or missing."""
+    done = [row for row in rows if metric and row.status.state == "done"]
+    return [f"{row.name}: {row.metrics.get(metric)}" for row in done if math.isnan(number(row, metric))]
 
 
 def group_by_seed(rows: list[Row], metric: str | None, direction: str = "auto") -> list[Group]:

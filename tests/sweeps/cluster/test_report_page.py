@@ -11,6 +11,7 @@ import pytest
 
 from tests.sweeps import tools
 from tests.sweeps.cluster.needs import need, need_module
+from tests.sweeps.test_strange import RESULTS, STRANGE, write
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,18 @@ def test_nothing_is_fetched_and_nothing_is_wrong(browser, page):
     assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
     assert browser.get_log("browser") == []
     assert "http" not in page.read_text().replace("http-equiv", "").replace("https://github.com/leeoniya/uPlot", "")
+
+
+def test_names_that_mean_something_to_javascript_are_names(browser, tmp_path):
+    """One job has a flag and a column `constructor`, another `__proto__`; in JavaScript every object has them."""
+    run = tools.sweep(tmp_path, STRANGE, "--num_workers", "2", script=write(tmp_path, RESULTS))
+    assert run.returncode == 0, run.stdout + run.stderr
+    browser.get_log("browser")
+    browser.get((tmp_path / "logs/report.html").as_uri())
+    assert browser.get_log("browser") == []
+    assert sorted(column(browser, "jobs", "constructor")) == [""] * 8 + ["x", "y"]
+    assert sorted(column(browser, "best", "constructor"))[-2:] == ["x", "y"]
+    assert "native code" not in browser.find_element("tag name", "body").text
 
 
 def test_it_says_which_choice_mattered_and_shows_the_failures(browser, page):
