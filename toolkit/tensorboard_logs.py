@@ -9,7 +9,6 @@ run (--follow) or long after it, and no training has to know of it. Needs `pip i
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.runs import read_json
+from toolkit.sweeps.jobs import read_history
 
 NOT_CURVES = ("epoch", "seconds")
 # Settings that say where a run is stored and not what it is.
@@ -57,15 +57,6 @@ def find_runs(paths: Iterable[str]) -> dict[str, Path]:
 def history_file(folder: Path) -> Path | None:
     """The run's history.csv, None if no epoch is finished yet."""
     return next((path for path in (folder / "history.csv", folder / "run" / "history.csv") if path.exists()), None)
-
-
-def read_epochs(folder: Path) -> list[dict[str, str]]:
-    """The finished epochs; a last line that is still being written is left out."""
-    path = history_file(folder)
-    if path is None:  # a job that is started again begins with an empty folder
-        return []
-    text = path.read_text(encoding="utf-8")
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 
 def curve_name(column: str) -> str:
@@ -106,14 +97,16 @@ class Logbook:
         """Write new epochs and newly finished runs; return how many runs are known."""
         runs = find_runs(self.paths)
         for name, folder in runs.items():
-            epochs, metrics = read_epochs(folder), final_metrics(folder)
-            is_new = name not in self._written or len(epochs) < self._written[name]  # shorter: it was started again
-            if is_new or len(epochs) > self._written[name] or (metrics and name not in self._finished):
-                self._write(name, folder, epochs, metrics, is_new)
+            history, metrics = read_history(os.fspath(folder)), final_metrics(folder)
+            epochs = max(map(len, history.values()), default=0)
+            is_new = name not in self._written or epochs < self._written[name]  # fewer: it was started again
+            if is_new or epochs > self._written[name] or (metrics and name not in self._finished):
+                self._write(name, folder, history, metrics, is_new)
+                self._written[name] = epochs
         return len(runs)
 
     def _write(
-        self, name: str, folder: Path, epochs: list[dict[str, str]], metrics: dict[str, float], is_new: bool
+        self, name: str, folder: Path, history: dict[str, list[float]], metrics: dict[str, float], is_new: bool
     ) -> None:
         target = self.output_dir / name
         if is_new:  # events of an earlier call or of an earlier attempt would be drawn twice
@@ -121,23 +114,15 @@ class Logbook:
                 old.unlink()
         writer = self.writer_class(os.fspath(target))
         start = 0 if is_new else self._written[name]
-        for step, row in enumerate(epochs[start:], start=start + 1):
-            for column, cell in row.items():
-                if column not in NOT_CURVES and is_number(cell):
-                    writer.add_scalar(curve_name(column), float(cell), step)
+        for column, values in history.items():
+            for step, value in enumerate(values[start:], start=start + 1):
+                if column not in NOT_CURVES and math.isfinite(value):
+                    writer.add_scalar(curve_name(column), value, step)
         if metrics and (is_new or name not in self._finished):
             # run_name ".": into this run's folder; else each run would appear twice in TensorBoard's list.
             writer.add_hparams(settings_of(folder), metrics, run_name=".")
             self._finished.add(name)
         writer.close()
-        self._written[name] = len(epochs)
-
-
-def is_number(cell: str | None) -> bool:
-    try:
-        return math.isfinite(float(cell or "nan"))
-    except ValueError:
-        return False
 
 
 def main() -> None:

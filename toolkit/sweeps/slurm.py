@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,10 @@ class SlurmEngine(Engine):
         except ImportError:
             raise UserError("engine 'slurm' needs submitit: pip install submitit") from None
         self._submitit = submitit
+        for name in set(os.environ) - {"SLURM_CONF", "SLURM_CONF_SERVER"}:
+            # Inside an allocation: sbatch and srun would take what it says of itself for our wishes.
+            if name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")):
+                del os.environ[name]
         self.folder = os.path.abspath(log_dir)
         if "%" in self.folder:
             raise UserError(f"log_dir is {log_dir!r}; Slurm replaces % in file names: choose a folder without it")
@@ -199,8 +203,7 @@ class SlurmEngine(Engine):
         """submitit's map_array, again if the controller was too busy to answer; claims keep two from running."""
         for left in reversed(range(SUBMISSIONS)):
             try:
-                with clean_environment():
-                    return self._executor.map_array(run_task, tasks)
+                return self._executor.map_array(run_task, tasks)
             except self._submitit.core.utils.FailedJobError as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 said = [line.partition("error: ")[2] for line in lines if line.startswith("sbatch: error: ")]
@@ -284,15 +287,3 @@ class SlurmEngine(Engine):
         ids = [self._ids[name] for name in self._in_flight]
         for start in range(0, len(ids), 500):  # a command line has its limits
             ask("scancel", *(["--signal=KILL"] if now else []), *ids[start : start + 500])
-
-
-@contextlib.contextmanager
-def clean_environment() -> Iterator[None]:
-    """Without what an allocation that we run in says of itself: sbatch and srun would take it for our wishes."""
-    kept = ("SLURM_CONF", "SLURM_CONF_SERVER")
-    ours = [n for n in os.environ if n.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and n not in kept]
-    before = {name: os.environ.pop(name) for name in ours}
-    try:
-        yield
-    finally:
-        os.environ.update(before)

@@ -253,6 +253,10 @@ def test_no_time_limit_and_odd_folders(cluster, tmp_path):
     run = tools.sweep(odd, {"key": 1}, *SLURM, env=cluster.environment)
     assert run.returncode == 2
     assert "choose a folder without it" in run.stderr
+    quoted = tmp_path / "two words, a 'quote', \"another\", $HOME and ümlauts"
+    quoted.mkdir()
+    run = tools.sweep(quoted, {"key": 1}, *SLURM, "--watch", "--retries", "0", env=cluster.environment)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_jobs_killed_at_random_are_each_done_once(cluster, tmp_path):
