@@ -345,11 +345,3 @@ def is_alive(folder: str, number: int) -> bool:
         _watched[path] = (stamp, time.monotonic())
         return True
     return time.monotonic() - since < (SILENT_S if owner else 10)  # empty: created, and its owner died in that moment
-
-
-def silent_s(folder: str, number: int) -> float:
-    """Seconds since the owner of a claim last touched it, by the clocks of both machines; for people only."""
-    try:
-        return time.time() - os.stat(claim_path(folder, number)).st_mtime
-    except OSError:
-        return float("inf")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import statistics
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,7 +110,8 @@ def read_row(log_dir: str, name: str, config: dict[str, Any], status: Status | N
         if not jobs.is_alive(folder, newest):
             row.status.state, row.status.cause = "stopped", jobs.LOST
             row.status.detail = "it and what watched over it were killed; the next start runs it again"
-        elif (quiet_s := jobs.silent_s(folder, newest)) > jobs.SILENT_S:
+        # By the clocks of two machines, so it is no more than a hint.
+        elif (quiet_s := time.time() - os.path.getmtime(jobs.claim_path(folder, newest))) > jobs.SILENT_S:
             row.status.detail = f"last sign of life from {row.status.host} {quiet_s / 60:.0f} min ago"
     if row.status.state == "done":
         row.metrics = scalars(jobs.read_results(folder)[0] or {}, config)
