@@ -44,6 +44,7 @@ format: $(VENV)/.staff ## ruff: fix what can be fixed
 
 bench: $(VENV)/.staff ## speed of loader, training, dispatcher, image folders and grading, as ratios
 	$(RUN) -m bench.loader
+	$(RUN) -m bench.stored
 	$(RUN) -m bench.train
 	$(RUN) -m bench.dispatch
 	$(RUN) -m bench.folder

@@ -1,7 +1,7 @@
 """PathMNIST loaders for Part 1: images of 28 x 28 pixels in nine classes.
 
 Provided. Images stay one uint8 tensor in memory, on the GPU if there is one; a standard DataLoader fetches whole
-batches, and training batches are augmented at once.
+batches, and training batches are augmented at once. Sets with more than 2 GiB of pixels stay on the disk.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ class ImageDataset(SeededDataset):
     ) -> None:
         super().__init__(seed)
         # Augmentation works on (H, W, C), the network's input is (C, H, W): each is stored as it is needed.
-        self._channels_last = augmentation is not None
-        pixels = split.images.permute(0, 2, 3, 1) if self._channels_last else split.images
-        self._image_shape = pixels.shape[1:]
-        self._flat = pixels.contiguous().to(device).view(len(pixels), -1)  # (N, bytes of an image)
+        self._channels_last = augmentation is not None or split.file is not None
+        self._file = split.file  # of a set that is too large for memory: a batch reads its images from there
+        if self._file is not None:
+            device = "cpu"
+        else:
+            pixels = split.images.permute(0, 2, 3, 1) if self._channels_last else split.images
+            self._image_shape = pixels.shape[1:]
+            self._flat = pixels.contiguous().to(device).view(len(pixels), -1)  # (N, bytes of an image)
         self.labels = split.labels.to(device)
         self.augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self._flat)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.__getitems__([index])[0]
@@ -51,12 +55,18 @@ class ImageDataset(SeededDataset):
         where = torch.as_tensor(indices, device=self.labels.device)
         images = self.raw(where)
         labels = self.labels.index_select(0, where)
-        images = normalize(images) if self.augmentation is None else self.augmentation(images, self.generator)
+        if self.augmentation is None:
+            images = normalize(images.contiguous())
+        else:
+            images = self.augmentation(images, self.generator)
         return StackedBatch((images, labels), len(labels), lambda i: (images[i], labels[i]))
 
     def raw(self, indices: torch.Tensor) -> torch.Tensor:
         """The stored images, uint8 (B, C, H, W)."""
-        picked = self._flat.index_select(0, indices).view(-1, *self._image_shape)  # one memcpy per image
+        if self._file is not None:
+            picked = torch.from_numpy(self._file[indices.numpy()])
+        else:
+            picked = self._flat.index_select(0, indices).view(-1, *self._image_shape)  # one memcpy per image
         return picked.permute(0, 3, 1, 2) if self._channels_last else picked
 
 

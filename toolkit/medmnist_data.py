@@ -10,12 +10,16 @@ nothing need be downloaded); a download; the bundled sample. `dataset="full"` ne
 from, and MEDMNIST_VERIFY=0, which accepts a well-formed file of your own in `data_root`; its name then ends in
 "-unverified", so that no result of it passes for an official one.
 
+Files with more than 2 GiB of pixels (PathMNIST at 128 and 224) are unpacked once, and read from there batch by batch:
+toolkit/stored_images.py. At 28 and 64 pixels everything stays in memory.
+
 The npz is read here and not by medmnist's classes: those insist on the official number of images, decode one image at a
 time through PIL, and importing them pulls in torchvision. Labels, addresses and MD5s come from medmnist.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -24,11 +28,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit import npz_file
+from toolkit import npz_file, stored_images
 from toolkit.download import IMPATIENT, DownloadError, Limits, fetch
 from toolkit.errors import check_choice
 from toolkit.medmnist_catalog import RESTORE, Bundled, Entry, bundled, bundled_test_of, official_entry
 from toolkit.npz_file import SPLITS, DataError, Layout, UnreadableError
+from toolkit.stored_images import StoredImages
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is needed only once images are read
     import torch
@@ -44,15 +49,18 @@ _failed_downloads: dict[str, str] = {}
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split in memory.
+    """One split, in memory or, if `file` is given, mapped from it.
 
     images: uint8 (N,C,H,W), or (N,C,D,H,W) for 3D sets; C is 1 for grey ones. A view of the file's own N,H,W,C order,
         which is what torch calls channels_last.
     labels: int64 (N,), or (N,num_classes) of 0 and 1 for multi-label sets; -1 where the sample has no label.
+    file: the images of a set that is too large for memory. A dataset takes its batches from here; `images` is a map of
+        the same file, for looking at some of them. It cannot be written to.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    file: StoredImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,6 +100,12 @@ class Source:
         """True if an image may have several labels at once (chestmnist)."""
         return self.layout.multi_label
 
+    @property
+    def is_large(self) -> bool:
+        """True if the images of the file take more than MEMORY_LIMIT bytes (2 GiB); volumes always fit."""
+        shapes = [header.shape for name, header in self.headers.items() if name.endswith("_images")]
+        return not self.layout.is_3d and sum(math.prod(shape) for shape in shapes) > stored_images.MEMORY_LIMIT
+
     def has(self, split: str, unlabelled: bool = False) -> bool:
         """True if `read` with these arguments gives at least one array."""
         return bool(self._arrays(split, unlabelled))
@@ -103,13 +117,18 @@ class Source:
     def read(self, split: str, unlabelled: bool = False) -> Split:
         """Decode one split. With `unlabelled` the images that the sample has without labels follow, labelled -1.
 
-        Raises DataError if the file has no such split or changed since it was checked.
+        Raises DataError if the file has no such split or changed since it was checked, UserError if a large split
+        cannot be unpacked.
         """
         import torch
 
         names = self._arrays(split, unlabelled)
         if not names:
             raise DataError(f"{self.path} has no {split}_images and {split}_labels: the course holds this split back")
+        if self.is_large and len(names) == 1:
+            file = self._unpacked(names[0])
+            labels = torch.from_numpy(self._read_labels(names[0], len(file)))
+            return Split(file.tensor().permute(0, 3, 1, 2), labels, file)
         images = [npz_file.read_array(self.path, name) for name in names]
         labels = [self._read_labels(name, len(array)) for name, array in zip(names, images, strict=True)]
         # One array stays as it was read; only a sample with its unlabelled part is copied together.
@@ -117,6 +136,11 @@ class Source:
         tensor = torch.from_numpy(pixels)
         tensor = tensor.permute(0, 3, 1, 2) if self.channels > 1 else tensor.unsqueeze(1)  # (N,C,H,W) or (N,1,D,H,W)
         return Split(tensor, torch.from_numpy(np.concatenate(labels)))
+
+    def _unpacked(self, name: str) -> StoredImages:
+        """The file that the images of a large set are unpacked to."""
+        shape = (*self.headers[name].shape[:3], self.channels)  # grey ones have no axis of channels in the npz
+        return stored_images.unpacked(self.path, name, shape)
 
     def _arrays(self, split: str, unlabelled: bool) -> list[str]:
         """Names of the image arrays that make up a split."""

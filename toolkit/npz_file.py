@@ -80,19 +80,25 @@ def read_headers(path: Path) -> dict[str, Header]:
 
 def read_array(path: Path, name: str) -> np.ndarray:
     """Decode the array `name` of `path` and compare its CRC-32; DataError if it is missing or broken."""
-    with _named_errors(path, name), zipfile.ZipFile(path) as archive:
-        member = f"{name}.npy"
-        if member not in archive.namelist():
-            raise DataError(f"{path}: array {name} is missing")
-        with archive.open(member) as stream:
-            header = _read_header(stream)
-            nbytes = int(np.prod(header.shape, dtype=object)) * header.dtype.itemsize
-            # Ask the archive before asking for memory: a broken header may claim any shape.
-            if stream.tell() + nbytes != archive.getinfo(member).file_size:
-                raise DataError(f"{path}: array {name} does not hold the {header.shape} values that its header claims")
-            stream.seek(0)
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+    with _opened_array(path, name) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
     return np.ascontiguousarray(array)  # free unless someone saved it in Fortran order
+
+
+def array_bytes(path: Path, name: str) -> Iterator[bytes]:
+    """The array `name` as the bytes of an .npy file, in chunks: for arrays that are too large for memory.
+
+    Raises DataError as read_array does; for a wrong CRC-32 after the last chunk.
+    """
+    with _opened_array(path, name) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def stored_crc(path: Path, name: str) -> str:
+    """The CRC-32 that the archive has of the array `name`, as 8 hexadecimal digits. Nothing is decoded for it."""
+    with _named_errors(path, name), zipfile.ZipFile(path) as archive:
+        return f"{archive.getinfo(f'{name}.npy').CRC:08x}"
 
 
 def check_headers(path: Path, layout: Layout) -> dict[str, Header]:
@@ -131,7 +137,8 @@ def check_contents(path: Path, layout: Layout, *, decode_images: bool) -> None:
         if name.endswith("_labels"):
             check_labels(path, name, read_array(path, name), layout)
         elif decode_images:
-            read_array(path, name)
+            for _chunk in array_bytes(path, name):
+                pass
 
 
 def md5_of(path: Path) -> str:
@@ -188,6 +195,23 @@ def _read_memory(memory_path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return memory if isinstance(memory, dict) else {}
+
+
+@contextlib.contextmanager
+def _opened_array(path: Path, name: str) -> Iterator[BinaryIO]:
+    """The .npy file inside the npz, from its beginning; DataError if it is missing or not as long as it claims."""
+    with _named_errors(path, name), zipfile.ZipFile(path) as archive:
+        member = f"{name}.npy"
+        if member not in archive.namelist():
+            raise DataError(f"{path}: array {name} is missing")
+        with archive.open(member) as stream:
+            header = _read_header(stream)
+            nbytes = int(np.prod(header.shape, dtype=object)) * header.dtype.itemsize
+            # Ask the archive before asking for memory: a broken header may claim any shape.
+            if stream.tell() + nbytes != archive.getinfo(member).file_size:
+                raise DataError(f"{path}: array {name} does not hold the {header.shape} values that its header claims")
+            stream.seek(0)
+            yield stream
 
 
 def _read_header(stream: BinaryIO) -> Header:

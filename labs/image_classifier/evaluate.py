@@ -22,6 +22,7 @@ from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError, check_choice
 from toolkit.images import printable
 from toolkit.runs import environment, write_bytes, write_json
+from toolkit.stored_images import StoredImages
 
 if TYPE_CHECKING:
     from labs.image_classifier.utils.trained import Trained
@@ -32,7 +33,7 @@ class Predicted:
     """A split with what the model says of it: decoded pixels (N, S, S, C), probabilities (N, K), labels."""
 
     records: list[Record]
-    pixels: np.ndarray
+    pixels: np.ndarray | StoredImages
     probabilities: np.ndarray
     labels: np.ndarray
 

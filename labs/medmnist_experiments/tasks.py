@@ -9,7 +9,7 @@ that the largest logit is "yes" where z > 0 and the loss is the binary cross-ent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ class Samples(ImageDataset):
     def __init__(
         self, split: Split, task: Task, *, augmentation: Callable | None = None, seed: int = 0, device: Any = "cpu"
     ) -> None:
-        super().__init__(Split(split.images, task.targets(split.labels)), seed=seed, device=device)
+        super().__init__(replace(split, labels=task.targets(split.labels)), seed=seed, device=device)
         self.augmentation = augmentation
 
     def __getitems__(self, indices: Sequence[int]) -> StackedBatch:

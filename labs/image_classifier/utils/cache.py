@@ -1,4 +1,4 @@
-"""Decoded images as one uint8 array, in memory or in a file that is mapped, so that no epoch decodes anything.
+"""Decoded images as one uint8 array, in memory or in a file (toolkit.stored_images), so that no epoch decodes anything.
 
 A cache file lies in DATA/cache, is named by a hash of the files (path, size, time) and of the preprocessing, and is
 shared by all runs on the data: folds, seeds and sweeps decode nothing.
@@ -8,58 +8,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from labs.image_classifier.utils.inspection import read_in_threads
 from labs.image_classifier.utils.reading import Preprocessing
 from toolkit.errors import UserError, check_choice
 from toolkit.images import printable, split_frame
+from toolkit.stored_images import MEMORY_LIMIT, StoredImages, write_images, written_once
 
 CACHES = ("auto", "memory", "disk")
-MEMORY_LIMIT = 2 * 1024**3  # bytes; 'auto' maps a file for more
 
 
-def decoded(paths: Sequence[Path], preprocessing: Preprocessing, folder: Path, cache: str = "auto") -> np.ndarray:
+def decoded(
+    paths: Sequence[Path], preprocessing: Preprocessing, folder: Path, cache: str = "auto"
+) -> np.ndarray | StoredImages:
     """uint8 (N, image_size, image_size, channels) of all paths. Raises ImageError for the first that cannot be read.
 
     cache: 'memory', 'disk' (folder/cache), or 'auto': memory up to MEMORY_LIMIT.
     """
     check_choice("cache", cache, CACHES)
     shape = (len(paths), preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
-    if cache == "disk" or (cache == "auto" and np.prod(shape, dtype=np.int64) > MEMORY_LIMIT):
-        return _mapped(paths, preprocessing, folder / "cache", shape)
+
+    def images() -> Iterable[np.ndarray]:
+        return read_in_threads(preprocessing.load, paths, "decode")
+
+    if cache == "disk" or (cache == "auto" and math.prod(shape) > MEMORY_LIMIT):
+        target = folder / "cache" / f"{_key(paths, preprocessing)}.npy"
+        return written_once(target, shape, write_images(images, shape), "try --cache memory")
     pixels = np.empty(shape, dtype=np.uint8)
-    _fill(pixels, paths, preprocessing)
-    return pixels
-
-
-def _fill(pixels: np.ndarray, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
-    for row, image in enumerate(read_in_threads(preprocessing.load, paths, "decode")):
+    for row, image in enumerate(images()):
         pixels[row] = image
-
-
-def _mapped(paths: Sequence[Path], preprocessing: Preprocessing, folder: Path, shape: tuple[int, ...]) -> np.ndarray:
-    target = folder / f"{_key(paths, preprocessing)}.npy"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):  # jobs of a sweep start together; one of them decodes
-            if not target.exists():
-                temporary = target.with_suffix(".part")
-                file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                _fill(file, paths, preprocessing)
-                file.flush()
-                del file
-                os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"cannot write the cache {target}: {error.strerror or error}; try --cache memory") from None
-    # Copy on write: torch warns of arrays that cannot be written, and nothing is ever written to this one.
-    return np.load(target, mmap_mode="c")
+    return pixels
 
 
 def check_present(paths: Sequence[Path]) -> list[list[Any]]:

@@ -26,6 +26,7 @@ from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS
 from toolkit.runs import RUN_FILES, RunFolder, environment, read_json, write_json
+from toolkit.stored_images import StoredImages
 
 TASK = "classification"
 
@@ -35,7 +36,7 @@ class Decoded:
     """Records with their decoded images uint8 (N, S, S, C) and labels (N,) or (N, L)."""
 
     records: Sequence[Record]
-    pixels: np.ndarray
+    pixels: np.ndarray | StoredImages
     labels: np.ndarray
     preprocessing: Preprocessing
 

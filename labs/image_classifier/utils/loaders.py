@@ -14,9 +14,11 @@ from toolkit.augment import Augmentation, normalize
 from toolkit.batches import StackedBatch, make_loader, unstack
 from toolkit.errors import UserError, check_choice
 from toolkit.medmnist_data import Split
+from toolkit.stored_images import StoredImages
 from toolkit.transforms import CombinedAugmentation, ImageAugmentation
 
 AUGMENTATIONS = ("none", "shift", "mirror", "symmetries", "strong")
+STATISTICS_LIMIT = 1024**3  # bytes of stored images that mean and sd are taken from
 FLIPS = {"none": False, "left_right": "left_right", "up_down": "up_down", "both": True}
 
 
@@ -63,13 +65,13 @@ def augmentation(settings: AugmentationSettings, image_size: int) -> Callable[..
 class LabelledImages(ImageDataset):
     """Some rows of decoded images uint8 (N, H, W, C), with labels (N,), or (N, L) of 0 and 1, delivered as (B * L,).
 
-    rows: which images belong to the set; they are not copied, so that folds share one array and a mapped file stays
+    rows: which images belong to the set; they are not copied, so that folds share one array, and stored images stay
     on the disk. Two sets may share pixels, each has its own augmentation.
     """
 
     def __init__(
         self,
-        pixels: np.ndarray,
+        pixels: np.ndarray | StoredImages,
         labels: np.ndarray,
         rows: np.ndarray,
         *,
@@ -77,9 +79,9 @@ class LabelledImages(ImageDataset):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, C, H, W), channels last in memory
-        device = "cpu" if isinstance(pixels, np.memmap) else device
-        split = Split(images, torch.from_numpy(labels))
+        file = pixels if isinstance(pixels, StoredImages) else None
+        images = torch.from_numpy(pixels) if file is None else file.tensor()  # (N, H, W, C)
+        split = Split(images.permute(0, 3, 1, 2), torch.from_numpy(labels), file)
         super().__init__(split, augmentation=augmentation, seed=seed, device=device)
         self.rows = torch.from_numpy(rows)
 
@@ -151,8 +153,18 @@ def label_weights(labels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([0.5 / (1 - present), 0.5 / present], axis=1)).float()
 
 
-def statistics(pixels: np.ndarray, rows: np.ndarray, chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and sd float32 (C,) of these rows of uint8 images (N, H, W, C) on the [-1, 1] scale, in float64 sums."""
+def statistics(
+    pixels: np.ndarray | StoredImages, rows: np.ndarray, chunk_bytes: int = 8 * 1024**2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and sd float32 (C,) of these rows of uint8 images (N, H, W, C) on the [-1, 1] scale, in float64 sums.
+
+    Of stored images at most 1 GiB is read, evenly spread over the rows: that is 7,000 images of 224 pixels in colour.
+    chunk_bytes: of pixels at a time; their doubles take eight times as much, twice.
+    """
+    image_bytes = int(np.prod(pixels.shape[1:]))
+    if isinstance(pixels, StoredImages):
+        rows = rows[:: -(-len(rows) * image_bytes // STATISTICS_LIMIT)]
+    chunk = min(1024, max(1, chunk_bytes // image_bytes))
     total, squares = np.zeros(pixels.shape[3]), np.zeros(pixels.shape[3])
     for start in range(0, len(rows), chunk):
         values = normalize(torch.from_numpy(pixels[rows[start : start + chunk]])).double().numpy()

@@ -162,7 +162,7 @@ def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple
         if not source.has(split):
             continue
         part = source.read(split)
-        pixels = part.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+        pixels = part.file or part.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
         for number, (image, label) in enumerate(zip(pixels, part.labels, strict=True)):
             numbers = label.nonzero().flatten().tolist() if source.multi_label else [int(label)]
             names = [classes[n] for n in numbers]

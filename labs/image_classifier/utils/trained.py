@@ -18,6 +18,7 @@ from toolkit.devices import evaluating, place_model
 from toolkit.errors import UserError, reason_of
 from toolkit.images import printable
 from toolkit.runs import load_checkpoint, read_json
+from toolkit.stored_images import StoredImages
 
 FORMAT = "labs.image_classifier 1"
 BATCH_SIZE = 64
@@ -42,12 +43,13 @@ class Trained:
     training_images: frozenset[str] = frozenset()
     validation_images: frozenset[str] = frozenset()
 
-    def predict(self, images: Sequence[np.ndarray], batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def predict(self, images: Sequence[np.ndarray] | StoredImages, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Images as `preprocessing` makes them, uint8 (S, S, C) each → probabilities float32 (N, K).
 
         Files and arrays take the same way, so their results are equal bit for bit if the batches are.
         """
-        pixels, rows = np.stack(images), np.arange(len(images))
+        pixels = images if isinstance(images, np.ndarray | StoredImages) else np.stack(images)
+        rows = np.arange(len(images))
         each = [probabilities(model, pixels, rows, self.device, batch_size) for model in self.models]
         return each[0] if len(each) == 1 else np.mean(each, axis=0)
 
@@ -63,7 +65,11 @@ class Trained:
 
 
 def probabilities(
-    model: ImageClassifier, pixels: np.ndarray, rows: np.ndarray, device: torch.device, batch_size: int = BATCH_SIZE
+    model: ImageClassifier,
+    pixels: np.ndarray | StoredImages,
+    rows: np.ndarray,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Rows of decoded images uint8 (N, S, S, C) → probabilities float32 (len(rows), K), in float32 arithmetic."""
     found = []

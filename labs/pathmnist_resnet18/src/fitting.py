@@ -25,6 +25,7 @@ from toolkit.devices import pick_device, place_model, resolve_precision, seed_ev
 from toolkit.errors import UserError
 from toolkit.medmnist_data import Source, locate, official_test
 from toolkit.runs import RunFolder
+from toolkit.stored_images import StoredImages
 from toolkit.training import make_optimizer
 
 TASK = "classification"
@@ -34,9 +35,9 @@ SUBSET_SEED = 0  # of --train_share: every configuration of a search sees the sa
 
 @dataclass(frozen=True)
 class Stored:
-    """One split as it lies in the file: pixels uint8 (N, H, W, C), labels int64 (N,)."""
+    """One split as it lies in the file: pixels uint8 (N, H, W, C), in memory or on the disk, labels int64 (N,)."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray | StoredImages
     labels: np.ndarray
 
 
@@ -115,7 +116,7 @@ def run(flags: Mapping[str, Any]) -> None:
 
 
 def find_source(flags: Mapping[str, Any]) -> Source:
-    """PathMNIST of 28 pixels, or with --native of 64."""
+    """PathMNIST of 28 pixels, or with --native of --image_size."""
     size = flags["image_size"] if flags["native"] else 28
     return locate("pathmnist", size=size, **{name: flags[name] for name in ("data_root", "dataset", "mirror")})
 
@@ -123,7 +124,7 @@ def find_source(flags: Mapping[str, Any]) -> Source:
 def read(source: Source, split: str) -> Stored:
     """One split without a copy: the file's own order is what the dataset stores."""
     found = source.read(split)
-    return Stored(found.images.permute(0, 2, 3, 1).numpy(), found.labels.numpy())
+    return Stored(found.file or found.images.permute(0, 2, 3, 1).numpy(), found.labels.numpy())
 
 
 def chosen_rows(labels: np.ndarray, share: float) -> np.ndarray:

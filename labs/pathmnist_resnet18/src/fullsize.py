@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from toolkit.errors import UserError
-from toolkit.medmnist_data import VERIFY_VARIABLE, locate
+from toolkit.medmnist_data import VERIFY_VARIABLE, Split, locate
 from toolkit.runs import read_json, write_json
 
 FULL = {"train": 89_996, "val": 10_004, "test": 7_180}  # images of the official PathMNIST
 QUICK_DIVISOR = 50
+BLOCK = 256  # images that are made at once
 MEMORY_GOAL = 3e9  # bytes
 
 
@@ -30,7 +32,8 @@ class Settings:
     """The flags of `pathmnist_resnet18 fullsize` with these names."""
 
     steps: int
-    native: bool
+    size: int
+    images: int
     model_name: str
     batch_size: int
     device: str
@@ -44,7 +47,9 @@ def run(settings: Settings, folder: str | None, results_path: str | None) -> Non
     with tempfile.TemporaryDirectory(prefix="pathmnist-fullsize-") as temporary:
         place = Path(folder or temporary)
         counts = {split: n // QUICK_DIVISOR if settings.quick else n for split, n in FULL.items()}
-        path = make_set(place, counts, 64 if settings.native else 28)
+        if settings.images:
+            counts["train"] = settings.images
+        path = make_set(place, counts, settings.size)
         found = measure(settings, place, counts["train"]) | {"images": counts, "file_bytes": path.stat().st_size}
     print("\n" + describe(found))
     if results_path:
@@ -54,7 +59,8 @@ def run(settings: Settings, folder: str | None, results_path: str | None) -> Non
 def make_set(folder: Path, counts: dict[str, int], size: int) -> Path:
     """An npz with the official names, in which each split repeats the bundled sample's; made once.
 
-    Pixels of 64 are the sample's, enlarged by repetition. Raises UserError if another file has the name already.
+    Larger images are the sample's, enlarged by repetition, and written one after the other: the set may be larger than
+    memory. Raises UserError if another file has the name already.
     """
     path = folder / ("pathmnist.npz" if size == 28 else f"pathmnist_{size}.npz")
     marker = folder / f"{path.name}.repeats-the-sample"
@@ -65,20 +71,31 @@ def make_set(folder: Path, counts: dict[str, int], size: int) -> Path:
         raise UserError(f"{path} is there already, and is not this set; choose another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     source = locate("pathmnist", dataset="sample")
-    arrays: dict[str, np.ndarray] = {}
-    for split, n in counts.items():
-        found = source.read(split)
-        pixels = found.images.permute(0, 2, 3, 1).numpy()  # (N, 28, 28, 3)
-        if size != 28:
-            places = np.arange(size) * 28 // size
-            pixels = pixels[:, places][:, :, places]  # (N, size, size, 3)
-        rows = np.arange(n) % len(pixels)
-        arrays[f"{split}_images"] = pixels[rows]
-        arrays[f"{split}_labels"] = found.labels.numpy()[rows, None].astype(np.uint8)
     print(f"making {path}: {', '.join(f'{n:,} {split}' for split, n in counts.items())} images of {size} pixels")
-    np.savez(path, **arrays)
+    # The large ones are packed, as those of MedMNIST+ are.
+    packing = zipfile.ZIP_DEFLATED if size > 64 else zipfile.ZIP_STORED
+    temporary = path.with_suffix(".part")
+    with zipfile.ZipFile(temporary, "w", packing, compresslevel=1) as archive:
+        for split, n in counts.items():
+            write_split(archive, split, source.read(split), n, size)
+    os.replace(temporary, path)
     marker.write_text(wanted, encoding="utf-8")
     return path
+
+
+def write_split(archive: zipfile.ZipFile, split: str, found: Split, count: int, size: int) -> None:
+    """`count` images of `size` pixels, and their labels, in the arrays that MedMNIST has for a split."""
+    pixels = found.images.permute(0, 2, 3, 1).numpy()  # (N, 28, 28, 3)
+    places = np.arange(size) * 28 // size
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    with archive.open(f"{split}_images.npy", "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, count, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, count)) % len(pixels)
+            stream.write(pixels[rows][:, places][:, :, places].tobytes())  # (B, size, size, 3)
+    with archive.open(f"{split}_labels.npy", "w") as stream:
+        labels = found.labels.numpy()[np.arange(count) % len(pixels), None].astype(np.uint8)
+        np.lib.format.write_array(stream, labels, allow_pickle=False)
 
 
 def measure(settings: Settings, folder: Path, train_images: int) -> dict[str, Any]:
@@ -88,7 +105,7 @@ def measure(settings: Settings, folder: Path, train_images: int) -> dict[str, An
         words = ["--dataset", "full", "--data_root", folder, "--num_epochs", 1, "--max_steps_per_epoch", steps]
         words += ["--model_name", settings.model_name, "--batch_size", settings.batch_size, "--device", settings.device]
         words += ["--evaluate_test", "--bootstrap", 20, "--output_dir", Path(run) / "run"]
-        words += ["--native"] if settings.native else []
+        words += ["--native", "--image_size", settings.size] if settings.size > 28 else []
         command = [sys.executable, "-m", "labs.pathmnist_resnet18.src.job", *map(str, words)]
         code = subprocess.run(command, env={**os.environ, VERIFY_VARIABLE: "0"}).returncode
         if code:
@@ -98,7 +115,7 @@ def measure(settings: Settings, folder: Path, train_images: int) -> dict[str, An
     validation_seconds = max(0.0, results["seconds"] - results["steps"] * results["step_ms"] / 1000)
     return {
         "dataset": results["dataset"],
-        "stored_size": 64 if settings.native else 28,
+        "stored_size": settings.size,
         "model_name": settings.model_name,
         "batch_size": settings.batch_size,
         "device": results["device"],

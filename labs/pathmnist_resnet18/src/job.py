@@ -9,6 +9,7 @@ from toolkit.cli import OneLineParser, add_data_flags, add_machine_and_output_fl
 from toolkit.errors import UserError
 
 MODELS = ("resnet18", "resnet34", "resnet50", "densenet121")
+NATIVE_SIZES = (64, 128, 224)  # pixels of the files of MedMNIST+
 AUGMENTATIONS = ("none", "flips", "standard", "strong", "stain", "randaugment")
 
 
@@ -19,7 +20,9 @@ def build_parser() -> OneLineParser:
     add_schedule_flags(parser)
     add_regularisation_flags(parser)
     add_data_flags(parser)
-    parser.add_argument("--native", action="store_true", help="pathmnist_64.npz of MedMNIST+, not enlarged 28 pixels")
+    parser.add_argument(
+        "--native", action="store_true", help="of --image_size 64, 128 or 224: MedMNIST+, not enlarged 28 pixels"
+    )
     parser.add_argument(
         "--train_share", type=in_range(float, 0, 1, open_low=True), default=1.0, help="stratified part to train on"
     )
@@ -98,8 +101,8 @@ def check(loss: str, label_smoothing: float, native: bool, image_size: int) -> N
     """Combinations that argparse cannot refuse."""
     if loss == "focal" and label_smoothing:
         raise UserError("--loss focal and --label_smoothing exclude each other: give one of them")
-    if native and image_size != 64:
-        raise UserError(f"image_size is {image_size}, but --native images have 64 pixels; leave it out")
+    if native and image_size not in NATIVE_SIZES:
+        raise UserError(f"image_size is {image_size}; allowed with --native: {', '.join(map(str, NATIVE_SIZES))}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ def add_study_flags(parser: OneLineParser) -> None:
     parser.add_argument("--quick", action="store_true", help="two steps a training, few rows: does everything run?")
     parser.add_argument("--seed", type=in_range(int, 0, 2**32 - 1), default=0, help="of baseline, search and final")
     add_data_flags(parser)
-    parser.add_argument("--native", action="store_true", help="pathmnist_64.npz of MedMNIST+, not enlarged 28 pixels")
+    parser.add_argument("--image_size", type=in_range(int, 32, 256), default=64, help="side that the network sees")
+    parser.add_argument(
+        "--native", action="store_true", help="of --image_size 64, 128 or 224: MedMNIST+, not enlarged 28 pixels"
+    )
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
@@ -83,7 +86,10 @@ def add_fullsize_flags(parser: OneLineParser) -> None:
     """Of the measurement on a set that repeats the sample."""
     parser.add_argument("--steps", type=in_range(int, 0), default=20, help="training steps to time; 0: a whole epoch")
     parser.add_argument("--folder", type=not_empty, help="where the set is made and kept (default: a temporary one)")
-    parser.add_argument("--native", action="store_true", help="store 64 x 64 pixels, as MedMNIST+ does (1.3 GB)")
+    parser.add_argument(
+        "--size", type=int, choices=(28, 64, 128, 224), default=28, help="side of the stored images, as in MedMNIST+"
+    )
+    parser.add_argument("--images", type=in_range(int, 0), default=0, help="for training; 0: 89,996, as the full set")
     parser.add_argument("--model_name", choices=("resnet18", "resnet34", "resnet50", "densenet121"), default="resnet18")
     parser.add_argument("--batch_size", type=in_range(int, 2), default=128, help="images per step")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

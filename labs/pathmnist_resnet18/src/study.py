@@ -127,12 +127,12 @@ def sufficient_share(wanted: float, batch_size: int, images: int) -> float:
 
 def open_study(flags: Mapping[str, Any], folder: Path, pages: Path) -> Study:
     """Find the data once, so that every job takes the same. flags: of pathmnist_resnet18.py."""
-    size = 64 if flags["native"] else 28
+    size = flags["image_size"] if flags["native"] else 28
     source = locate("pathmnist", size=size, **{name: flags[name] for name in ("data_root", "dataset", "mirror")})
     common: dict[str, Any] = {"dataset": "sample" if source.is_sample else "full"}
     if not source.is_sample:
         common["data_root"] = flags["data_root"]
-    common |= {name: flags[name] for name in ("native", "num_workers", "seed", "device", "precision")}
+    common |= {name: flags[name] for name in ("native", "image_size", "num_workers", "seed", "device", "precision")}
     own = {name: flags[name] for name in ("quick", "jobs", "gpus", "final_config", "ablation_seeds")}
     return Study(folder, pages, source, common, **own)
 

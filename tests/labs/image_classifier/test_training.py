@@ -24,6 +24,7 @@ from labs.image_classifier.utils.reading import Preprocessing
 from tests.labs.image_classifier.conftest import QUICK, ROOT, make_images
 from toolkit.errors import UserError
 from toolkit.runs import load_checkpoint
+from toolkit.stored_images import StoredImages, write_images, written_once
 
 pytestmark = pytest.mark.provided
 
@@ -77,7 +78,7 @@ def test_the_last_batch_never_has_one_image() -> None:
 def test_normalisation_is_that_of_the_training_rows(prepared: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
     rows = np.arange(0, 50, 3)
-    mean, sd = loaders.statistics(pixels, rows, chunk=4)
+    mean, sd = loaders.statistics(pixels, rows, chunk_bytes=4 * 90)
     values = pixels[rows].astype(np.float64) / 127.5 - 1
     assert np.allclose(mean, values.mean(axis=(0, 1, 2)), atol=1e-6)
     assert np.allclose(sd, values.std(axis=(0, 1, 2)), atol=1e-6)
@@ -88,15 +89,26 @@ def test_the_cache_on_disk_decodes_once_and_notices_changes(prepared: Path, tmp_
     paths = sorted((tmp_path / "images").rglob("*.png"))
     preprocessing = Preprocessing(28, 1)
     memory = cache.decoded(paths, preprocessing, tmp_path, "memory")
-    assert np.array_equal(cache.decoded(paths, preprocessing, tmp_path, "disk"), memory)
+    assert np.array_equal(cache.decoded(paths, preprocessing, tmp_path, "disk")[:], memory)
     monkeypatch.setattr(Preprocessing, "load", lambda *_: pytest.fail("decoded a second time"))
     mapped = cache.decoded(paths, preprocessing, tmp_path, "disk")
-    assert isinstance(mapped, np.memmap)
-    assert np.array_equal(mapped, memory)
+    assert isinstance(mapped, StoredImages)
+    assert np.array_equal(mapped[:], memory)
     monkeypatch.undo()
     shutil.copy(paths[1], paths[0])
     changed = cache.decoded(paths, preprocessing, tmp_path, "disk")
     assert np.array_equal(changed[0], memory[1])
+
+
+def test_stored_images_are_drawn_as_those_in_memory(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 20, 20, 1), np.uint8)
+    stored = written_once(tmp_path / "x.npy", pixels.shape, write_images(lambda: iter(pixels), pixels.shape), "")
+    rows, labels = np.arange(1, 30, 3), np.arange(30) % 2
+    sets = [loaders.LabelledImages(source, labels, rows) for source in (stored, pixels)]
+    (images, answers), (expected, expected_answers) = (one.__getitems__([0, 4, 2]).stacked for one in sets)
+    assert torch.equal(images, expected)
+    assert torch.equal(answers, expected_answers)
+    assert all(map(torch.equal, loaders.statistics(stored, rows), loaders.statistics(pixels, rows)))
 
 
 @pytest.fixture(scope="module")

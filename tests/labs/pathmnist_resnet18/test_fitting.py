@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from labs.pathmnist_resnet18.src import fitting, fullsize, job, memory
+from toolkit import stored_images
 from toolkit.cli import from_flags
 from toolkit.errors import UserError
 from toolkit.medmnist_data import locate
@@ -132,6 +133,23 @@ def test_the_set_of_full_size_repeats_the_sample(tmp_path) -> None:
     train = found.read("train")
     assert torch.equal(train.images[1200:], sample.images[:100])
     assert torch.equal(train.labels[600:1200], sample.labels)
+
+
+def test_a_large_set_is_packed_and_its_training_reads_it_from_the_disk(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(stored_images, "MEMORY_LIMIT", 1000)
+    fullsize.make_set(tmp_path, {"train": 300, "val": 20, "test": 20}, 128)
+    assert (tmp_path / "pathmnist_128.npz").stat().st_size < 300 * 128 * 128 * 3 / 4
+    found = locate("pathmnist", size=128, data_root=tmp_path, dataset="full", verify=False)
+    train = fitting.read(found, "train")
+    assert isinstance(train.pixels, stored_images.StoredImages)
+    sample = locate("pathmnist", dataset="sample").read("train").images
+    corners = np.arange(28) * 128 // 28 + 1  # one pixel of each enlarged one
+    expected = sample[:300].permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(train.pixels[:][:, corners][:, :, corners], expected)
+    loader = fitting.training_loader(recipe(), train, np.arange(300), "cuda", 0)  # such images never go to the GPU
+    images, labels = next(iter(loader))
+    assert (images.shape, images.device.type) == ((128, 3, 128, 128), "cpu")
+    assert labels.shape == (128,)
 
 
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path) -> None:
