@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from labs.pathmnist_resnet18.src.memory import peak_bytes
 from toolkit import stored_images
 from toolkit.augment import named_augmentation
 from toolkit.batches import make_loader
-from toolkit.cli import OneLineParser, in_range, run_script
+from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.medmnist_data import locate
 
@@ -53,18 +54,28 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def measure(side: str, folder: Path, size: int, batch_size: int, repeats: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Settings:
+    """The flags with these names."""
+
+    images: int
+    size: int
+    batch_size: int
+    repeats: int
+
+
+def measure(side: str, folder: Path, settings: Settings) -> dict[str, Any]:
     """Seconds of reading, images per second of each augmentation, and peak memory of this process."""
     stored_images.MEMORY_LIMIT = 0 if side == "file" else sys.maxsize
-    source = locate("pathmnist", size=size, data_root=folder, dataset="full", verify=False)
+    source = locate("pathmnist", size=settings.size, data_root=folder, dataset="full", verify=False)
     started = time.perf_counter()
     split = source.read("train")
     found: dict[str, Any] = {"read_s": time.perf_counter() - started}
     for name in AUGMENTATIONS:
         dataset = ImageDataset(split, augmentation=named_augmentation(name))
-        loader = make_loader(dataset, batch_size, shuffle=True)
+        loader = make_loader(dataset, settings.batch_size, shuffle=True)
         rates = []
-        for _ in range(repeats + 1):
+        for _ in range(settings.repeats + 1):
             started = time.perf_counter()
             seen = sum(len(images) for images, _labels in loader)
             rates.append(seen / (time.perf_counter() - started))
@@ -73,10 +84,10 @@ def measure(side: str, folder: Path, size: int, batch_size: int, repeats: int) -
     return {**found, "peak_bytes": peak_bytes()}
 
 
-def in_a_process(side: str, args: Any, folder: Path) -> dict[str, Any]:
+def in_a_process(side: str, settings: Settings, folder: Path) -> dict[str, Any]:
     """`measure` in a process of its own, whose peak memory is that of this side alone."""
-    words = ["--side", side, "--folder", folder, "--size", args.size]
-    words += ["--batch_size", args.batch_size, "--repeats", args.repeats]
+    words = ["--side", side, "--folder", folder, "--size", settings.size]
+    words += ["--batch_size", settings.batch_size, "--repeats", settings.repeats]
     command = [sys.executable, "-m", "bench.stored", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -84,14 +95,16 @@ def in_a_process(side: str, args: Any, folder: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(args: Any, folder: Path) -> None:
+def compare(settings: Settings, folder: Path) -> None:
     """Make the set, measure both sides, print."""
-    counts = {"train": args.images, "val": OTHERS, "test": OTHERS}
-    pixels = args.images * args.size**2 * 3
-    show_setting(f"{args.images:,} images of {args.size} x {args.size} x 3 ({pixels / 1e9:.1f} GB), only loading")
-    fullsize.make_set(folder, counts, args.size)
+    counts = {"train": settings.images, "val": OTHERS, "test": OTHERS}
+    pixels = settings.images * settings.size**2 * 3
+    show_setting(
+        f"{settings.images:,} images of {settings.size} x {settings.size} x 3 ({pixels / 1e9:.1f} GB), only loading"
+    )
+    fullsize.make_set(folder, counts, settings.size)
     fits = pixels < psutil.virtual_memory().available / 2
-    found = {side: in_a_process(side, args, folder) for side in ("file", "memory")[: 2 if fits else 1]}
+    found = {side: in_a_process(side, settings, folder) for side in ("file", "memory")[: 2 if fits else 1]}
     for side, figures in found.items():
         verdict = "met" if figures["peak_bytes"] < MEMORY_GOAL else "NOT MET"
         goal = f" (goal: below {MEMORY_GOAL / 1e9:g} GB: {verdict})" if side == "file" else ""
@@ -110,11 +123,12 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.quick:
         args.images, args.size, args.repeats = 600, 64, 1
+    settings = from_flags(Settings, vars(args))
     if args.side:
-        print(json.dumps(measure(args.side, Path(args.folder), args.size, args.batch_size, args.repeats)))
+        print(json.dumps(measure(args.side, Path(args.folder), settings)))
         return
     with tempfile.TemporaryDirectory(prefix="bench-stored-") as temporary:
-        compare(args, Path(args.folder or temporary))
+        compare(settings, Path(args.folder or temporary))
 
 
 if __name__ == "__main__":
