@@ -58,6 +58,7 @@ experiments: $(VENV)/.staff ## all MedMNIST experiments with their seeds, about 
 	$(EXPERIMENT).gradcam --flag breastmnist
 	$(EXPERIMENT).gradcam --flag adrenalmnist3d
 	$(EXPERIMENT).quantize
+	$(EXPERIMENT).few_bits
 	$(EXPERIMENT).resnet
 
 starter: $(VENV)/.staff ## build the students' repository in build/starter and prove that nothing leaked

@@ -58,7 +58,7 @@ RULES = (
         "--quick --methods labels fixmatch --overwrite --output_dir build/ci-few-labels",
     ),
     (r"python -m labs\.medmnist_experiments\.(cnn3d|augmentation|transfer|gradcam)\b.*", "--quick --overwrite"),
-    (r"python -m labs\.medmnist_experiments\.(quantize|resnet)\b.*", "--quick --overwrite"),
+    (r"python -m labs\.medmnist_experiments\.(quantize|few_bits|resnet)\b.*", "--quick --overwrite"),
     (r"python -m labs\.medmnist_experiments\.predict_onnx .*", ""),  # the files of the quick run before it
     (
         r"python -m labs\.pathmnist_resnet18\.src\.pathmnist_resnet18 all --quick",
