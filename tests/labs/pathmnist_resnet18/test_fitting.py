@@ -136,13 +136,13 @@ def test_the_set_of_full_size_repeats_the_sample(tmp_path) -> None:
 
 
 def test_a_large_set_is_packed_and_its_training_reads_it_from_the_disk(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stored_images, "MEMORY_LIMIT", 1000)
+    sample = locate("pathmnist", dataset="sample").read("train").images
     fullsize.make_set(tmp_path, {"train": 300, "val": 20, "test": 20}, 128)
     assert (tmp_path / "pathmnist_128.npz").stat().st_size < 300 * 128 * 128 * 3 / 4
+    monkeypatch.setattr(stored_images, "MEMORY_LIMIT", 1000)
     found = locate("pathmnist", size=128, data_root=tmp_path, dataset="full", verify=False)
     train = fitting.read(found, "train")
     assert isinstance(train.pixels, stored_images.StoredImages)
-    sample = locate("pathmnist", dataset="sample").read("train").images
     corners = np.arange(28) * 128 // 28 + 1  # one pixel of each enlarged one
     expected = sample[:300].permute(0, 2, 3, 1).numpy()
     assert np.array_equal(train.pixels[:][:, corners][:, :, corners], expected)
