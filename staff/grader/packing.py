@@ -21,6 +21,7 @@ MAX_ENTRIES = 50_000
 MAX_DEPTH = 30
 MAX_ARCHIVE_BYTES = 1 << 30
 SKIPPED_FOLDERS = {".git", "__pycache__", ".venv", "venv", "env", "node_modules", "__MACOSX", ".ipynb_checkpoints"}
+GIT_HEAD = ".git/HEAD"  # of a repository in an archive: named, so that it can be said, and not read
 # What systems leave next to a hand-in that was unpacked, copied or looked at on them.
 JUNK = re.compile(r"__MACOSX|\.DS_Store|\._.*|desktop\.ini|Thumbs\.db|.*:Zone\.Identifier", re.IGNORECASE | re.DOTALL)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -129,6 +130,10 @@ def _inside(name: str) -> str:
     return "" if ".." in parts else "/".join(parts)
 
 
+def _is_skipped(name: str) -> bool:
+    return any(part in SKIPPED_FOLDERS for part in name.split("/")) and not name.endswith(GIT_HEAD)
+
+
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
     if len(archive.infolist()) > MAX_ENTRIES:
         raise UserError(f"the archive holds more than {MAX_ENTRIES} files")
@@ -136,9 +141,10 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
         name = _inside(info.filename)
         mode = info.external_attr >> 16
         regular = not stat.S_IFMT(mode) or stat.S_ISREG(mode)
-        if info.filename.endswith(("/", "\\")) or any(part in SKIPPED_FOLDERS for part in name.split("/")):
+        if info.filename.endswith(("/", "\\")) or _is_skipped(name):
             continue
-        yield name or info.filename, _read_member(archive, info) if regular and name else None
+        readable = regular and name and not name.endswith(GIT_HEAD)
+        yield name or info.filename, _read_member(archive, info) if readable else None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Read:
@@ -159,7 +165,8 @@ def _tar_entries(archive: tarfile.TarFile) -> Iterator[Entry]:
         if count >= MAX_ENTRIES or total > MAX_ARCHIVE_BYTES:
             raise UserError(f"the archive holds more than {MAX_ENTRIES} files or {MAX_ARCHIVE_BYTES >> 20} MB")
         name = _inside(member.name)
-        if member.isdir() or any(part in SKIPPED_FOLDERS for part in name.split("/")):
+        if member.isdir() or _is_skipped(name):
             continue
-        content = archive.extractfile(member) if member.isreg() and name else None
+        readable = member.isreg() and name and not name.endswith(GIT_HEAD)
+        content = archive.extractfile(member) if readable else None
         yield name or member.name, content.read if content else None

@@ -101,7 +101,10 @@ def _read(path: Path, allowed: Mapping[str, int], commit: str) -> Submission:
         return _from_git(clone, allowed, "", path) if clone else submission
     named = path.is_file() and path.name.lower().endswith(packing.ARCHIVES)
     if named or (packing.is_archive(path) and not path.name.lower().endswith(packing.NO_ARCHIVES)):
-        return _Unpacking(allowed).archive(path, path.name)
+        submission = _Unpacking(allowed).archive(path, path.name)
+        if any(name.endswith(packing.GIT_HEAD) for name in submission.ignored):
+            submission.no_log = "a git repository in an archive is not read; look into the archive"
+        return submission
     if not path.exists():
         raise UserError(f"submission {printable(str(path))!r} does not exist")
     if path.is_file() and not path.is_symlink():

@@ -230,6 +230,7 @@ CLASS = [
     Accident(H5, "29 at the top", lambda p, f: write(p, flat(f)), "was read as"),
     Accident(H5, "46 figures apart", lambda p, f: write(p, flat(f) | FIGURES), "'hw5_dl.py' was read as"),
     Accident(H5, "47 clone in a folder", lambda p, f: (p.mkdir(), repository(*CLEAR)(p / "mine", f)), "in 'mine/'"),
+    Accident(H5, "48 clone in a zip", lambda p, f: packed(p, f | {".git/HEAD": b"ref"}), "in an archive is not read"),
     Accident(H5, "30 nothing committed", lambda p, f: (p.mkdir(), git(p, "init", "-q"), write(p, f)), "history"),
 ]  # fmt: skip
 

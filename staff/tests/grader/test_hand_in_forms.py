@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -197,3 +198,7 @@ def test_the_history_of_a_clone_in_a_folder(tmp_path):
         (tmp_path / "a/last-year" / name).unlink()
     make_folder(tmp_path / "a/now", FILES)
     assert read_submission(tmp_path / "a", ALLOWED).log is None
+    shutil.make_archive(str(tmp_path / "b"), "zip", tmp_path / "a")
+    submission = read_submission(tmp_path / "b.zip", ALLOWED)
+    assert (submission.files, submission.log) == (FILES, None)
+    assert "in an archive is not read" in submission.no_log
