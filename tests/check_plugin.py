@@ -9,11 +9,13 @@ import json
 import os
 import re
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.check_table import EVENTS_VARIABLE, ROOT
+from tests.plain_errors import in_plain_words
 from tests.todo import AnswerMissingError
 from tests.todos import TODOS
 
@@ -104,8 +106,10 @@ def explain(excinfo: pytest.ExceptionInfo) -> dict[str, Any]:
         isinstance(error, (AssertionError, pytest.fail.Exception)) or type(error).__name__ == "UserError"
     ):
         return {"line": first_line, "stub": None}
-    place = _place(frames)
-    return {"line": f"{type(error).__name__}: {first_line}{place}".replace(": (", " ("), "stub": None}
+    said = f"{type(error).__name__}: {first_line}{_place(frames)}".replace(": (", " (")
+    if meaning := in_plain_words(error, _students_frame(excinfo)):
+        said = f"{meaning}{_place(frames)}; {type(error).__name__}: {first_line}"
+    return {"line": said, "stub": None}
 
 
 # What the starter itself has in front of its stubs.
@@ -132,11 +136,21 @@ def _has_code_before(path: Path, line: int) -> bool:
 def _place(frames: list[tuple[Path, int]]) -> str:
     """' (file:line)' of the innermost line in the student's own files, else in any file of the course."""
     ours = [(path, line) for path, line in frames if path.is_relative_to(ROOT)]
-    students = [(path, line) for path, line in ours if path.parent == ROOT]
+    students = [(path, line) for path, line in ours if _is_students(path)]
     if not ours:
         return ""
     path, line = (students or ours)[-1]
     return f" ({path.relative_to(ROOT).as_posix()}:{line})"
+
+
+def _students_frame(excinfo: pytest.ExceptionInfo) -> FrameType | None:
+    """Where the student's own code failed; None if it did not, or if what it called in the course's files did."""
+    return next((entry.frame.raw for entry in reversed(excinfo.traceback) if _is_students(Path(str(entry.path)))), None)
+
+
+def _is_students(path: Path) -> bool:
+    """Graded files lie at the top, those of a homework in its room."""
+    return path.parent == ROOT or path.is_relative_to(ROOT / "labs")
 
 
 def _import_line(excinfo: pytest.ExceptionInfo) -> str:
@@ -147,4 +161,6 @@ def _import_line(excinfo: pytest.ExceptionInfo) -> str:
     lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
     last = lines[-1] if lines else text.strip().splitlines()[-1]
     where = re.findall(r'File "([^"]+)", line (\d+)', text) or re.findall(r"^(\w+\.py):(\d+): in", text, re.MULTILINE)
-    return last + (f" ({Path(where[-1][0]).name}:{where[-1][1]})" if where else "")
+    place = f" ({Path(where[-1][0]).name}:{where[-1][1]})" if where else ""
+    meaning = in_plain_words(Exception(last), None)
+    return f"{meaning}{place}; {last}" if meaning else f"{last}{place}"

@@ -1,8 +1,9 @@
 """The table of the graded TODOs: python -m tests [TODO ...] [--timeout SECONDS]
 
-Not started, failing or passing, with points, the first useful line of what went wrong and the command that runs that
-TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it crashes or a test takes
-too long, that TODO fails, and a new child runs the TODOs after it. Exit code: 0 if all pass, else 1.
+Not started, waiting for other TODOs, failing or passing, with points, the first useful line of what went wrong and the
+command that runs that TODO's tests alone. The tests run in one child process (importing torch takes seconds). If it
+crashes or a test takes too long, that TODO fails, and a new child runs the TODOs after it. Exit code: 0 if all pass,
+else 1.
 Where tests/hints.json is, --hint prints hints instead.
 """
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HINTS, HINTS_SEEN = ROOT / "tests" / "hints.json", ROOT / ".hints_seen.json"  # the second one is the student's alone
 EVENTS_VARIABLE = "COURSE_CHECK_EVENTS"  # where tests/check_plugin.py writes what happens
 POLL_S, GOODBYE_S = 0.05, 2.0
+ASLEEP_S = 5.0  # no look at the child for so long: this process was stopped, and the child with it
 STARTUP_S = 60.0  # pytest and torch, before the first test file is read
 DEFAULT_TIMEOUT_S = 60.0  # the slowest test takes about 5 s on one core
 ALL_RAN = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none found
@@ -47,7 +49,7 @@ class Outcome:
         self.failures.append({"line": line, "stub": None})
 
     def state(self, todo: Todo) -> str:
-        """'passing', 'not started' (nothing fails but its own stub) or 'failing'.
+        """'passing', 'not started' (its own stub is left), 'waiting' (only for stubs of other TODOs) or 'failing'.
 
         Code that passes while the written answer is missing is 'failing': it was started.
         """
@@ -55,14 +57,17 @@ class Outcome:
             return "passing"
         if self.passed and all(failure.get("answer") for failure in self.failures):
             return "failing"
-        return "not started" if all(failure["stub"] == todo.number for failure in self.failures) else "failing"
+        stubs = {failure["stub"] for failure in self.failures}
+        if None in stubs:
+            return "failing"
+        return "not started" if todo.number in stubs else "waiting"
 
     def line(self, todo: Todo) -> str:
         """The most useful line: a real failure before a stub, the own stub before another TODO's."""
         ranks = {None: 0, todo.number: 1}
         failure = min(self.failures, key=lambda failure: (ranks.get(failure["stub"], 2), failure.get("answer", False)))
-        waiting = failure["stub"] not in ranks
-        return f"waits for {failure['line']}" if waiting else failure["line"]
+        others = sorted({f["stub"] for f in self.failures} - ranks.keys(), key=lambda n: [int(d) for d in n.split(".")])
+        return f"waits for TODO {', '.join(others)}" if failure["stub"] in others else failure["line"]
 
 
 class Child:
@@ -109,9 +114,9 @@ class Child:
         self.process.wait()
 
     def last_words(self) -> str:
-        """The last line that pytest printed."""
+        """The last line that pytest printed, if any."""
         text = self.output_path.read_text(encoding="utf-8", errors="replace")
-        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
+        return next((line.removeprefix("E ").strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 class Clock:
@@ -119,6 +124,7 @@ class Clock:
 
     Time in which the process gets no processor because all are busy with other work counts a quarter: an endless loop
     still ends, and a busy machine fails no test that is right. While a processor is idle, waiting counts in full.
+    Time in which nobody looked does not count: a closed laptop, or Ctrl-Z and fg, stops both processes.
     """
 
     def __init__(self, pid: int) -> None:
@@ -127,11 +133,15 @@ class Clock:
 
     def restart(self) -> None:
         """A sign of life."""
-        self._wall_s, self._used_s = time.monotonic(), self._used()
+        self._wall_s = self._looked_s = time.monotonic()
+        self._used_s = self._used()
 
     def waited_s(self) -> float:
         """Seconds of silence."""
-        wall_s = time.monotonic() - self._wall_s
+        if time.monotonic() - self._looked_s > ASLEEP_S:
+            self.restart()
+        self._looked_s = time.monotonic()
+        wall_s = self._looked_s - self._wall_s
         return max(wall_s / 4, min(wall_s, self._used() - self._used_s))
 
     def _used(self) -> float:
@@ -240,10 +250,10 @@ def _blame(
         reason = f"while Python read the modules that {progress.file} imports: {reason}"
     else:
         guilty = [todo for todo in todos if todo.number == progress.todo]
-        reason = f"in {progress.test}: {reason}"
+        reason = f"in {progress.test}: {reason}" if guilty else reason
     if not guilty:
         for todo in todos:
-            outcomes[todo.number].fail(f"the tests could not be started: {last_words}")
+            outcomes[todo.number].fail(f"the tests could not be started: {last_words or reason}")
         return []
     for todo in guilty:
         outcomes[todo.number].fail(reason)
@@ -269,6 +279,7 @@ def print_table(todos: Sequence[Todo], outcomes: dict[str, Outcome]) -> bool:
             got = sum(todo.points for todo, state in mine if state == "passing")
             sums.append(f"Part {part}: {got} of {sum(todo.points for todo, _ in mine)} points")
     counts = [f"{states.count(state)} {state}" for state in ("passing", "failing", "not started")]
+    counts += [f"{states.count('waiting')} waiting for other TODOs"] if "waiting" in states else []
     print(f"\n{', '.join(counts)}. {'; '.join(sums)}. These are the public tests; grading adds tests on other data.")
     return all(state == "passing" for state in states)
 

@@ -84,10 +84,10 @@ class Seen:
             "divided by the batches of the whole loader, although max_steps ended it": sum(values) / BATCHES,
             "divided by the images of the whole loader, although max_steps ended it": weighted / helpers.COUNT,
             **{
-                f"each batch counted as {size} images: divide by what len(targets) adds up to": weighted
-                / (len(values) * size)
+                f"each batch counted as {size} images: divide by the sum of len(targets)": weighted / len(values) / size
                 for size in (4, 16, 32, 64, 128)
             },
+            "weighted by len(batch), which counts the keys of a dict": 4 * sum(values) / images,
             "the value of the last batch alone": values[-1],
             "the value of the first batch alone": values[0],
             "0 for every batch: what is compared with what?": 0.0,
@@ -249,9 +249,9 @@ def check_training(epochs: Epochs) -> None:
     )
     difference = helpers.largest_difference(model, expected)
     assert difference < WEIGHT_TOLERANCE, (
-        f"after {BATCHES} steps the weights are off by up to {difference:.4f}; a loop computes the loss with the given "
-        f"criterion, calls backward() and step() once per batch and changes nothing else{training.difference}"
-    )
+        f"{training.difference}; after {BATCHES} steps the weights are off by up to {difference:.4f}; a loop computes "
+        "the loss with the given criterion, calls backward() and step() once per batch and changes nothing else"
+    ).lstrip("; ")
     check_pair(training.result, epochs, seen, difference=training.difference)
 
 

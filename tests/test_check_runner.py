@@ -18,7 +18,7 @@ from tests.todos import TODOS
 
 pytestmark = pytest.mark.provided
 
-RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py", "todo.py", "todos.py")
+RUNNER = ("__init__.py", "__main__.py", "check_table.py", "check_plugin.py", "plain_errors.py", "todo.py", "todos.py")
 PASSING = "def test(): pass"
 
 
@@ -57,7 +57,7 @@ def rows_of(output: str) -> dict[str, tuple[str, str, str]]:
     """{number: (state, points, the line below the row)}; each row must name its own command."""
     rows, lines = {}, output.splitlines()
     for line, below in zip(lines, [*lines[1:], ""], strict=False):
-        match = re.match(r"(\d+\.\d+) +.*?  +(passing|failing|not started) +(\d+/\d+) +(.*)$", line)
+        match = re.match(r"(\d+\.\d+) +.*?  +(passing|failing|not started|waiting) +(\d+/\d+) +(.*)$", line)
         if match:
             number, state, points, command = match.groups()
             assert command == f"python -m pytest -m todo_{number.replace('.', '_')}"
@@ -117,7 +117,7 @@ def test_every_kind_of_failure_is_told_apart(course):
         todo_1_3="def test(): [][1]",
         todo_1_4="def test():\n    import mine\n    mine.work()",
         todo_1_5=left_over,
-        todo_1_6=not_started("1.2"),
+        todo_1_6=not_started("1.2") + "\n@pytest.mark.todo_1_6\n" + not_started("2.10").replace("test", "test_more"),
         todo_2_4="def test(): pytest.fail('expected 1\\nand more')",
         todo_2_5="def no_longer_a_test(): pass",
     )
@@ -132,7 +132,7 @@ def test_every_kind_of_failure_is_told_apart(course):
     assert rows["1.0"] == ("failing", "0/2", "expected shape (4, 9), got (4, 10)")
     assert rows["1.1"] == ("failing", "0/3", "expected more")
     assert rows["1.2"] == ("not started", "0/5", "TODO 1.2: do it")
-    assert rows["1.6"] == ("failing", "0/5", "waits for TODO 1.2: do it")
+    assert rows["1.6"] == ("waiting", "0/5", "waits for TODO 1.2, 2.10")
     place = r"tests/test_todo_1_training.py:\d+"
     assert re.fullmatch(rf"IndexError: list index out of range \({place}\)", rows["1.3"][2])
     assert rows["1.4"][2] == "ZeroDivisionError: division by zero (mine.py:2)"
@@ -143,7 +143,7 @@ def test_every_kind_of_failure_is_told_apart(course):
     )
     assert rows["2.4"][2] == "expected 1"
     assert rows["2.5"][2].startswith("no test was found for it")
-    assert f"{len(TODOS) - 9} passing, 8 failing, 1 not started" in output
+    assert f"{len(TODOS) - 9} passing, 7 failing, 1 not started, 1 waiting for other TODOs" in output
 
 
 def test_a_missing_answer_is_said_where_the_code_passes(course):
@@ -203,9 +203,14 @@ def test_waiting_counts_in_full_while_a_processor_is_idle(monkeypatch, idle_s, c
     monkeypatch.setattr("tests.check_table.psutil.Process", lambda pid: SimpleNamespace(cpu_times=lambda: now))
     monkeypatch.setattr("tests.check_table.time.monotonic", lambda: 100.0)
     clock = Clock(1)
-    now.idle += idle_s
-    monkeypatch.setattr("tests.check_table.time.monotonic", lambda: 200.0)
-    assert clock.waited_s() == counted_s
+    for second in range(1, 101):
+        now.idle += idle_s / 100
+        monkeypatch.setattr("tests.check_table.time.monotonic", lambda now_s=100.0 + second: now_s)
+        waited_s = clock.waited_s()
+    assert waited_s == pytest.approx(counted_s)
+    now.idle += 3600  # the laptop was closed for an hour
+    monkeypatch.setattr("tests.check_table.time.monotonic", lambda: 3800.0)
+    assert clock.waited_s() == 0
 
 
 def test_numbers_of_two_digits(course):
@@ -316,4 +321,14 @@ def test_a_pytest_that_cannot_start_is_reported(course):
     code, rows, _ = made.check()
     assert code == 1
     assert {row[0] for row in rows.values()} == {"failing"}
-    assert "could not be started" in rows["1.0"][2]
+    assert rows["1.0"][2] == "the tests could not be started: RuntimeError: a broken conftest"
+
+
+def test_a_pytest_that_never_begins_says_why(course, monkeypatch):
+    made = course()
+    (made.folder / "sitecustomize.py").write_text(
+        "import sys, os\nif '-q' in sys.orig_argv: os._exit(7)\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(made.folder))
+    _code, rows, _ = made.check()
+    assert rows["1.0"][2].startswith("the tests could not be started: Python ended with exit code 7")

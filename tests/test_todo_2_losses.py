@@ -38,7 +38,7 @@ def dice_loss_oracle(pred: torch.Tensor, target: torch.Tensor, smooth: float) ->
 @pytest.mark.parametrize("smooth", [1.0, 0.1, 5.0])
 def test_dice_is_averaged_over_images(smooth):
     pred, target = two_images()
-    loss = DiceLoss(smooth=smooth)(pred, target)
+    loss = helpers.number(DiceLoss(smooth=smooth)(pred, target), "the Dice loss of a batch")
     expected = dice_loss_oracle(pred, target, smooth)
     overlap, size = (pred * target).sum().item(), (pred.sum() + target.sum()).item()
     over_the_batch = 1 - (2 * overlap + smooth) / (size + smooth)  # is in use, too, and trains as well
@@ -63,9 +63,9 @@ def test_dice_is_averaged_over_images(smooth):
     }
     wrong = {cause: value for cause, value in wrong.items() if abs(value - expected) > 1e-3}  # smooth=1 is smooth=1
     assert len(wrong) > 15, "this check could not tell the usual mistakes"
-    hint = next((f"; {name}" for name, value in wrong.items() if abs(float(loss) - value) < 1e-5), "")
-    right = min(abs(float(loss) - value) for value in (expected, over_the_batch)) < 1e-5
-    assert right, f"expected a Dice loss of {expected:.6f}, got {float(loss):.6f}{hint}"
+    hint = next((f"; {name}" for name, value in wrong.items() if abs(loss - value) < 1e-5), "")
+    right = min(abs(loss - value) for value in (expected, over_the_batch)) < 1e-5
+    assert right, f"expected a Dice loss of {expected:.6f}, got {loss:.6f}{hint}"
 
 
 def _with_other_sums(pred: torch.Tensor, target: torch.Tensor, smooth: float) -> dict[str, float]:

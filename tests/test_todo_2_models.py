@@ -84,6 +84,7 @@ def test_one_mask_for_each_image(model_class):
         mask = helpers.evaluate(model, helpers.random_images(batch_size))
         helpers.check_shape(mask, (batch_size, 1, 28, 28), "probabilities")
         assert mask.dtype == torch.float32, f"expected float32 probabilities, got {mask.dtype}"
+        assert set(mask.unique().tolist()) != {0, 1}, "the mask is rounded to 0 and 1; return the probabilities"
 
 
 @every_model
@@ -97,11 +98,18 @@ def test_returns_probabilities_and_not_logits(model_class):
     # Images far outside the usual range push logits out of [0, 1], but no probability.
     # Ten models, because one that starts with all probabilities above 0.5 may be right, and only ten of them are not.
     images = helpers.random_images(4, scale=100.0)
-    low, high = torch.aminmax(torch.cat([helpers.evaluate(model_class(), images) for _ in range(10)]))
+    outputs = torch.cat([helpers.evaluate(model_class(), images) for _ in range(10)])
+    low, high = torch.aminmax(outputs)
     assert 0 <= low <= high <= 1, (
         f"expected probabilities in [0, 1], got values from {low:.2f} to {high:.2f}; is a sigmoid missing at the end?"
     )
     cause = "a ReLU before the sigmoid?" if low >= 0.5 else "a softmax instead of the sigmoid?"
+    if low == high == 1:
+        cause = "a softmax over the only channel gives 1 everywhere; use a sigmoid"
+    sums = outputs.flatten(start_dim=1).sum(dim=1)
+    assert not torch.allclose(sums, torch.ones_like(sums), atol=1e-3), (
+        "the probabilities of all pixels add up to 1: a softmax over the pixels; use a sigmoid, for each pixel its own"
+    )
     assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}; {cause}"
 
 

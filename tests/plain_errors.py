@@ -1,0 +1,155 @@
+"""What the errors that beginners meet most often mean, in plain words: Python and PyTorch name the symptom."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from types import FrameType, ModuleType
+
+# (what the error says, what it means); {1}, {2}, ... stand for the groups. The first that fits is taken.
+MEANINGS = (
+    (
+        r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)",
+        "a linear layer was made for rows of {2} numbers, and gets rows of {1}",
+    ),
+    (
+        r"transposed=1, weight of size \[(\d+), .* but got (\d+) channels",
+        "a transposed convolution was made for {1} channels, and gets {2}",
+    ),
+    (
+        r"weight of size \[\d+, \d+,.* to have (\d+) channels, but got (\d+) channels",
+        "a convolution was made for {1} channels, and gets {2}",
+    ),
+    (r"Output size is too small", "a pooling or convolution gets a map that is smaller than its window"),
+    (
+        r"Sizes of tensors must match except in dimension (\d+)\. Expected size (\d+) but got size (\d+)",
+        "torch.cat along dim={1} gets maps of size {2} and {3}; they may differ along dim={1} alone (dim=1: channels)",
+    ),
+    (r"^cat\(\)", "torch.cat takes one list of tensors: torch.cat([a, b], dim=1)"),
+    (
+        r"shape '\[.*\]' is invalid for input of size",
+        "a view or reshape asks for another number of values than there are; is the size of the batch written down? "
+        "(-1 stands for it)",
+    ),
+    (
+        r"view size is not compatible",
+        "view cannot reorder memory; use reshape or flatten",
+    ),
+    (
+        r"Expected more than 1 value per channel",
+        "BatchNorm in training mode gets one value per channel: a batch of one "
+        "image; put it before the pooling to 1 x 1, or into evaluation mode",
+    ),
+    (
+        r"Found no NVIDIA driver|not compiled with CUDA|No CUDA GPUs",
+        "this machine has no NVIDIA GPU; no .cuda() and no 'cuda' in your code: .to(device) follows the flag --device",
+    ),
+    (
+        r"log_softmax_lastdim_kernel_impl|\"nll_loss\w*\" not implemented for 'Long'",
+        "the loss got the labels in the place of the logits: criterion(logits, labels)",
+    ),
+    (
+        r"Expected floating point type for target with class probabilities|expected scalar type (Long|Float) but found",
+        "the loss got another kind of numbers than it takes: logits as the model returns them (no argmax), labels as "
+        "whole numbers",
+    ),
+    (
+        r"element 0 of tensors does not require grad",
+        "backward() finds no graph: validation has no backward(); in training .item(), .detach(), argmax, a rounding "
+        "or torch.no_grad cuts it",
+    ),
+    (
+        r"elements of (input|target) should be between 0 and 1|Assertion .*input_val >= zero",
+        "binary cross-entropy got an {1} outside 0 to 1: (probabilities, masks), in this order, and a sigmoid before",
+    ),
+    (r"'tuple' object is not callable", "a layer is a tuple; does a comma stand at the end of the line that makes it?"),
+    (
+        r"Boolean value of Tensor with more than one value",
+        "a tensor stands where one number or a setting belongs; a "
+        "loss is made first, nn.CrossEntropyLoss(), and called with tensors later",
+    ),
+    (
+        r"(only one element tensors|a Tensor with \d+ elements) can",
+        "one number was expected, and a tensor of several came; is .mean() missing?",
+    ),
+    (
+        r"(too many|not enough) values to unpack",
+        "the names on the left are not as many as the parts; a batch is (images, labels) in a classification and a "
+        "dict in Part 2 of the segmentation",
+    ),
+    (
+        r"'float' object has no attribute 'backward'",
+        "backward() needs the loss as a tensor; .item() is for the sum alone",
+    ),
+    (
+        r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)",
+        "tensors of size {1} and {2} meet; the class with the largest logit is argmax(dim=1), and masks and "
+        "predictions have one shape",
+    ),
+    (r"invalid character '[“”‘’]'", "curly quotes of a chat or a text editor; type straight ones: ' or \""),
+    (r"invalid non-printable character", "an invisible character was pasted; type this line by hand"),
+    (r"null bytes", "the file was saved as UTF-16; save it as UTF-8"),
+    (
+        r"partially initialized module '(\w+)'",
+        "files import each other, or a file of yours is called like a package: {1}",
+    ),
+    (r"cannot import name '(\w+)' from '(\w+)'", "{1} is not in {2}.py; names that were given stay as they are"),
+    (
+        r"No module named '([\w.]+)'",
+        "{1} is not installed, and grading does not have it unless it is in requirements.txt",
+    ),
+    (
+        r"got an unexpected keyword argument '(\w+)'",
+        "an argument called {1} is missing; arguments that were given stay",
+    ),
+)
+
+
+def in_plain_words(error: BaseException, frame: FrameType | None) -> str:
+    """What `error` means, or '' if nothing can be added. `frame` is where the student's own code failed, if it did."""
+    text = str(error)
+    for pattern, meaning in MEANINGS:
+        if match := re.search(pattern, text):
+            return re.sub(r"\{(\d)\}", lambda digit: match[int(digit[1])] or "", meaning)
+    if frame is None:
+        return ""
+    if isinstance(error, NameError):
+        return _unknown_name(error.name or "", frame)
+    if isinstance(error, KeyError):
+        return _unknown_key(error, frame)
+    if isinstance(error, AttributeError):
+        return _unknown_attribute(text, frame)
+    return ""
+
+
+def _unknown_name(name: str, frame: FrameType) -> str:
+    """A NameError: what there is instead."""
+    if name in ("F", "np", "plt", "os", "math", "copy", "torchvision", "random", "time", "nn", "tqdm"):
+        return f"{name} is not imported at the top of the file"
+    code = frame.f_code
+    known = [*code.co_varnames, *frame.f_globals]
+    if close := difflib.get_close_matches(name, known, 1, 0.75):
+        return f"there is no {name} here; did you mean {close[0]}?"
+    arguments = ", ".join(code.co_varnames[: code.co_argcount])
+    return f"there is no {name} here; {code.co_name} has the arguments {arguments}" if arguments else ""
+
+
+def _unknown_key(error: KeyError, frame: FrameType) -> str:
+    """A KeyError: which keys the dict has."""
+    for name, value in frame.f_locals.items():
+        keys = list(value) if isinstance(value, dict) else []
+        if 0 < len(keys) <= 12 and error.args and error.args[0] not in keys:
+            return f"{name} has no {error.args[0]!r}; it has {', '.join(map(repr, keys))}"
+    return ""
+
+
+def _unknown_attribute(text: str, frame: FrameType) -> str:
+    """An AttributeError: a similar name, or that __init__ did not set it."""
+    match = re.match(r"'(\w+)' object has no attribute '(\w+)'", text)
+    owners = [value for value in frame.f_locals.values() if match and type(value).__name__ == match[1]]
+    if not match or not owners or isinstance(owners[0], ModuleType):
+        return ""
+    if close := difflib.get_close_matches(match[2], dir(owners[0]), 1, 0.6):
+        return f"there is no {match[2]}; did you mean {close[0]}?"
+    is_own = owners[0] is frame.f_locals.get("self")
+    return f"self.{match[2]} is never set; does __init__ say self.{match[2]} = ...?" if is_own else ""
