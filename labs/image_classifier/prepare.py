@@ -23,7 +23,7 @@ from labs.image_classifier.utils import datafolder, inspection, sources, splitti
 from labs.image_classifier.utils.datafolder import LEFT_OUT, SPLITS, DataFolder, Record, names_in
 from labs.image_classifier.utils.inspection import Facts
 from labs.image_classifier.utils.options import frame_choice
-from labs.image_classifier.utils.tables import odd_labels
+from labs.image_classifier.utils.tables import odd_groups, odd_labels
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS, LeftOut, printable
@@ -146,6 +146,7 @@ def collect(
 ) -> Collected:
     """What the source holds: a folder, a CSV with these columns, or a MedMNIST set, exported to the folder `images`."""
     path = Path(source)
+    check_columns(path, {**columns, "image_root": image_root}, group_by_folder)
     if path.is_dir():
         records, left_out = sources.from_folders(path, group_by_folder)
         return Collected(path.resolve().name, records, None, multi_label, left_out)
@@ -161,6 +162,19 @@ def collect(
     )
 
 
+def check_columns(source: Path, given: Mapping[str, str | None], group_by_folder: bool) -> None:
+    """Flags that say nothing about this kind of source are refused: a group that is not looked at is a leak."""
+    flags = {"group": "--group_column", "split": "--split_column", "image_root": "--image_root"}
+    useless = [flag for name, flag in flags.items() if given.get(name)]
+    if useless and not source.is_file():
+        raise UserError(
+            f"{useless[0]} is for a CSV, and {source} is none; for groups of a folder there are --group_pattern and "
+            "--group_by_folder"
+        )
+    if group_by_folder and not source.is_dir():
+        raise UserError(f"--group_by_folder is for a folder, and {source} is none; a CSV has --group_column")
+
+
 def keep_readable(records: list[Record], facts: dict[Path, Facts | str]) -> tuple[list[Record], list[tuple[Path, str]]]:
     """Records with the hash of their content, and (path, reason) of those that cannot be used."""
     problems = []
@@ -174,6 +188,14 @@ def keep_readable(records: list[Record], facts: dict[Path, Facts | str]) -> tupl
     if not kept:
         path, reason = problems[0]
         raise UserError(f"none of the {len(records)} images can be read; the first one: {printable(path)}: {reason}")
+    left = {name for record in kept for name in names_in(record.label)}
+    for record in records:
+        if lost := [name for name in names_in(record.label) if name not in left]:
+            reason = str(facts[record.path]).removeprefix(f"{printable(record.path)}: ")
+            raise UserError(
+                f"no image of the class {lost[0]!r} can be read ({printable(record.path)}: {reason}); repair its "
+                "images, or leave the class out"
+            )
     return kept, problems
 
 
@@ -205,15 +227,30 @@ def settle_splits(
     table = datafolder.one_hot(records, classes)
     if given == {False}:
         shares = {"train": 1 - val - test, "val": val, "test": test}
-        return with_splits(records, splitting.assign(units, table, shares, seed)), 0
+        return with_splits(records, draw_splits(units, table, shares, seed)), 0
     records, moved = leave_out_copies(records)
     splits = np.array([record.split for record in records])
     if "val" not in splits and "train" in splits:  # many sets come with train and test alone
         inside = splits == "train"
         shares = {"train": 1 - val, "val": val}
         splits = splits.astype(object)
-        splits[inside] = splitting.assign(units[inside], table[inside], shares, seed)
+        splits[inside] = draw_splits(units[inside], table[inside], shares, seed)
     return with_splits(records, splits), moved
+
+
+def draw_splits(units: np.ndarray, table: np.ndarray, shares: Mapping[str, float], seed: int) -> np.ndarray:
+    """As splitting.assign does. Raises UserError if there are too few independent images for the splits."""
+    drawn = splitting.assign(units, table, shares, seed)
+    empty = [split for split, share in shares.items() if share and split not in drawn]
+    if empty:
+        parts = [split for split, share in shares.items() if share]
+        most = max(len(np.unique(units[column > 0])) for column in table.T)  # independent images of a class
+        cure = ", or give --test 0" if shares.get("test") and most > 1 else ""
+        raise UserError(
+            f"{len(drawn)} images are too few: none is left for {' and '.join(empty)}. A class that is to be in "
+            f"{', '.join(parts)} needs {len(parts)} images of different groups and contents; add some{cure}"
+        )
+    return drawn
 
 
 def with_splits(records: list[Record], splits: Iterable[Any]) -> list[Record]:
@@ -284,7 +321,8 @@ def report_problems(data: DataFolder, problems: list[tuple[Path, str]]) -> None:
         counts = ", ".join(f"{count} with {scale}" for scale, count in scales.items())
         cure = "; --window CENTER WIDTH gives all DICOM files the same" if "window" in scales else ""
         print(f"warning: {len(scales)} grey scales in one set ({counts}): equal values may mean different things{cure}")
-    for warning in odd_labels(name for record in data.records for name in names_in(record.label)):
+    labels = (name for record in data.records for name in names_in(record.label))
+    for warning in odd_labels(labels) + odd_groups(record.group for record in data.records):
         print(f"warning: {warning}")
     for path, reason in problems[:SHOWN_PROBLEMS]:
         print(f"problem: {printable(path)}: {reason}")

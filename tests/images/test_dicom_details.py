@@ -262,3 +262,49 @@ def test_compressed_files_of_pydicom_are_read_with_the_codecs(name: str) -> None
         pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
     path = next(path for path in FILES if path.name == name)
     assert read_pixels(path).std() > 1
+
+
+@pytest.mark.parametrize("window", [None, (2000.0, 4000.0)])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_fills_the_frame_is_black_and_the_rest_as_without_it(
+    tmp_path: Path, photometric: str, window: tuple[float, float] | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(500, 3000, (16, 16), dtype=np.uint16)
+    elements = {"PhotometricInterpretation": photometric}
+    whole = read_pixels(write_dicom(tmp_path / "whole", pixels, **elements), window=window)
+    pixels[:4], pixels[4:6] = 4000, 4090
+    elements |= {"PixelPaddingValue": 4000, "PixelPaddingRangeLimit": 4095}
+    padded = read_pixels(write_dicom(tmp_path / "padded", pixels, **elements), window=window)
+    assert np.array_equal(padded[6:], whole[6:])
+    assert set(padded[:6].ravel()) == {whole[6:].min() if window is None else 0}
+
+
+UNCLEAR = {
+    "empty": ({"PixelData": b""}, "its PixelData is empty"),
+    "high bit": ({"HighBit": 15}, "its HighBit is 15 and its BitsStored 12"),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "numbers of a palette that it does not have"),
+    "colours": (
+        {"PhotometricInterpretation": "HSV", "SamplesPerPixel": 3, "PlanarConfiguration": 0},
+        "stored as 'HSV'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_pixels_whose_meaning_is_unclear_are_refused(tmp_path: Path, name: str) -> None:
+    elements, message = UNCLEAR[name]
+    path = write_dicom(tmp_path / "a.dcm", np.arange(256, dtype=np.uint16).reshape(16, 16), **elements)
+    with pytest.raises(ImageError, match=message):
+        read_pixels(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax"), [("JPEG", "1.2.840.10008.1.2.4.50"), ("JPEG2000", "1.2.840.10008.1.2.4.90")]
+)
+def test_a_compressed_image_that_is_cut_off_is_refused(tmp_path: Path, kind: str, syntax: str) -> None:
+    stream = io.BytesIO()
+    Image.fromarray((STORED >> 4).astype(np.uint8)).save(stream, kind)
+    stored = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert read_pixels(compressed(tmp_path, syntax, stream.getvalue(), **stored)).shape == STORED.shape
+    with pytest.raises(ImageError, match="cut off; get the file again"):
+        read_pixels(compressed(tmp_path, syntax, stream.getvalue()[:-4], **stored))

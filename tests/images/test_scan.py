@@ -87,6 +87,31 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert "1 .gif" in found.summary()
 
 
+def test_images_that_look_like_text_are_missed_and_previews_of_systems_are_hidden(tmp_path: Path) -> None:
+    text = b"ObjectType = Image\n" * 40
+    images = ["a.mha", "b.nrrd", "c.fits", "d.pgm", "e.svg", "f.dcm.gz"]
+    for name in (*images, "readme", "notes.rst"):
+        (tmp_path / name).write_bytes(text)
+    picture(tmp_path / "good.png")
+    picture(tmp_path / "@eaDir" / "good.png" / "SYNOPHOTO_THUMB_M.png")
+    found = scan(tmp_path)
+    assert [path.name for path in found.taken] == ["good.png"]
+    assert [file.path.name for file in found.missed if file.kind != "hidden"] == images
+    assert "1 hidden" in found.summary()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_a_pipe_is_left_out_of_folders_and_refused_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    found = scan(tmp_path)
+    assert [path.name for path in found.taken] == ["good.png"]
+    assert [file.reason for file in found.left_out] == ["no file"]
+    for ask in (read_image, count_frames):
+        with pytest.raises(ImageError, match=r"pipe\.png: not a file but a pipe"):  # opening it would wait forever
+            ask(tmp_path / "pipe.png")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
 def test_links_are_followed_once_and_broken_ones_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere" / "a.png")

@@ -106,3 +106,34 @@ def test_pages_are_frames_and_thumbnails_are_not(tmp_path: Path) -> None:
 def test_lzw_of_sixteen_bits_needs_no_further_package(tmp_path: Path) -> None:
     Image.fromarray(TYPES["uint16"]).save(tmp_path / "a.tif", compression="tiff_lzw")
     assert np.array_equal(read_pixels(tmp_path / "a.tif"), TYPES["uint16"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_an_uncompressed_grey_tiff_is_turned_and_not_scrambled(tmp_path: Path, kind: type, orientation: int) -> None:
+    grey = np.arange(20 * 32).reshape(20, 32).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", grey, extratags=[(274, "H", 1, orientation, True)])
+    turned = [grey, grey[:, ::-1], grey[::-1, ::-1], grey[::-1], grey.T]
+    turned += [np.rot90(grey, -1), np.rot90(grey, 2).T, np.rot90(grey)]  # TIFF 6.0, page 36
+    assert np.array_equal(read_pixels(tmp_path / "a.tif"), turned[orientation - 1])
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+NO_PICTURES = {
+    "complex": (GREY.astype(np.complex64), {}, "values are complex64"),
+    "volume": (np.stack([GREY] * 4), {"volumetric": True, "tile": (16, 16, 16)}, "a volume of 4 slices"),
+    "cmyk": (np.dstack([GREY.astype(np.uint16)] * 4), {"photometric": "separated"}, "stored as SEPARATED; save it as"),
+    "palette": (
+        GREY.astype(np.uint16),
+        {"photometric": "palette", "colormap": np.zeros((3, 65536), np.uint16)},
+        "stored as PALETTE",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_what_would_be_read_as_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    pixels, options, message = NO_PICTURES[name]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **{"photometric": "minisblack", **options})
+    with pytest.raises(ImageError, match=message):
+        read_pixels(tmp_path / "a.tif")

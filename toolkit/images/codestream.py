@@ -21,6 +21,8 @@ FAMILIES = (  # beginnings of the UIDs of DICOM PS3.5 A.4; the first that fits c
     ("1.2.840.10008.1.2.4.5", "JPEG"),
     ("1.2.840.10008.1.2.4.7", "JPEG"),  # lossless: what many hospitals send
 )
+END = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
+LONGEST_PADDING = 64  # bytes behind it
 FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # JPEG's start of frame, and JPEG-LS's
 
 
@@ -31,14 +33,20 @@ def missing_codecs(syntax: str) -> str:
 
 
 def check(dataset: Any, index: int, frames: int) -> None:
-    """Raise ImageError if a compressed frame is larger than the file's header says: a few bytes can claim gigabytes."""
+    """Raise ImageError for a compressed frame that is cut off, or larger than the file's header says.
+
+    A few bytes can claim gigabytes.
+    """
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     encaps = require("pydicom.encaps", "DICOM")
     try:
-        found = size_of(encaps.get_frame(dataset.PixelData, index, number_of_frames=frames))
+        stream = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames)
     except ValueError:  # fragments that do not add up: the decoder says what is wrong
         return
+    found = size_of(stream)
+    if found is not None and END not in stream[-LONGEST_PADDING:]:  # some decoders make up what is missing
+        raise ImageError("its compressed image is cut off; get the file again")
     wanted = (int(dataset.Columns), int(dataset.Rows), int(dataset.SamplesPerPixel))
     if found is not None and any(one > two for one, two in zip(found, wanted, strict=True)):
         raise ImageError(

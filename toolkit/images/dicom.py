@@ -12,6 +12,7 @@ from toolkit.images import codestream, display
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # what pydicom gives as RGB
 LONGEST_FIRST_VALUE = 64  # bytes; the first element of a file without preamble is a group length or a short code
 
 
@@ -49,6 +50,7 @@ def read_dicom(
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise ImageError("a damaged DICOM file: it does not say how many rows and columns it has")
     check_size(dataset.Columns, dataset.Rows, max_pixels, int(dataset.get("SamplesPerPixel") or 1))
+    _check_storage(dataset)
     stored = _decode(dataset, index, frames)
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         return _colored_by_palette(stored, dataset), "8 bits"
@@ -67,6 +69,24 @@ def _title(dataset: Any) -> str:
     """What kind of DICOM object it is, such as 'RT Structure Set Storage'."""
     uid = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
     return getattr(uid, "name", None) or "of an unknown kind"
+
+
+def _check_storage(dataset: Any) -> None:
+    """Raise ImageError for pixels that pydicom decodes to something else than what is meant."""
+    if "PixelData" not in dataset:  # floats
+        return
+    if not dataset.PixelData:
+        raise ImageError("a damaged DICOM file: its PixelData is empty")
+    highest, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    if highest and bits and highest != bits - 1:
+        raise ImageError(
+            f"its HighBit is {highest} and its BitsStored {bits}, so which bits count is unclear; export it again"
+        )
+    colors = dataset.get("PhotometricInterpretation")
+    if int(dataset.get("SamplesPerPixel") or 1) > 1 and colors not in COLORS:
+        raise ImageError(f"its colours are stored as {colors!r}; allowed: {', '.join(COLORS)}")
+    if colors == "PALETTE COLOR" and not dataset.get("RedPaletteColorLookupTableDescriptor"):
+        raise ImageError("a damaged DICOM file: its colours are numbers of a palette that it does not have")
 
 
 def _decode(dataset: Any, index: int, frames: int) -> np.ndarray:
@@ -117,12 +137,30 @@ def _grey(
     voi = display.Window(*window) if window else display.voi_of(dataset, index)
     if voi is not None:
         grey = voi.apply(modality.apply(stored))
-        return (255 - grey if is_inverted else grey), "window"
+        return _padded(255 - grey if is_inverted else grey, stored, dataset, 0), "window"
     if bits == 8 and not is_signed and modality.is_identity:
-        return (255 - stored if is_inverted else stored).astype(np.uint8), "8 bits"
+        grey = (255 - stored if is_inverted else stored).astype(np.uint8)
+        return _padded(grey, stored, dataset, 0), "8 bits"
     values = modality.apply(stored)
     if is_inverted:
         low = -(2 ** (bits - 1)) if is_signed else 0
         ends = np.array([0, 1]) if is_float else np.array([low, low + 2**bits - 1])
         values = modality.apply(ends).sum() - values
-    return values.astype(np.float32), "more than 8 bits"
+    return _padded(values.astype(np.float32), stored, dataset, None), "more than 8 bits"
+
+
+def _padded(grey: np.ndarray, stored: np.ndarray, dataset: Any, black: int | None) -> np.ndarray:
+    """Pixels that fill the frame around the image become black: its padding value says nothing about the patient.
+
+    black: its grey value; None: the lowest one of the image itself.
+    """
+    ends = [display.number(dataset, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None or "PixelData" not in dataset:
+        return grey
+    if dataset.get("PixelRepresentation"):  # US or SS: the writer's type may be ambiguous
+        ends = [end - 2**16 if end is not None and end >= 2**15 else end for end in ends]
+    known = [end for end in ends if end is not None]
+    outside = (stored >= min(known)) & (stored <= max(known))
+    if outside.all():
+        return grey
+    return np.where(outside, grey[~outside].min() if black is None else grey.dtype.type(black), grey)

@@ -36,11 +36,20 @@ def check_size(width: int, height: int, max_pixels: int, channels: int = 1) -> N
         )
 
 
-def check_finite(pixels: np.ndarray) -> None:
-    """Raise ImageError for NaN and infinite values: no grey value stands for them."""
-    if pixels.dtype.kind != "f":
-        return
-    bad = pixels.size - int(np.isfinite(pixels).sum())
+def check_file(path: Path) -> None:
+    """Raise ImageError for a pipe, a socket or a device: opening one may wait forever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ImageError("not a file but a pipe, a socket or a device; save the image to a file first")
+
+
+def check_values(pixels: np.ndarray) -> None:
+    """Raise ImageError for what is no picture of numbers: no pixel at all, complex values, other dimensions, NaN."""
+    shape = " x ".join(map(str, pixels.shape))
+    if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ImageError(f"its shape is {shape or 'empty'}; allowed: rows x columns, or rows x columns x 3 for colour")
+    if pixels.dtype.kind not in "uif":
+        raise ImageError(f"its values are {pixels.dtype}; allowed: whole numbers and floats")
+    bad = pixels.size - int(np.isfinite(pixels).sum()) if pixels.dtype.kind == "f" else 0
     if bad:
         raise ImageError(f"{bad:,} of {pixels.size:,} values are NaN or infinite; replace them and save the file again")
 

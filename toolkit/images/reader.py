@@ -14,7 +14,15 @@ from PIL import Image, ImageFile, ImageOps
 
 from toolkit.errors import reason_of
 from toolkit.images import dicom, nifti, tiff
-from toolkit.images.errors import MAX_PIXELS, ImageError, check_finite, check_size, pick_frame, printable
+from toolkit.images.errors import (
+    MAX_PIXELS,
+    ImageError,
+    check_file,
+    check_size,
+    check_values,
+    pick_frame,
+    printable,
+)
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # no exotic decoder ever sees a file from outside
 HEAD = 352  # bytes that tell every format: DICOM's mark ends at 132, NIfTI's at 348
@@ -61,8 +69,9 @@ def read_image(path: Path | str, *, window: tuple[float, float] | None = None, m
     """
     file, frame = split_frame(path)
     try:
+        check_file(file)
         picture = _read(file, frame, window, max_pixels)
-        check_finite(picture.pixels)
+        check_values(picture.pixels)
     except ImageError as error:
         raise ImageError(f"{printable(path)}: {error}") from None
     except OSError as error:
@@ -80,6 +89,7 @@ def read_image(path: Path | str, *, window: tuple[float, float] | None = None, m
 def count_frames(path: Path) -> int:
     """Number of frames of a file, from its header. Raises ImageError as read_image does."""
     try:
+        check_file(path)
         kind = kind_of(path)
         if kind == "DICOM":
             return dicom.count_frames(path)
@@ -131,13 +141,13 @@ def _read(path: Path, frame: int, window: tuple[float, float] | None, max_pixels
 
 
 def _read_picture(path: Path, max_pixels: int, frame: int) -> np.ndarray:
-    try:
-        image = Image.open(path, formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        if tiff.begins(path):
-            return tiff.read_with_tifffile(path, max_pixels, frame)
-        raise
-    with image:
+    with open(path, "rb") as file:  # a path would be mapped, which scrambles an uncompressed TIFF that is to be turned
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            if tiff.begins(path):
+                return tiff.read_with_tifffile(path, max_pixels, frame)
+            raise
         check_size(*image.size, max_pixels)
         frames = _frames(image)
         image.seek(frames[pick_frame(frame, len(frames))])

@@ -21,9 +21,11 @@ NO_IMAGES = tuple(
     (
         ".txt .csv .tsv .json .xml .md .html .css .js .log .ini .yaml .yml .toml .py .pyc .pyi .ipynb .c .h .sh .bat "
         ".pdf .doc .docx .xls .xlsx .ods .odt .ppt .pptx .db .sqlite .lnk .exe .dll .so .icc .ttf "
-        ".zip .gz .bz2 .xz .tar .7z .rar .npz .npy .pt .pth .onnx .pkl .h5 .mp3 .mp4 .avi .wav"
+        ".zip .gz .bz2 .xz .tar .7z .rar .pt .pth .onnx .pkl .h5 .mp3 .mp4 .avi .wav"
     ).split()
 )
+IMAGES_LIKE_TEXT = tuple(".svg .eps .mha .mhd .nrrd .nhdr .fits .fit .pgm .ppm .pbm .pnm .xpm".split())
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # previews and rubbish of systems
 RAW = (".nef", ".dng", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".pef", ".svs", ".ndpi", ".scn")  # begin as TIFF does
 NO_IMAGE_NAMES = ("dicomdir", "thumbs.db", "desktop.ini")
 BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # lengths of the second header of BMP
@@ -70,7 +72,7 @@ def summary(taken: int, left_out: Iterable[LeftOut]) -> str:
 def scan(folder: Path, also: tuple[str, ...] = ()) -> Scan:
     """Look at every file below `folder`, through links to folders, too.
 
-    also: suffixes that the caller reads itself (.npy). Hidden files and folders and __MACOSX are left out.
+    also: suffixes that the caller reads itself (.npy). Hidden files and the folders of systems are left out.
     """
     taken: list[Path] = []
     left_out: list[LeftOut] = []
@@ -127,7 +129,7 @@ def _judge(path: Path, root: Path, suffixes: tuple[str, ...]) -> LeftOut | None:
             path, "broken links" if is_link else "devices", "a link to nothing" if is_link else "no file", is_link
         )
     try:
-        hidden = next((part for part in path.relative_to(root).parts if part[0] == "." or part == "__MACOSX"), None)
+        hidden = next(filter(is_hidden, path.relative_to(root).parts), None)
         if hidden:
             return LeftOut(path, "hidden", f"hidden, because of {printable(hidden)}", begins_as_image(path))
         if suffix in suffixes:
@@ -143,8 +145,16 @@ def _judge(path: Path, root: Path, suffixes: tuple[str, ...]) -> LeftOut | None:
     )
 
 
+def is_hidden(name: str) -> bool:
+    """True for files and folders that systems hide, or keep for themselves: .DS_Store, __MACOSX, previews of a NAS."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def _is_something_else(path: Path) -> bool:
     """True for text, archives, documents: what is not taken for an image."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(IMAGES_LIKE_TEXT) or (name != path.name.lower() and name.endswith(SUFFIXES)):
+        return False
     if path.name.lower() in NO_IMAGE_NAMES or path.suffix.lower() in NO_IMAGES:
         return True
     with open(path, "rb") as file:

@@ -12,8 +12,9 @@ from toolkit.errors import reason_of
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
 SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
+IMAGE_DEPTH = 32997  # slices of a page; Pillow reads the first one alone
 REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not its own page
-WHITE_IS_ZERO = 0
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 # What a viewer does with each Orientation, as (transpose, flip rows, flip columns).
 ORIENTED = {
     2: (False, False, True),
@@ -36,6 +37,8 @@ def pillow_reads(image: Image.Image) -> bool:
     """True if Pillow decodes this TIFF correctly: unsigned bytes, or a single deep channel of at most 32 bits."""
     bits = tuple(image.tag_v2.get(BITS, (1,)))
     kinds = set(image.tag_v2.get(SAMPLE_FORMAT, (1,)))
+    if int(image.tag_v2.get(IMAGE_DEPTH) or 1) > 1:
+        return False
     return (max(bits) <= 8 and kinds == {1}) or (len(bits) == 1 and bits[0] in (16, 32))
 
 
@@ -83,6 +86,8 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
         found = [page for page in file.pages if not page.is_reduced and not page.is_mask] or list(file.pages)
         page = found[pick_frame(frame, len(found))]
         check_size(page.imagewidth, page.imagelength, max_pixels, page.samplesperpixel)
+        if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+            raise ImageError(f"its colours are stored as {page.photometric.name}; save it as grey or RGB")
         if page.imagedepth > 1:
             raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as its own file")
         try:

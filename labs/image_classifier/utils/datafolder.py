@@ -171,7 +171,10 @@ def check(data: DataFolder) -> None:
     for split in ("val", "test"):
         new = sorted(set(seen[split]) - set(seen["train"]))
         if new:
-            raise UserError(f"{where}: split {split} has the label {new[0]!r}, which no training image has")
+            raise UserError(
+                f"{where}: split {split} has the label {new[0]!r}, which no training image has; leave it out, "
+                "or move some of its images to train"
+            )
     empty = sorted(set(data.classes) - set(seen["train"]))
     if empty:
         raise UserError(f"{where}: the class {empty[0]!r} has no training image; add some, or prepare without it")

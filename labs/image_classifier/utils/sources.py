@@ -13,10 +13,15 @@ from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPL
 from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.errors import UserError
 from toolkit.images import SUFFIXES, ImageError, LeftOut, count_frames, printable, scan, with_frame
+from toolkit.images.scan import is_hidden
 from toolkit.medmnist_data import locate
 
 # Names that people and data sets use for the three splits.
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
 
 
 def from_folders(root: Path, group_by_folder: bool = False) -> tuple[list[Record], list[LeftOut]]:
@@ -40,7 +45,7 @@ def from_folders(root: Path, group_by_folder: bool = False) -> tuple[list[Record
             left_out.append(LeftOut(path, f"directly in {folder}", "not in the folder of a class", True))
         else:
             group = "/".join(parts[depth:-1]) if group_by_folder else ""
-            records.append(Record(path, parts[depth - 1], split, group))
+            records.append(Record(path, printable(parts[depth - 1]), split, group))
     if not records:
         raise UserError(
             f"{printable(root)} has no image in a folder for its class ({found.summary()}); make a folder for each "
@@ -64,16 +69,30 @@ def _has_splits(places: list[tuple[str, ...]]) -> bool:
     if len(named) != 1:
         return len(named) > 1
     nested = {top for top, inside in by_top.items() if all(len(parts) > 2 for parts in inside)}
+    _check_no_other_split(by_top, nested)
     return all((top.lower() in SPLIT_NAMES) == (top in nested) for top in by_top)
+
+
+def _check_no_other_split(by_top: dict[str, list[tuple[str, ...]]], nested: set[str]) -> None:
+    """Next to the one split must be no folder with the same classes: a split under a name that is not known."""
+    split = next(top for top in by_top if top.lower() in SPLIT_NAMES)
+    inside = {top: {parts[1] for parts in by_top[top]} for top in nested}
+    for top in sorted(nested - {split}):
+        shared = sorted(inside[top] & inside.get(split, set()))
+        if len(shared) > 1:
+            raise UserError(
+                f"{printable(split)} and {printable(top)} both hold the folders "
+                f"{', '.join(map(printable, shared))}; if these are the classes, name the splits train, val and test"
+            )
 
 
 def _check_no_class_is_empty(root: Path, records: list[Record], with_splits: bool) -> None:
     """Every folder that stands for a class must have an image: one that is empty was not filled, or is none."""
     full = {part for record in records for part in record.path.parents}
-    tops = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    tops = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     if with_splits:
         tops = [path for top in tops if top.name.lower() in SPLIT_NAMES for path in sorted(top.iterdir())]
-        tops = [path for path in tops if path.is_dir() and not path.name.startswith(".")]
+        tops = [path for path in tops if path.is_dir() and not is_hidden(path.name)]
     for folder in tops:
         if folder not in full:
             raise UserError(

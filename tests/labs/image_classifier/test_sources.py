@@ -144,13 +144,19 @@ def test_two_grey_scales_in_one_set_cause_a_warning_with_both_counts(tmp_path: P
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_tables_of_any_spreadsheet(tmp_path: Path, encoding: str, delimiter: str) -> None:
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("before", ["", "\n\n", "sep={}\n"])
+def test_tables_of_any_spreadsheet(tmp_path: Path, encoding: str, delimiter: str, before: str) -> None:
     rows = [["path", "label"], ["a.png", "x, or y"], ["", ""], ["b.png", "z"], ["", ""]]
     with open(tmp_path / "list.csv", "w", encoding=encoding, newline="") as file:
+        file.write(before.format(delimiter))
         csv.writer(file, delimiter=delimiter).writerows(rows)
     found = tables.read_table(tmp_path / "list.csv", ["path", "label"])
-    assert found == [(2, {"path": "a.png", "label": "x, or y"}), (4, {"path": "b.png", "label": "z"})]
+    above = before.count("\n")
+    assert found == [
+        (2 + above, {"path": "a.png", "label": "x, or y"}),
+        (4 + above, {"path": "b.png", "label": "z"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +167,10 @@ def test_tables_of_any_spreadsheet(tmp_path: Path, encoding: str, delimiter: str
         ("path,label\n", "a header and no rows"),
         ("path,label\na.png,x,y\n", "line 2: 3 cells, but the header has 2; put quotation marks"),
         ("path;label;\n", "a header and no rows"),
+        ("sep=;\n", "has no column path, label"),
+        ("path,label,label\na.png,x,y\n", "has the column label 2 times; rename or remove one"),
+        ('path,label\n"a.png,x\nb.png,y\nc.png,y\n', r"unexpected end of data \(line 4\)"),
+        ("p\0a\0t\0h\0", "is not a text file in UTF-8; export it as"),
     ],
 )
 def test_tables_that_say_nothing_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -181,6 +191,11 @@ def test_paths_of_windows_and_ids_without_an_ending(tmp_path: Path) -> None:
     assert finder.find("ISIC_1.5") == tmp_path / "left" / "ISIC_1.5.png"
     assert finder.find("left/p00_1.png#frame=1") == tmp_path / "left" / "p00_1.png#frame=1"
     assert not finder.find("nowhere").exists()
+    assert not finder.find("right/ISIC_1.5").exists(), "that is another folder's, perhaps another patient's"
+    assert finder.find("n" * 300).name == "n" * 300, "too long for a file system"
+    (tmp_path / "left" / "p00_0.png").rename(tmp_path / "left" / "Gr\u00f6\u00dfe.png")
+    for name in ("left/Gro\u0308\u00dfe.png", "left/Gro\u0308\u00dfe", "Gro\u0308\u00dfe"):
+        assert finder.find(name).exists() or tables.Finder(tmp_path).find(name).exists(), "as macOS writes it"
     with pytest.raises(UserError, match=r"'p00_0' fits 2 files .*write the whole name"):
         finder.find("p00_0")
 
@@ -192,6 +207,7 @@ def test_paths_of_windows_and_ids_without_an_ending(tmp_path: Path) -> None:
         (["1", "1.0", "2"], "'1' (1), '1.0' (1) are different classes here"),
         (["Normal", "normal", "normal"], "'Normal' (1), 'normal' (2) are different"),
         (["stage_1", "Stage 1"], "are different classes"),
+        (["gut\u00e4rtig", "guta\u0308rtig"], r"'guta\u0308rtig' (1), 'gut\xe4rtig' (1) are different classes"),
     ],
 )
 def test_odd_labels_cause_a_warning(labels: list[str], warning: str) -> None:
@@ -208,3 +224,66 @@ def test_a_frame_that_is_named_is_not_multiplied(tmp_path: Path) -> None:
     assert sources.frames_of(tmp_path / "a.tif", "all") == [tmp_path / f"a.tif#frame={number}" for number in (1, 2, 3)]
     named = tmp_path / "a.tif#frame=2"
     assert sources.frames_of(named, "all") == [named]
+
+
+def test_groups_written_in_two_ways_or_missing_cause_a_warning() -> None:
+    first, second = tables.odd_groups(["P1", "p1", "P2", "", ""])
+    assert first.startswith("2 images have no group")
+    assert second.startswith("the groups 'P1' (1), 'p1' (1) are different groups here")
+    assert tables.odd_groups(["", ""]) == tables.odd_groups(["P1", "P2"]) == []
+
+
+@pytest.mark.parametrize("other", ["Testing", "dev"])
+def test_other_names_of_splits_are_known(tmp_path: Path, other: str) -> None:
+    for seed, name in enumerate(("train", other)):
+        make_images(tmp_path / "set" / name, 8, seed)
+    assert prepared(tmp_path / "set").classes == ["left", "right"]
+
+
+def test_a_split_under_an_unknown_name_is_no_class(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train", "centre_b")):
+        make_images(tmp_path / "set" / name, 8, seed)
+    with pytest.raises(UserError, match=r"train and centre_b both hold the folders left, right.* train, val and test"):
+        prepared(tmp_path / "set")
+
+
+def test_names_with_blanks_and_line_breaks_are_found_again(tmp_path: Path) -> None:
+    make_images(tmp_path / "data" / "images", 8)
+    folder = tmp_path / "data" / "images" / "left"
+    (folder / "p00_0.png").rename(folder / "p00_0.png ")
+    (folder / "p00_1.png").rename(folder / "a\r\n,b.png")
+    folder.rename(folder.with_name("le\nft"))
+    data = prepared(tmp_path / "data" / "images")
+    assert len(data.records) == 16
+    assert all(record.path.is_file() for record in data.records)
+    assert data.classes == [r"le\x0aft", "right"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--group_column", "patient"), "--group_column is for a CSV, .* --group_pattern and --group_by_folder"),
+        (("--split_column", "split"), "--split_column is for a CSV"),
+        (("--group_pattern", "png"), "16 images are too few: none is left for val and test.* add some$"),
+    ],
+)
+def test_what_would_leak_or_be_ignored_is_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    make_images(tmp_path / "set", 8)
+    with pytest.raises(UserError, match=message):
+        prepared(tmp_path / "set", *words)
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_cure_for_too_few_images_works(tmp_path: Path) -> None:
+    make_images(tmp_path / "set", 2)
+    with pytest.raises(UserError, match=r"val and test.* needs 3 images of different .*or give --test 0"):
+        prepared(tmp_path / "set")
+    assert prepared(tmp_path / "set", "--test", "0").count("val") == 2
+
+
+def test_a_class_whose_images_are_all_broken_does_not_vanish(tmp_path: Path) -> None:
+    make_images(tmp_path / "set", 8)
+    (tmp_path / "set" / "rare").mkdir()
+    (tmp_path / "set" / "rare" / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"no image of the class 'rare' can be read \(.*a\.png: not an image"):
+        prepared(tmp_path / "set")
