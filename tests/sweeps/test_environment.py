@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import psutil
 import pytest
 
 from tests.sweeps import tools
 from toolkit.errors import UserError
-from toolkit.sweeps import jobs
+from toolkit.sweeps import jobs, slurm
 from toolkit.sweeps.local import THREAD_VARIABLES, Device, describe_devices, find_devices, job_environment
 
 pytestmark = [pytest.mark.provided, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
@@ -172,6 +173,20 @@ def test_who_sets_one_number_of_threads_has_decided(monkeypatch):
     assert set(job_environment(Device(None, 1), 2)) >= set(THREAD_VARIABLES)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert not set(job_environment(Device(None, 1), 2)) & set(THREAD_VARIABLES)
+
+
+@pytest.mark.parametrize(("decided", "threads"), [({}, "3"), ({"MKL_NUM_THREADS": "1"}, None)])
+def test_a_slurm_task_has_a_thread_per_core_unless_somebody_has_decided(tmp_path, monkeypatch, decided, threads):
+    started = []
+    guard = types.SimpleNamespace(start=lambda key, task: started.append(task), join=lambda: None)
+    monkeypatch.setattr(slurm, "Guard", lambda **_: guard)
+    monkeypatch.setattr(slurm.signal, "signal", lambda *_: None)
+    for name in (*THREAD_VARIABLES, "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PYTHONPATH": "", "SLURM_CPUS_PER_TASK": "3", **decided}.items():
+        monkeypatch.setenv(name, value)
+    slurm.run_task(jobs.Task(str(tmp_path), [], 1))
+    assert started[0].environment.get("OMP_NUM_THREADS") == threads
 
 
 def claim(folder, **owner) -> None:

@@ -25,7 +25,7 @@ from toolkit.errors import UserError
 from toolkit.sweeps import jobs
 from toolkit.sweeps.guard import Guard
 from toolkit.sweeps.jobs import Task
-from toolkit.sweeps.local import ROOT, Engine
+from toolkit.sweeps.local import ROOT, THREAD_VARIABLES, Engine
 
 POLL_S = 2.0
 COMMAND_TIMEOUT_S = 60
@@ -102,7 +102,7 @@ def run_task(task: Task) -> None:
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     task.slurm_id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
     threads = os.environ.get("SLURM_CPUS_PER_TASK")
-    if threads and "OMP_NUM_THREADS" not in os.environ:
+    if threads and not any(name in os.environ for name in THREAD_VARIABLES):
         task.environment["OMP_NUM_THREADS"] = threads
     # The way to our own modules, which a job that is started from a shell would not have.
     before = os.environ.pop("SWEEP_PYTHONPATH", "")
