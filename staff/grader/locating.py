@@ -151,9 +151,9 @@ def _nothing_found(what: str, names: list[str], allowed: list[str]) -> str:
     for endings, cure in NOT_READ:
         other = next((name for name in names if name.lower().endswith(endings)), "")
         if other:
-            return f"{text}; {printable(other)!r} {cure}"
+            return f"{printable(other)!r} {cure} ({text})"  # what to do comes first: tables and terminals cut the end
     meant = _meant(names, allowed)
     if meant:
-        return f"{text}; did you mean {meant[0][1]} by {printable(meant[0][0])!r}?"
+        return f"did you mean {meant[0][1]} by {printable(meant[0][0])!r}? ({text})"
     there = ", ".join(printable(name, 60) for name in names[:5])
     return f"{text}; it holds {there or 'no file'}"

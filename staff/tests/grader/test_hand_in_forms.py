@@ -164,7 +164,7 @@ def test_checkpoints_and_documents_are_no_archives(tmp_path):
     ],
 )
 def test_what_cannot_be_read_is_named_with_a_cure(tmp_path, name, says):
-    with pytest.raises(UserError, match=re.escape(f"{name!r} {says}")):
+    with pytest.raises(UserError, match=re.escape(f"{name!r} {says} (the folder holds none of")):
         read_submission(make_folder(tmp_path / "a", {name: b"x"}), ALLOWED)
 
 
