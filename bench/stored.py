@@ -47,7 +47,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--images", type=in_range(int, 256), default=6_000, help="for training")
     parser.add_argument("--size", type=int, choices=(64, 128, 224), default=224, help="side in pixels")
     parser.add_argument("--batch_size", type=in_range(int, 1), default=128)
-    parser.add_argument("--repeats", type=in_range(int, 1), default=3, help="passes; the median counts")
+    parser.add_argument("--repeats", type=in_range(int, 1), default=2, help="passes that count; their median")
     parser.add_argument("--folder", help="where the set is made and kept (default: a temporary one)")
     parser.add_argument("--quick", action="store_true", help="600 images of 64 pixels, one pass")
     parser.add_argument("--side", choices=("memory", "file"), help="what a process of this benchmark measures")

@@ -201,11 +201,13 @@ def train(recipe: Recipe, seed: int, epochs: int, steps: int) -> dict[str, Any]:
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     found: dict[str, Any] = {"accuracy": [], "seconds": [], "cpu_seconds": []}
     started = time.perf_counter(), time.process_time()
-    for _epoch in range(epochs):
+    for epoch in range(epochs):
         train_epoch(model, train_loader, together, criterion, CPU, steps)
         found["accuracy"].append(validate_epoch(averaged, val_loader, criterion, CPU)[1])
         found["seconds"].append(time.perf_counter() - started[0])
         found["cpu_seconds"].append(time.process_time() - started[1])
+        shown = f"validation accuracy {found['accuracy'][-1]:.4f} after {found['seconds'][-1]:.1f} s"
+        print(f"epoch {epoch + 1}/{epochs}  {shown}, {found['cpu_seconds'][-1]:.1f} s of processor time", flush=True)
     return found
 
 
