@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from toolkit.cli import OneLineParser, from_flags, run_script
+from toolkit.cli import OneLineParser, from_flags, not_empty, run_script
 from toolkit.errors import UserError
 from toolkit.sweeps import jobs, table
 from toolkit.sweeps.command import Settings, dry_run, run_sweep, write_reports
@@ -83,7 +83,9 @@ def add_what_flags(group: argparse._ArgumentGroup) -> None:
         default="classification_main.py",
         help="file or dotted module with argparse flags, --results_path among them (default: %(default)s)",
     )
-    group.add_argument("--log_dir", default="logs", help="a folder for each job is made here (default: %(default)s)")
+    group.add_argument(
+        "--log_dir", type=not_empty, default="logs", help="a folder for each job is made here (default: %(default)s)"
+    )
     group.add_argument("--grid_search_results_path", default="grid_results.csv", help="table (default: %(default)s)")
     group.add_argument("--seeds", type=int, default=0, help="run each configuration with --seed 0 .. SEEDS-1")
     group.add_argument("--dry_run", action="store_true", help="check everything, print the commands, run nothing")

@@ -22,7 +22,7 @@ from typing import Any
 from toolkit.cli import OneLineParser, run_script
 from toolkit.compare_checks import notes_on
 from toolkit.compare_plots import draw_curves, draw_sizes
-from toolkit.effects import is_number, main_effects, varying
+from toolkit.effects import finite, main_effects, varying
 from toolkit.errors import UserError
 from toolkit.mean_sd import markdown, mean_sd_n
 from toolkit.runs import write_bytes
@@ -41,7 +41,6 @@ TASKS = {
     "classification": TaskNames("best_val_acc", "accuracy", "accuracy"),
     "segmentation": TaskNames("best_val_iou", "IoU", "mean_iou"),
 }
-DIVERGED = 1e100  # as good as infinite; its square would overflow
 # Settings that say where or how a run was made and not what was trained.
 NOT_A_CHOICE = {"seed", "data_root", "mirror", "num_workers", "device", "precision", "output_dir", "overwrite"}
 NOT_A_CHOICE |= {"results_path", "evaluate_test", "resume", "config", "task", "dataset", "dataset_name"}
@@ -62,17 +61,17 @@ class Run:
     @property
     def value(self) -> float:
         """Best validation metric, a fraction."""
-        return number(self.results[self.task.metric])
+        return finite(self.results[self.task.metric])
 
     @property
     def test_value(self) -> float:
         """The test metric, a fraction; NaN if the run did not read the test split."""
-        return number((self.results.get("test_metrics") or {}).get(self.task.test))
+        return finite((self.results.get("test_metrics") or {}).get(self.task.test))
 
     @property
     def step_ms(self) -> float:
         """Median milliseconds from one training step to the next; NaN if the run did not time its steps."""
-        return number(self.results.get("step_ms"))
+        return finite(self.results.get("step_ms"))
 
     @property
     def epochs(self) -> int:
@@ -85,11 +84,6 @@ class Run:
         if isinstance(arguments, dict):
             arguments = ", ".join(f"{name}={value}" for name, value in arguments.items())
         return self.results["model_name"], str(arguments), str(self.results.get("models_digest") or "")
-
-
-def number(value: Any) -> float:
-    """`value` as a float; NaN if it is not a finite number, with which no mean would say anything."""
-    return float(value) if is_number(value) and abs(value) < DIVERGED else math.nan
 
 
 def find_runs(paths: Iterable[str]) -> list[Run]:
@@ -114,7 +108,7 @@ def read_run(file: Path) -> Run | None:
         results = json.loads(file.read_text(encoding="utf-8"))
         task = TASKS[results["task"]]
         lists = {name: column for name, column in results["history"].items() if isinstance(column, list)}
-        history = {name: list(map(number, column)) for name, column in lists.items()}
+        history = {name: list(map(finite, column)) for name, column in lists.items()}
         if task.metric not in results or not history[task.metric.removeprefix("best_")]:
             return None
         results["history"] = history
@@ -219,8 +213,8 @@ def architecture_table(runs: list[Run]) -> str:
         tested = [run.test_value for run in one.runs if not math.isnan(run.test_value)]
         settings = ", ".join(f"{flag}={one.runs[0].settings.get(flag)}" for flag in shown)
         row = [name, count(one.parameters), rounded((run.step_ms for run in one.runs), 2)]
-        row += [rounded((number(run.results.get("seconds")) / run.epochs for run in one.runs), 1)]
-        row += [rounded((number(run.results.get("best_epoch")) for run in one.runs), 0)]
+        row += [rounded((finite(run.results.get("seconds")) / run.epochs for run in one.runs), 1)]
+        row += [rounded((finite(run.results.get("best_epoch")) for run in one.runs), 0)]
         row += [mean_sd_n(one.values), mean_sd_n(tested)]
         rows.append([*row, f"{settings} (best of {one.tried})" if one.tried > 1 else settings or "-"])
     heads = ["architecture", "parameters", "ms per step", "s per epoch", "best epoch"]

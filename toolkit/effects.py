@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+DIVERGED = 1e100  # a metric of that size is as good as infinite, and its square would overflow
 MOST_VALUES = 8  # a number with more different values than this is cut into quarters
 
 
@@ -34,6 +35,11 @@ class Effect:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def finite(value: Any) -> float:
+    """`value` as a float; NaN if it is not a finite number, with which no mean would say anything."""
+    return float(value) if is_number(value) and abs(value) < DIVERGED else math.nan
 
 
 def show(value: Any) -> str:

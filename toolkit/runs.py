@@ -209,7 +209,7 @@ def writable_folder(path: Path | str, flag: str = "--output_dir") -> Path:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {flag} {path}: {error.strerror}") from None
+        raise UserError(f"{flag}: the folder {path} cannot be written: {error.strerror}") from None
     return folder
 
 

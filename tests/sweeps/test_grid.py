@@ -80,6 +80,8 @@ def test_bad_grids_end_in_one_line_before_anything_starts(tmp_path, text, messag
         (["--config_path", "missing.json"], "does not exist"),
         (["--log_dir", "/dev/null/logs"], "cannot be written"),
         (["--grid_search_results_path", "/dev/null/a.csv"], "cannot be written"),
+        (["--grid_search_results_path", "."], "is a folder; give a file in it"),
+        (["--log_dir", ""], "give a path"),
         (["--slurm_throttle", "0"], "slurm_throttle is 0"),
         (["--gpus", "one"], "allowed: auto, none, or different numbers"),
         (["--seeds", "-1"], "seeds is -1"),

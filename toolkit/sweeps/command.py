@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit import effects
 from toolkit.errors import UserError, check_choice
+from toolkit.runs import writable_folder
 from toolkit.sweeps import grid, table
 from toolkit.sweeps.jobs import Job, Status
 from toolkit.sweeps.local import Engine, LocalEngine, describe_devices, find_devices
@@ -62,8 +63,10 @@ def run_sweep(settings: Settings) -> int:
     try:
         with probe(script) as child:
             planned, searcher = plan(settings, config, child)
-        check_writable("log_dir", settings.log_dir)
-        check_writable("grid_search_results_path", settings.grid_search_results_path, is_file=True)
+        writable_folder(settings.log_dir, "--log_dir")
+        if os.path.isdir(csv_path := settings.grid_search_results_path):
+            raise UserError(f"grid_search_results_path is {csv_path!r}, which is a folder; give a file in it")
+        writable_folder(os.path.dirname(os.path.abspath(csv_path)), "--grid_search_results_path")
         sweep = Sweep(script, settings.log_dir, engine, settings, script.code)
         count = len(planned) or settings.trials
         print(f"{count} jobs of {script.name} in {settings.log_dir}, on {where}", flush=True)
@@ -125,21 +128,6 @@ def make_jobs(child: Probe, points: list[dict[str, Any]]) -> list[Job]:
     argvs = check_points(child, points)
     made = (Job.build(child.script.name, point, argv) for point, argv in zip(points, argvs, strict=True))
     return list({job.name: job for job in made}.values())
-
-
-def check_writable(flag: str, path: str, is_file: bool = False) -> None:
-    """Make the folder (that of a file) and prove that it can be written, before anything starts; UserError if not."""
-    folder = os.path.dirname(os.path.abspath(path)) if is_file else path
-    if is_file and os.path.isdir(path):
-        raise UserError(f"{flag} is {path!r}, which is a folder; give a file, like {os.path.join(path, 'results.csv')}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        trial = os.path.join(folder, f".writable.{os.getpid()}")
-        with open(trial, "w", encoding="utf-8"):
-            pass
-        os.remove(trial)
-    except OSError as error:
-        raise UserError(f"{flag}: the folder {folder!r} cannot be written: {error.strerror}") from None
 
 
 def make_index(settings: Settings, sweep: Sweep) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from toolkit.errors import UserError
 from toolkit.sweeps import jobs
 from toolkit.sweeps.jobs import Status
 
-DIVERGED = 1e100  # a metric of that size is as good as infinite, and its square would overflow
 INDEX = "sweep.json"  # script, metric, modules and all jobs of the last start, also those that no engine has begun
 # Words in the name of a metric of which less is better, and parts of words.
 LOW = """err mse rmse nrmse mae nll ece mce ppl hd dist assd asd msd rvd wer cer eer fid kid kl ce bce regret fpr fnr ms
@@ -155,9 +154,8 @@ def is_better_when_low(metric: str, direction: str = "auto") -> bool:
 
 
 def number(row: Row, metric: str | None) -> float:
-    """The metric of a row; NaN if it has none or one that is not finite: an average with it would say nothing."""
-    value = row.metrics.get(metric) if metric else None
-    return float(value) if is_number(value) and abs(value) < DIVERGED else math.nan
+    """The metric of a row; NaN if it has none or one that is not finite."""
+    return effects.finite(row.metrics.get(metric))
 
 
 def not_finite(rows: list[Row], metric: str | None) -> list[str]:
