@@ -61,9 +61,12 @@ def since(book: Book, published: Path) -> list[Change]:
             if before["total"] == grade.total and before["parts"] == parts:
                 continue
             both = [(key, before["parts"].get(key), parts.get(key)) for key in {**before["parts"], **parts}]
-            told = [f"{key}: {points(was)} → {points(now)}" for key, was, now in both if was != now]
+            both = [(key, was, now) for key, was, now in both if was != now]
+            told = [f"{key}: {points(was)} → {points(now)}" for key, was, now in both]
+            same = set(parts) - {key for key, _, _ in both}  # a report that was judged before decided nothing here
             asked = [f"{one.student or one.team} asked ({part(one)}): {one.comment}" for one in grade.of("regrade")]
-            decided = [f"{one.who}: {one.kind} {one.part}: {one.reason}" for one in grade.decided if one.reason]
+            reasons = [one for one in grade.decided if one.reason and one.item not in same]
+            decided = [f"{one.who}: {one.kind} {one.part}: {one.reason}" for one in reasons]
             found.append(Change(student, name, before["total"], grade.total, told, asked, decided))
     for student, theirs in old.items():
         gone = "no longer in roster.csv" if student not in book.grades else "no longer an assignment of the term"

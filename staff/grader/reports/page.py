@@ -53,7 +53,7 @@ summary .points {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .sum td {{ padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
 .sum td.number {{ text-align: right; white-space: nowrap; }}
 .sum td:first-child {{ min-width: 7rem; }}
-.sum td, .sum p {{ overflow-wrap: break-word; }}
+.sum td, .sum p {{ overflow-wrap: anywhere; }}
 .label {{ font-weight: 600; font-style: normal; }}
 footer {{ margin-top: 2rem; font-size: .88rem; color: var(--muted); overflow-wrap: anywhere; }}
 @media (max-width: 34rem) {{

@@ -8,9 +8,12 @@ import threading
 import pytest
 from werkzeug.serving import make_server
 
-from staff.gradebook import decisions
+from staff.gradebook import decisions, pages
 from staff.gradebook.desk import Desk
+from staff.gradebook.roster import Student
 from staff.gradebook.serve import HOST, make_app
+from staff.gradebook.sums import NOT_GRADED, Grade
+from staff.grader import assignment as assignments
 from staff.tests.browsing import keys, show, width_of
 from staff.tests.gradebook import reading_term
 from tests.sweeps import tools
@@ -180,3 +183,14 @@ def test_the_pages_fit_the_width(first_page, address, width, tmp_path):
         assert width_of(first_page) <= width
         shots = os.environ.get("SCREENSHOTS", str(tmp_path))
         assert first_page.save_screenshot(os.path.join(shots, f"{name}-{width}.png"))
+
+
+def test_a_page_that_says_why_there_is_no_grade_fits_a_telephone(browser, tmp_path):
+    """Names of files hold no place to break a line."""
+    why = f"the folder holds none of the files ({', '.join(assignments.load('project2').files)})"
+    grade = Grade(Student("s1", "Ada"), "project2", "Project 2", NOT_GRADED, 50, 25, row={"problem": why}, open=[why])
+    (tmp_path / "page.html").write_text(pages.feedback(grade), encoding="utf-8")
+    show(browser, 390)
+    browser.get(f"file://{tmp_path}/page.html")
+    assert "segmentation_models.py" in browser.page_source
+    assert width_of(browser) <= 390

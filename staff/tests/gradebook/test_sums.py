@@ -151,6 +151,7 @@ def test_free_days_are_used_once(term):
 def test_a_term_is_published_and_changed(term, capsys):
     """Decisions outlive a grading; who gets other points is shown before it is published; the log tells it all."""
     terms.decide(term, 'kind = "override"; student = "s1"; todo = "1.4"; points = 1')
+    terms.decide(term, 'kind = "rubric"; student = "s2"; item = "report: limits"; points = 0; reason = "as before"')
     summing.publish(term)
     terms.graded(
         term, "project2", {s: terms.results_of("project2", files="c") for s in ("s1", "s2", "s3")}, {"s3": 1.5}
@@ -165,15 +166,16 @@ def test_a_term_is_published_and_changed(term, capsys):
     page = (term / "draft/changes.html").read_text()
     assert "Grades that differ from the published ones: 1 (1 higher, 0 lower)" in page
     assert re.search("s2 asked .*please look.*our mistake", page)
+    assert "as before" not in page  # it has nothing to do with what changed
     assert json.loads((term / "published" / changes.SNAPSHOT).read_text())["grades"]["s2"]["project2"]["total"] < FULL
     summing.publish(term)
     assert "changed:" not in summing.sum_up(term)
     commands.history_main([str(term), "emile@uni.example"])
     lines = capsys.readouterr().out.splitlines()
     kinds = [line.split()[2] for line in lines]
-    assert kinds == ["graded", "published", "decision", "graded", "published"]
-    assert "seed 7" in lines[0]
-    assert "grader 0123456789ab" in lines[0]
+    assert kinds == ["decision", "graded", "published", "decision", "graded", "published"]
+    assert "seed 7" in lines[1]
+    assert "grader 0123456789ab" in lines[1]
 
 
 def test_who_left_the_roster_after_publishing_is_shown(term):
