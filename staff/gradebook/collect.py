@@ -83,7 +83,7 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
                 "name": printable(one.name),
                 "when": one.when.isoformat() if one.when else None,
                 "when_from": one.when_from,
-                "site_id": one.numbers.get(student.id, one.site_id),
+                "site_id": one.numbers.get(student.id, one.site_id) if site == "moodle" else "",
                 "marked_late": one.marked_late,
             }
     unknown = [printable(one.name) for one in found if not one.students]

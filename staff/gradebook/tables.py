@@ -128,8 +128,11 @@ def moodle(book: Book, name: str) -> tuple[bytes, list[str]]:
 def site_id(book: Book, grade: Grade) -> str:
     """The number that Moodle's download has behind a student's name; '' if it is not known."""
     noted = book.term.handed_in(grade.assignment).get(grade.student.id, {})
-    name, _, number = grade.row.get("name", "").rpartition("_")
-    return noted.get("site_id", "") or (number if name and number.isdigit() else "")
+    if noted:  # Canvas has numbers of its own, which are other people's participant numbers
+        return noted["site_id"]
+    called = grade.row.get("name", "")
+    name, _, number = called.rpartition("_")
+    return number if name and number.isdigit() and called != grade.student.id else ""
 
 
 def _downloaded(path: Path) -> list[list[str]]:

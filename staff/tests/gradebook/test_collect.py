@@ -134,6 +134,7 @@ def test_canvas(term, tmp_path):
     collected(term, "canvas", folder)
     assert len(list((term / "project2/s1").iterdir())) == 2
     assert noted(term)["students"]["s3"]["marked_late"]
+    assert noted(term)["students"]["s3"]["site_id"] == ""  # 346 is no participant number of Moodle
     results = terms.results_of("project2")
     terms.graded(term, "project2", {"s1": results, "s3": results})
     open_ = {student: mine["project2"].open for student, mine in compute(Term(term)).grades.items()}
