@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit import experiment
 from toolkit.errors import UserError
 from toolkit.runs import (
     RunFolder,
@@ -111,7 +112,7 @@ def test_of_two_runs_that_start_in_one_folder_one_gets_it(tmp_path):
         try:
             RunFolder.create(tmp_path / "run", {"number": number})
         except UserError as error:
-            assert "holds a run already" in str(error)  # noqa: PT017 -- the other outcome is allowed
+            assert "holds a run without a finished epoch: it still runs" in str(error)  # noqa: PT017 -- the other outcome is allowed
             return False
         return True
 
@@ -126,6 +127,33 @@ def test_files_of_something_else_are_not_replaced(tmp_path, name):
     with pytest.raises(UserError, match=f"holds {name} of something else"):
         RunFolder.create(tmp_path, {})
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_a_run_that_fails_in_its_first_epoch_leaves_its_name_to_the_next(tmp_path, error, capsys):
+    run = RunFolder.create(free_run_path(tmp_path, "a"), {"seed": 1})
+    run.file("steps.csv").write_text("step,loss\n")
+    with pytest.raises(error), experiment.saying_how_to_resume(run):
+        raise error
+    assert "no epoch was finished" in capsys.readouterr().err
+    assert free_run_path(tmp_path, "a").name == "a"
+
+
+@pytest.mark.parametrize("name", ["history.csv", "last.pt", "best.pt", "results.json"])
+def test_a_run_that_has_something_to_lose_is_kept(tmp_path, name):
+    run = RunFolder.create(tmp_path / "a", {"seed": 1})
+    run.file(name).write_text("x")
+    with pytest.raises(KeyboardInterrupt), experiment.saying_how_to_resume(run):
+        raise KeyboardInterrupt
+    assert run.file(name).exists()
+    assert run.config == {"seed": 1}
+
+
+def test_files_that_the_run_did_not_write_stay(tmp_path):
+    run = RunFolder.create(tmp_path / "a", {})
+    run.file("notes.txt").write_text("mine")
+    assert run.remove_unfinished()
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
 
 
 def test_overwriting_leaves_no_picture_of_the_old_run(tmp_path):

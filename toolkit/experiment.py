@@ -104,15 +104,15 @@ def open_run(task: str, settings: Mapping[str, Any], dataset_name: str) -> RunFo
 
 @contextlib.contextmanager
 def saying_how_to_resume(run: RunFolder) -> Iterator[None]:
-    """At a Ctrl-C, print the command that continues the run."""
+    """If the training ends before its time, print the command that continues it; without a finished epoch, clean up."""
     try:
         yield
-    except KeyboardInterrupt:
-        if run.file("last.pt").exists():
+    except BaseException as error:
+        if run.remove_unfinished():
+            sys.stderr.write(f"\nno epoch was finished: nothing to resume, {run.path} is removed\n")
+        elif isinstance(error, KeyboardInterrupt) and run.file("last.pt").exists():
             command = f"python {started_as()} --resume {run.path}"
             sys.stderr.write(f"\nstopped; the last finished epoch is kept: {command}\n")
-        else:
-            sys.stderr.write(f"\nstopped before the first epoch was finished; nothing to resume in {run.path}\n")
         raise
 
 

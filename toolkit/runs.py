@@ -107,6 +107,11 @@ class RunFolder:
             with open(self.file("config.json"), "x"):
                 pass
         except FileExistsError:
+            if not self.file("last.pt").exists() and not self.file("results.json").exists():
+                raise UserError(
+                    f"{self.path} holds a run without a finished epoch: it still runs, or was ended from outside; "
+                    "replace it with --overwrite, or choose another --output_dir"
+                ) from None
             raise UserError(
                 f"{self.path} holds a run already; continue it with --resume {self.path}, replace it with --overwrite, "
                 "or choose another --output_dir"
@@ -136,6 +141,16 @@ class RunFolder:
     def file(self, name: str) -> Path:
         """The path of the file called `name` in this folder."""
         return self.path / name
+
+    def remove_unfinished(self) -> bool:
+        """Remove what a run without a finished epoch has written, so that the next one gets its name; True if done."""
+        if any(self.file(name).exists() for name in ("history.csv", "results.json", "best.pt", "last.pt")):
+            return False
+        for name in ("config.json", "steps.csv"):
+            self.file(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files stay
+            self.path.rmdir()
+        return True
 
     @property
     def config(self) -> dict[str, Any]:

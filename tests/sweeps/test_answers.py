@@ -121,6 +121,15 @@ def row(seed: int, value: float, script: str = "a.py", code: str = "c1", data: s
     )
 
 
+def test_the_table_of_another_folder_is_not_replaced(tmp_path):
+    path, own = str(tmp_path / "grid_results.csv"), str(tmp_path / "second" / "grid_results.csv")
+    first = [row(0, 0.5), row(1, 0.5)]
+    assert table.place_of_csv(path, str(tmp_path / "first"), first) == path
+    table.write_csv(path, first[:1])
+    assert table.place_of_csv(path, str(tmp_path / "first"), first) == path  # the same sweep, resumed
+    assert table.place_of_csv(path, str(tmp_path / "second"), [row(7, 0.5)]) == own
+
+
 @pytest.mark.parametrize("other", [{"script": "b.py"}, {"code": "c2"}, {"data": "full"}])
 def test_only_runs_of_one_script_one_code_and_one_data_set_are_seeds_of_each_other(other):
     rows = [row(0, 0.9), row(1, 0.9), row(0, 0.5, **other), row(2, 0.0, state="failed")]

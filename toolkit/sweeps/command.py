@@ -270,7 +270,8 @@ def write_reports(
     """grid_results.csv, report.html and the best configurations on the terminal."""
     check_choice("direction", search.direction, ("auto", "min", "max"))
     rows = table.read_rows(log_dir, known)
-    table.write_csv(csv_path, rows)
+    place = table.place_of_csv(csv_path, log_dir, rows)
+    table.write_csv(place, rows)
     metric = table.pick_metric(rows, search.metric)
     groups = table.group_by_seed(rows, metric, search.direction)
     if odd := table.not_finite(rows, metric):
@@ -284,4 +285,5 @@ def write_reports(
             print(f"  {group.describe():28s} {label}")
     page = os.path.join(log_dir, "report.html")
     write_report(page, log_dir, rows, groups, metric, search.direction)
-    print(f"table: {csv_path}   report: {page}", flush=True)
+    kept = "" if place == csv_path else f" ({csv_path} holds the jobs of another --log_dir and stays as it is)"
+    print(f"table: {place}{kept}   report: {page}", flush=True)

@@ -208,6 +208,16 @@ def varying(rows: list[Row]) -> list[str]:
     return effects.varying([row.config for row in rows])
 
 
+def place_of_csv(path: str, log_dir: str, rows: list[Row]) -> str:
+    """`path`; or a table inside log_dir where `path` holds jobs of another folder, which would be replaced."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            there = {line.get("job") for line in csv.DictReader(file)} - {None}
+    except (OSError, ValueError, csv.Error):
+        return path
+    return os.path.join(log_dir, "grid_results.csv") if there - {row.name for row in rows} else path
+
+
 def write_csv(path: str, rows: list[Row]) -> None:
     """One row per job: configuration, metrics, status, seconds. Written by rename."""
     own = ("status", "seconds", "cause", "attempts", "job")
