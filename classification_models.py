@@ -89,7 +89,8 @@ class CNNModel(nn.Module):
 def get_model(model_name: str, num_classes: int = 9, **model_args: object) -> nn.Module:
     """Return a new model called 'linear', 'mlp' or 'cnn'. Raises ValueError for any other name.
 
-    `model_args` (the flag --model_args) reach the constructor of the model: arguments with defaults compare designs.
+    model_args: what --model_args gives, handed to the model's __init__. You need it only to compare designs: give your
+        model an argument with a default, such as `channels=32`, and set it from the command line.
     """
     models = {"linear": LinearModel, "mlp": MLPModel, "cnn": CNNModel}
     if model_name not in models:

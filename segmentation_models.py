@@ -15,7 +15,8 @@ from toolkit.layers import conv_block
 
 IMAGE_SIZE = 28  # pixels, height and width
 MODEL_NAMES = ("linear", "mlp", "cnn", "unet")
-# What get_segmentation_model gives: after 100 steps, 16 channels reach about 0.94 IoU, 32 about 0.98, 48 about 0.987.
+# base_channels of the U-Net in the scripts and in grading (TinyUNet alone: 16). IoU after 100 steps: about 0.94 with 16
+# channels, 0.98 with 32, 0.987 with 48.
 UNET_BASE_CHANNELS = 48
 
 
@@ -139,7 +140,8 @@ def get_segmentation_model(
 ) -> nn.Module:
     """Return a new model called 'linear', 'mlp', 'cnn' or 'unet'. Raises ValueError for any other name.
 
-    `model_args` (the flag --model_args) reach the constructor of the model: arguments with defaults compare designs.
+    model_args: what --model_args gives, handed to the model's __init__. You need it only to compare designs: give your
+        model an argument with a default, such as `depth=2`, and set it from the command line.
     """
     models = {"linear": LinearSegmentation, "mlp": MLPSegmentation, "cnn": SimpleCNN, "unet": TinyUNet}
     if model_name not in models:
@@ -182,7 +184,7 @@ class DiceLoss(nn.Module):
     """1 - Dice coefficient, averaged over the images of a batch.
 
     For one image the coefficient is (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), with probabilities p and true
-    mask t (Milletari et al. 2016 have squares in the denominator; this is the more usual form without).
+    mask t. Nothing is squared (in Milletari et al. 2016 p and t are squared in the denominator).
 
     Why not cross-entropy alone? A box covers about a sixth of the image, so "no box anywhere" has most pixels right.
     Dice compares the predicted with the true area and ignores the background. Why `smooth`? Without it, two empty masks

@@ -12,6 +12,7 @@ import difflib
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -46,14 +47,29 @@ class OneLineParser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments"):
             flags = sorted(self.flags())
             typed = next((word.partition("=")[0] for word in message.split() if word.startswith("-")), "")
-            close = difflib.get_close_matches(typed, flags, 1, 0.75)
-            message += f"; did you mean {close[0]}? (--help lists all)" if close else f"; allowed: {' '.join(flags)}"
+            close = similar_flags(typed, flags)
+            meant = f"; did you mean {' or '.join(close)}? (--help lists all)"
+            message += meant if close else f"; allowed: {' '.join(flags)}"
+        elif match := re.search(r"model_name: invalid choice: '(\w+)'", message):
+            if match[1].lower() in message.partition("choose from")[2]:
+                message += f"; did you mean {match[1].lower()}, in small letters?"
+            elif match[1].lower() == "unet":
+                message += "; the U-Net is a model of segmentation_main.py"
         sys.stderr.write(f"error: {message}\n")
         raise SystemExit(EXIT_USER_ERROR)
 
     def flags(self) -> dict[str, argparse.Action]:
         """All long flags and what they do."""
         return {flag: action for action in self._actions for flag in action.option_strings if flag.startswith("--")}
+
+
+def similar_flags(typed: str, flags: Sequence[str]) -> list[str]:
+    """The flags that may be meant: spelled alike, of the same words (--epochs), or with these initials (--lr)."""
+    if close := difflib.get_close_matches(typed, flags, 1, 0.75):
+        return close
+    name = typed.lstrip("-").replace("-", "_").lower()
+    words = {flag: flag.lstrip("-").split("_") for flag in flags}
+    return [flag for flag in flags if name in words[flag] or name == "".join(word[0] for word in words[flag])][:2]
 
 
 def in_range(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable[[str], Any]:
@@ -102,7 +118,7 @@ def add_training_flags(parser: OneLineParser, models: Sequence[str], model_name:
         "--model_args",
         type=json_object,
         metavar="JSON",
-        help="arguments for the model's __init__, like '{\"base_channels\": 8}' for the U-Net",
+        help="arguments for the model's __init__, like '{\"base_channels\": 8}' for the U-Net of segmentation_main.py",
     )
     group.add_argument("--learning_rate", type=in_range(float, 0, open_low=True), default=0.001, help="step size")
     group.add_argument("--num_epochs", type=in_range(int, 1), default=1, help="epochs in all, a resumed run's included")

@@ -57,8 +57,8 @@ def make_dataloaders(source: Source, batch_size: int = 128, seed: int = 0, augme
     source: locate("pneumoniamnist"); source.read(split) gives images uint8 (N, 1, 28, 28) and labels int64 (N,).
     Only training batches are shuffled (the same for the same seed) and, if `augmented`, sent through `augment`.
     """
-    # Hint: ImageDataset(split, augmentation=f, seed=...) calls f(uint8 images, generator), which augment_bytes below
-    # takes: it normalises and calls `augment`. make_loader does the rest.
+    # Hint: ImageDataset makes a data set of what source.read returns. Its `augmentation` is a function (uint8 images,
+    # generator) → floats, such as augment_bytes below. make_loader makes a DataLoader of a data set.
     # BEGIN SOLUTION 1.1: three DataLoaders
     loaders: dict[str, DataLoader] = {}
     for name in SPLITS:
@@ -106,8 +106,8 @@ def augment(images: torch.Tensor, generator: torch.Generator | None = None) -> t
     """Random versions of training images, float32 (B, 1, H, W) in [-1, 1] → the same; the input is not changed.
 
     Each image independently: mirrored left to right with probability 1/2, rotated by up to 10 degrees either way,
-    contrast times 0.8 ... 1.2 and brightness plus -0.2 ... 0.2. ANSWER 1.3: why does augmentation matter in medicine,
-    and which of these would a radiologist object to?
+    contrast times 0.8 ... 1.2 and brightness plus -0.2 ... 0.2; what then lies outside [-1, 1] is clipped.
+    ANSWER 1.3: why does augmentation matter in medicine, and which of these would a radiologist object to?
     """
     # Hint: F.affine_grid and F.grid_sample rotate and mirror a whole batch; torch.rand takes a generator.
     # BEGIN SOLUTION 1.3: flip, rotation, contrast, brightness
@@ -190,7 +190,8 @@ def train(
     model: images (B, 1, H, W) → logits (B, 2); it stays on the device where it is.
     train_loader, val_loader: batches (images, labels).
     epochs: at most this many.
-    patience: stop once val_loss has not reached a new minimum for this many epochs. The best epoch is that minimum.
+    patience: stop once val_loss has not reached a new minimum for this many epochs. The best epoch is the one with the
+        lowest val_loss.
     Returns lists train_loss, train_acc, val_loss, val_acc with one value per epoch: mean losses in nats, accuracies as
     fractions, both over all images seen.
     """

@@ -29,9 +29,9 @@ from toolkit.plots import new_figure, save_figure
 def comparison_table(rows: Mapping[str, Mapping[str, Any] | str]) -> str:
     """Markdown table with one row per model: test accuracy, AUC, precision, recall, F1.
 
-    rows: name → {"accuracy": (mean, standard deviation over seeds, or None if there is one seed), "auc": ...,
-        "precision": ..., "recall": ..., "f1": ...}, or a text such as "not run: no weights", which is then shown
-        instead of numbers.
+    rows: name → {"accuracy": (mean, sd), "auc": (mean, sd), "precision": ..., "recall": ..., "f1": ...}, where sd is
+        the standard deviation over seeds, or None if there is one seed. Or name → a text such as "not run: no
+        weights", which is then shown instead of numbers.
     ANSWER 3.3: which model is best, by how much compared with the spread over seeds, and why?
     """
     # BEGIN SOLUTION 3.3: the table
@@ -246,7 +246,7 @@ def plot_grad_cam(
 
 
 def reflection() -> None:
-    """Three questions; answer each in a few sentences, as comments.
+    """Three questions; answer each in a few sentences, as comments. A line `pass` may stay.
 
     6.1 Which threshold would you use for screening, and what do false positives and false negatives cost?
     6.2 Name three limits of images of 28 x 28 pixels.

@@ -105,11 +105,12 @@ def grading_limits(grader: dict[str, Any]) -> str:
     code = max(size for name, size in sizes.items() if name.endswith(".py"))
     others = max((size for name, size in sizes.items() if not name.endswith(".py")), default=code)
     return (
-        f"Grading runs your code on {limits.threads} processor threads with no GPU, no network, no further processes, "
-        f"in at most {limits.memory_mb / 1024:g} GB of memory and {limits.disk_mb} MB of files. One call of your "
-        f"code may take {grader['limits']['request_s']:g} seconds (trainings have limits of their own), all calls "
-        f"together {grader['limits']['submission_s']:g}. A code file may have {code / 1000:,.0f} kB, any other "
-        f"{others / 1e6:g} MB."
+        f"Usual code is far from the limits of grading: {limits.threads} processor threads, no GPU, no network, "
+        f"{limits.memory_mb / 1024:g} GB of memory, {limits.disk_mb} MB of files that your code writes; it cannot "
+        f"start other programs. A function of yours may take {grader['limits']['request_s']:g} seconds each time that "
+        "grading calls it (trainings may take longer), and all calls together "
+        f"{grader['limits']['submission_s']:g}. A code file that you hand in may have {code / 1000:,.0f} kB, any other "
+        f"file {others / 1e6:g} MB."
     )
 
 

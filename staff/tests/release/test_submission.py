@@ -112,7 +112,7 @@ def test_weights_that_fit_are_measured_and_others_named(project, monkeypatch, ca
     ("line", "limit_s", "words"),
     [
         ("import os; os._exit(3)", 60.0, "ended Python with code 3"),
-        ("while True: pass", 6.0, "did not end within 6 s"),
+        ("while True: pass", 6.0, "did not end within 6 s, in classification_models.py, line 1"),
     ],
 )
 def test_code_that_crashes_or_never_ends_is_packed_all_the_same(project, monkeypatch, capsys, line, limit_s, words):
