@@ -86,6 +86,15 @@ MEANINGS = (
         "tensors of size {1} and {2} meet; the class with the largest logit is argmax(dim=1), and masks and "
         "predictions have one shape",
     ),
+    (
+        r"passed to NoneType\.__format__",
+        "None is written like a number; where there may be no value, ask first: if value is None",
+    ),
+    (r"string indices must be integers", "a text is used like a dict; may this value be a text, too?"),
+    (
+        r"'NoneType' object (has no attribute|is not)|cannot unpack non-iterable NoneType",
+        "something is None that should not be; is a `return` missing in the function that made it?",
+    ),
     (r"invalid character '[“”‘’]'", "curly quotes of a chat or a text editor; type straight ones: ' or \""),
     (r"invalid non-printable character", "an invisible character was pasted; type this line by hand"),
     (r"null bytes", "the file was saved as UTF-16; save it as UTF-8"),

@@ -67,7 +67,9 @@ def test_only_training_images_are_shuffled():
     first = values_of(same["train"])
     assert first != source.read("train").images[:, 0, 0, 0].tolist(), "the training images are not shuffled"
     assert first == values_of(again["train"]), "seed=3 gave two different orders of training; is the seed handed on?"
-    assert first != values_of(other["train"]), "seed=3 and seed=4 gave the same order of training; is a seed typed in?"
+    assert first != values_of(other["train"]), (
+        "seed=3 and seed=4 gave the same order of training; hand `seed` on to make_loader"
+    )
     assert first != values_of(same["train"]), "two epochs came in the same order; each epoch is shuffled again"
 
 

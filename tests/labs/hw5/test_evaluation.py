@@ -60,6 +60,7 @@ def test_metrics_by_counting(threshold):
         "specificity is that of the ill (recall), the normal class is asked for": {"specificity": right["recall"]},
         "specificity is tn / (tn + fp)": {"specificity": right["tn"] / (right["tn"] + right["fn"])},
         "false positives and false negatives are swapped": {"fp": right["fn"], "fn": right["fp"]},
+        "tn and tp are swapped, ravel() gives tn, fp, fn, tp": {"tn": right["tp"], "tp": right["tn"]},
         "in percent, return fractions": {"accuracy": 100 * right["accuracy"]},
         "the threshold is not used, 0.5 is": at_half if threshold != 0.5 else {},
         "the rates are of the wrong class, pneumonia is positive": counted(1 - probabilities, 1 - labels, ~called),
