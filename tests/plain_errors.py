@@ -6,120 +6,78 @@ import difflib
 import re
 from types import FrameType, ModuleType
 
-# (what the error says, what it means); {1}, {2}, ... stand for the groups. The first that fits is taken.
-MEANINGS = (
-    (
-        r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)",
-        "a linear layer was made for rows of {2} numbers, and gets rows of {1}",
-    ),
-    (
-        r"transposed=1, weight of size \[(\d+), .* but got (\d+) channels",
-        "a transposed convolution was made for {1} channels, and gets {2}",
-    ),
-    (
-        r"weight of size \[\d+, \d+,.* to have (\d+) channels, but got (\d+) channels",
-        "a convolution was made for {1} channels, and gets {2}",
-    ),
-    (r"Output size is too small", "a pooling or convolution gets a map that is smaller than its window"),
-    (
-        r"Sizes of tensors must match except in dimension (\d+)\. Expected size (\d+) but got size (\d+)",
-        "torch.cat along dim={1} gets maps of size {2} and {3}; they may differ along dim={1} alone (dim=1: channels)",
-    ),
-    (r"^cat\(\)", "torch.cat takes one list of tensors: torch.cat([a, b], dim=1)"),
-    (
-        r"shape '\[.*\]' is invalid for input of size",
-        "a view or reshape asks for another number of values than there are; is the size of the batch written down? "
-        "(-1 stands for it)",
-    ),
-    (
-        r"view size is not compatible",
-        "view cannot reorder memory; use reshape or flatten",
-    ),
-    (
-        r"Expected more than 1 value per channel",
-        "BatchNorm in training mode gets one value per channel: a batch of one "
-        "image; put it before the pooling to 1 x 1, or into evaluation mode",
-    ),
-    (
-        r"Found no NVIDIA driver|not compiled with CUDA|No CUDA GPUs",
-        "this machine has no NVIDIA GPU; no .cuda() and no 'cuda' in your code: .to(device) follows the flag --device",
-    ),
-    (
-        r"log_softmax_lastdim_kernel_impl|\"nll_loss\w*\" not implemented for 'Long'",
-        "the loss got the labels in the place of the logits: criterion(logits, labels)",
-    ),
-    (
-        r"Expected floating point type for target with class probabilities|expected scalar type (Long|Float) but found",
-        "the loss got another kind of numbers than it takes: logits as the model returns them (no argmax), labels as "
-        "whole numbers",
-    ),
-    (
-        r"element 0 of tensors does not require grad",
-        "backward() finds no graph: validation has no backward(); in training .item(), .detach(), argmax, a rounding "
-        "or torch.no_grad cuts it",
-    ),
-    (
-        r"elements of (input|target) should be between 0 and 1|Assertion .*input_val >= zero",
-        "binary cross-entropy got an {1} outside 0 to 1: (probabilities, masks), in this order, and a sigmoid before",
-    ),
-    (r"'tuple' object is not callable", "a layer is a tuple; does a comma stand at the end of the line that makes it?"),
-    (
-        r"Boolean value of Tensor with more than one value",
-        "a tensor stands where one number or a setting belongs; a "
-        "loss is made first, nn.CrossEntropyLoss(), and called with tensors later",
-    ),
-    (
-        r"(only one element tensors|a Tensor with \d+ elements) can",
-        "one number was expected, and a tensor of several came; is .mean() missing?",
-    ),
-    (
-        r"(too many|not enough) values to unpack",
-        "the names on the left are not as many as the parts; a batch is (images, labels) in a classification and a "
-        "dict in Part 2 of the segmentation",
-    ),
-    (
-        r"'float' object has no attribute 'backward'",
-        "backward() needs the loss as a tensor; .item() is for the sum alone",
-    ),
-    (
-        r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)",
-        "tensors of size {1} and {2} meet; the class with the largest logit is argmax(dim=1), and masks and "
-        "predictions have one shape",
-    ),
-    (
-        r"passed to NoneType\.__format__",
-        "None is written like a number; where there may be no value, ask first: if value is None",
-    ),
-    (r"string indices must be integers", "a text is used like a dict; may this value be a text, too?"),
-    (
-        r"'NoneType' object (has no attribute|is not)|cannot unpack non-iterable NoneType",
-        "something is None that should not be; is a `return` missing in the function that made it?",
-    ),
-    (r"invalid character '[“”‘’]'", "curly quotes of a chat or a text editor; type straight ones: ' or \""),
-    (r"invalid non-printable character", "an invisible character was pasted; type this line by hand"),
-    (r"null bytes", "the file was saved as UTF-16; save it as UTF-8"),
-    (
-        r"partially initialized module '(\w+)'",
-        "files import each other, or a file of yours is called like a package: {1}",
-    ),
-    (r"cannot import name '(\w+)' from '(\w+)'", "{1} is not in {2}.py; names that were given stay as they are"),
-    (
-        r"No module named '([\w.]+)'",
-        "{1} is not installed, and grading does not have it unless it is in requirements.txt",
-    ),
-    (
-        r"got an unexpected keyword argument '(\w+)'",
-        "an argument called {1} is missing; arguments that were given stay",
-    ),
-)
+# What the error says (a regular expression), and below it what that means; {1}, {2} stand for the groups.
+# The first that fits is taken.
+MEANINGS = r"""
+mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)
+    a linear layer was made for rows of {2} numbers, and gets rows of {1}
+transposed=1, weight of size \[(\d+), .* but got (\d+) channels
+    a transposed convolution was made for {1} channels, and gets {2}
+weight of size \[\d+, \d+,.* to have (\d+) channels, but got (\d+) channels
+    a convolution was made for {1} channels, and gets {2}
+Output size is too small
+    a pooling or convolution gets a map that is smaller than its window
+Sizes of tensors must match except in dimension (\d+)\. Expected size (\d+) but got size (\d+)
+    torch.cat along dim={1} gets maps of size {2} and {3}; they may differ along dim={1} alone (dim=1: channels)
+^cat\(\)
+    torch.cat takes one list of tensors: torch.cat([a, b], dim=1)
+shape '\[.*\]' is invalid for input of size
+    view or reshape asks for more or fewer values than there are; is the size of the batch written down (use -1)?
+view size is not compatible
+    view cannot reorder memory; use reshape or flatten
+Expected more than 1 value per channel
+    BatchNorm gets one value per channel in training: put it before the pooling to 1 x 1, or use model.eval()
+Found no NVIDIA driver|not compiled with CUDA|No CUDA GPUs
+    this machine has no NVIDIA GPU; no .cuda() and no 'cuda' in your code: .to(device) follows the flag --device
+log_softmax_lastdim_kernel_impl|\"nll_loss\w*\" not implemented for 'Long'
+    the loss got the labels in the place of the logits: criterion(logits, labels)
+Expected floating point type for target with class probabilities|expected scalar type (Long|Float) but found
+    the loss takes logits as the model returns them (no argmax), and labels that are whole numbers
+element 0 of tensors does not require grad
+    backward() finds no graph: validation has none; in training .item(), .detach(), argmax or no_grad cuts it
+elements of (input|target) should be between 0 and 1|Assertion .*input_val >= zero
+    binary cross-entropy got an {1} outside 0 to 1: (probabilities, masks), in this order, and a sigmoid before
+'tuple' object is not callable
+    a layer is a tuple; does a comma stand at the end of the line that makes it?
+Boolean value of Tensor with more than one value
+    a tensor stands where a setting belongs; a loss is made first, nn.CrossEntropyLoss(), and called later
+(only one element tensors|a Tensor with \d+ elements) can
+    one number was expected, and a tensor of several came; is .mean() missing?
+(too many|not enough) values to unpack
+    there are more or fewer parts than names on the left; a batch is (images, labels), or a dict for masks
+'float' object has no attribute 'backward'
+    backward() needs the loss as a tensor; .item() is for the sum alone
+size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)
+    tensors of size {1} and {2} meet; classes are dim=1 of the logits (argmax), masks and predictions have one shape
+passed to NoneType\.__format__
+    None is written like a number; where there may be no value, ask first: if value is None
+string indices must be integers
+    a text is used like a dict; may this value be a text, too?
+'NoneType' object (has no attribute|is not)|cannot unpack non-iterable NoneType
+    something is None that should not be; is a `return` missing in the function that made it?
+invalid character '[“”‘’]'
+    curly quotes of a chat or a text editor; type straight ones: ' or "
+invalid non-printable character
+    an invisible character was pasted; type this line by hand
+null bytes
+    the file was saved as UTF-16; save it as UTF-8
+partially initialized module '(\w+)'
+    files import each other, or a file of yours is called like a package: {1}
+cannot import name '(\w+)' from '(\w+)'
+    {1} is not in {2}.py; names that were given stay as they are
+No module named '([\w.]+)'
+    {1} is not installed, and grading does not have it unless it is in requirements.txt
+got an unexpected keyword argument '(\w+)'
+    an argument called {1} is missing; arguments that were given stay
+""".strip().splitlines()
 
 
 def in_plain_words(error: BaseException, frame: FrameType | None) -> str:
     """What `error` means, or '' if nothing can be added. `frame` is where the student's own code failed, if it did."""
     text = str(error)
-    for pattern, meaning in MEANINGS:
+    for pattern, meaning in zip(MEANINGS[::2], MEANINGS[1::2], strict=True):
         if match := re.search(pattern, text):
-            return re.sub(r"\{(\d)\}", lambda digit: match[int(digit[1])] or "", meaning)
+            return re.sub(r"\{(\d)\}", lambda digit: match[int(digit[1])] or "", meaning.strip())
     if frame is None:
         return ""
     if isinstance(error, NameError):

@@ -47,7 +47,7 @@ CASES = {
     "does a comma stand at the end": lambda layer=(IMAGE_LAYER,): layer(image),
     "a loss is made first": lambda: nn.CrossEntropyLoss(logits, labels)(logits, labels),
     "is .mean() missing": lambda: logits.sum(dim=1).item(),
-    "the names on the left": lambda: [0 for _image, _label in [{"image": 1, "mask": 2, "has_box": 3}]],
+    "names on the left": lambda: [0 for _image, _label in [{"image": 1, "mask": 2, "has_box": 3}]],
     "None is written like a number": lambda sd=None: f"{sd:.3f}",
     "a text is used like a dict": lambda row="not run": row["accuracy"],
     "is a `return` missing": lambda model=None: model.eval(),
