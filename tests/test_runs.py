@@ -81,6 +81,15 @@ def test_a_checkpoint_with_an_object_in_it_is_refused(tmp_path):
         load_checkpoint(tmp_path / "c.pt")
 
 
+@pytest.mark.parametrize(
+    ("content", "cure"), [(b"", "copy it again"), (b"version https://git-lfs.github.com/spec/v1", "git lfs pull")]
+)
+def test_a_file_that_is_no_checkpoint_is_named_with_its_cure(tmp_path, content, cure):
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"c\.pt is not a checkpoint of this course: it is .*{cure}"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*none\.pt"):
         load_checkpoint(tmp_path / "none.pt")

@@ -54,20 +54,41 @@ def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+LFS_POINTER = b"version https://git-lfs"
+
+
 def load_checkpoint(path: Path | str, device: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint with weights_only=True. Raises UserError naming the file and the cure."""
     import torch
 
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for a broken file
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a checkpoint of this course, or damaged ({reason}); train again") from None
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    except Exception as error:  # torch raises OSError, RuntimeError, UnpicklingError, EOFError, ... for a broken file
+        raise UserError(f"{path} is not a checkpoint of this course: it {fault_of(Path(path), str(error))}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint of this course: it holds a {type(content).__name__}")
     return content
+
+
+def fault_of(path: Path, said: str) -> str:
+    """Why torch.load refused a file ('is empty: ...'), and what helps. said: torch's own message."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not head:
+        return "is empty: it was not saved or copied to its end; copy it again from its run"
+    if head.startswith(LFS_POINTER):
+        return "is a pointer of Git LFS, not the weights; run git lfs pull, which fetches the file itself"
+    if "safetensors is not installed" in said:
+        return "is in the format of safetensors: pip install safetensors"
+    if "GLOBAL" in said or "TorchScript" in said:
+        save = f"torch.save(model.state_dict(), '{path.name}')"
+        return f"holds a whole pickled model or other objects, which are not run; save weights alone: {save}"
+    return "is damaged, or no file of torch.save; copy it again from its run, or train again"
 
 
 # What a run writes. A folder with one of these belongs to a run, or to someone who would miss it.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.errors import UserError
+from toolkit.runs import fault_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "weights", "net", "network", "params")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 MAX_NESTED = 4  # dicts in dicts
-LFS_POINTER = b"version https://git-lfs"
 SAVE = "save weights alone: torch.save(model.state_dict(), 'FILE')"
 
 
@@ -72,28 +72,12 @@ def fit_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], fil
 def _load(path: Path) -> Any:
     import torch
 
-    head = _head(path)
-    if not head:
-        raise UserError(f"{path.name} is empty: it was not saved or copied to its end; copy it again from its run")
-    if head.startswith(LFS_POINTER):
-        raise UserError(f"{path.name} is a pointer of Git LFS, not the weights; run git lfs pull and hand in the file")
     harmless = _harmless()
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for a broken file
-        said = str(error)
-    if "GLOBAL" in said or "TorchScript" in said:
-        raise UserError(f"{path.name} holds a whole pickled model or other objects, which are not run; {_save(path)}")
-    raise UserError(f"{path.name} is damaged, or no file of torch.save; copy it again from its run, or train again")
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(64)
-    except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path.name} {fault_of(path, str(error))}") from None
 
 
 def _save(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from labs.image_classifier.utils import datafolder, scores
 from labs.image_classifier.utils.datafolder import DataFolder, Record
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError, check_choice
-from toolkit.images import printable
+from toolkit.images import MAX_PIXELS, printable
 from toolkit.runs import environment, write_bytes, write_json
 from toolkit.stored_images import StoredImages
 
@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(args.output_dir) if args.output_dir else run / f"evaluation-{args.split}"
     folder.mkdir(parents=True, exist_ok=True)
 
-    pixels = cache.decoded([record.path for record in records], model.preprocessing, data.path)
+    preprocessing = replace(model.preprocessing, max_pixels=data.facts.get("max_pixels", MAX_PIXELS))
+    pixels = cache.decoded([record.path for record in records], preprocessing, data.path)
     found = Predicted(records, pixels, model.predict(pixels, args.batch_size), data.labels(records))
     metrics: dict[str, Any] = {
         "data": data.name,

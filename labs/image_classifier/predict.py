@@ -14,19 +14,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labs.image_classifier.utils.inspection import read_in_threads
-from labs.image_classifier.utils.options import frame_choice
-from labs.image_classifier.utils.sources import frames_of
 from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
-from toolkit.images import ImageError, LeftOut, printable, scan
+from toolkit.images import ImageError, LeftOut, frame_choice, frames_of, printable, scan
 from toolkit.images.scan import summary
 from toolkit.runs import write_bytes
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from labs.image_classifier.utils.trained import Trained
 
 EXIT_INCOMPLETE = 3
+PROBLEMS = "problems.csv"
 UNSURE = "unsure"
 LISTS = (".csv", ".tsv")
 SHOWN = 5  # files that are named on the terminal
@@ -65,6 +64,9 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--frame", type=frame_choice, help="of files with several: a number from 1, or all (default: as in training)"
     )
+    parser.add_argument(
+        "--max_pixels", type=in_range(int, 1), help="larger images are refused (default: as in training)"
+    )
     parser.add_argument("--gradcam", metavar="FOLDER", help="write a picture per image of what decided; needs captum")
     parser.add_argument("--batch_size", type=in_range(int, 1), default=64, help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -74,17 +76,22 @@ def build_parser() -> OneLineParser:
 def main(argv: list[str] | None = None) -> int:
     """Load, read and predict batch by batch, write; returns the exit code."""
     args = build_parser().parse_args(argv)
-    if not Path(args.model).exists():
+    if not os.path.exists(args.model):
         raise UserError(f"no model at {args.model}; give the run folder of a training")
     if args.output:
         check_output(Path(args.output))
     files, left_out = expand(args.paths)
+    if args.output:
+        check_inputs_are_kept(Path(args.output), [args.model, *args.paths, *files])
+    count = len(files)
 
     from labs.image_classifier.utils import trained  # imports torch
     from toolkit.devices import pick_device
 
     model = trained.load(args.model, pick_device(args.device))
     frame = model.preprocessing.frame if args.frame is None else args.frame
+    if args.max_pixels:
+        model = replace(model, preprocessing=replace(model.preprocessing, max_pixels=args.max_pixels))
     files = [named for file in files for named in frames_of(file, frame)]
     painter = make_painter(model, args.gradcam) if args.gradcam else None
     answers = list(predict(model, files, args.batch_size, args.min_confidence, painter))
@@ -95,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     if any(map(os.path.isdir, args.paths)):
-        sys.stderr.write(summary(len(answers), left_out) + "\n")
+        sys.stderr.write(summary(count, left_out) + "\n")
     return report(answers, left_out, Path(args.output) if args.output else None)
 
 
@@ -116,6 +123,19 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output {path} is in a prepared data folder; write the answers somewhere else")
 
 
+def check_inputs_are_kept(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise UserError if the answers, or problems.csv next to them, would replace what is read or another's list."""
+    written = [output, output.with_name(PROBLEMS)]
+    if output.name == PROBLEMS or output.suffix == ".pt":
+        raise UserError(f"--output {output}: that name is taken; give another one, such as answers.csv")
+    kept = {os.path.realpath(path) for path in inputs}
+    for path in written:
+        if os.path.realpath(path) in kept:
+            raise UserError(f"--output {output} would replace {path}, which is read; name another file")
+    if written[1].is_file() and not written[1].read_bytes().startswith(b"path,problem"):
+        raise UserError(f"--output {output} would replace {written[1]}, which is not of this lab; name another folder")
+
+
 def expand(paths: Iterable[str]) -> tuple[list[Path], list[LeftOut]]:
     """Files in the place of folders and of CSV lists, and what was left out of the folders.
 
@@ -125,7 +145,9 @@ def expand(paths: Iterable[str]) -> tuple[list[Path], list[LeftOut]]:
     left_out: list[LeftOut] = []
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        if not given:  # would be this folder
+            raise UserError("a path is empty; give an image, a folder or a CSV with a column path")
+        if os.path.isdir(path):
             found = scan(path)
             files += found.taken
             left_out += found.left_out
@@ -197,14 +219,14 @@ def report(answers: list[dict[str, Any]], left_out: list[LeftOut], output: Path 
     missed = [(printable(file.path), f"left out: {file.reason}") for file in left_out if file.may_be_image]
     others = [(printable(file.path), f"left out: {file.reason}") for file in left_out if not file.may_be_image]
     if output is not None:
-        write_problems(output.with_name("problems.csv"), [*broken, *doubtful, *missed, *others])
+        write_problems(output.with_name(PROBLEMS), [*broken, *doubtful, *missed, *others])
     where = f", written to {output}" if output else ""
     if output or broken:
         sys.stderr.write(f"{len(answers) - len(broken)} images predicted, {len(broken)} could not be read{where}\n")
     for path, reason in missed[:SHOWN]:
         sys.stderr.write(f"{path}: {reason}\n")
     if len(missed) > SHOWN:
-        cure = f"all in {output.with_name('problems.csv')}" if output else "--output FILE writes all to problems.csv"
+        cure = f"all in {output.with_name(PROBLEMS)}" if output else "--output FILE writes all to problems.csv"
         sys.stderr.write(f"... and {len(missed) - SHOWN} more; {cure}\n")
     if doubtful:
         sys.stderr.write(f"warning: {len(doubtful)} images have another grey scale than the training images\n")

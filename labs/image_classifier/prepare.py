@@ -22,11 +22,10 @@ import numpy as np
 from labs.image_classifier.utils import datafolder, inspection, sources, splitting
 from labs.image_classifier.utils.datafolder import LEFT_OUT, SPLITS, DataFolder, Record, names_in
 from labs.image_classifier.utils.inspection import Facts
-from labs.image_classifier.utils.options import frame_choice
 from labs.image_classifier.utils.tables import odd_groups, odd_labels
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
-from toolkit.images import MAX_PIXELS, LeftOut, printable
+from toolkit.images import MAX_PIXELS, LeftOut, frame_choice, printable
 from toolkit.images.scan import summary
 from toolkit.medmnist_catalog import medmnist_info
 from toolkit.runs import write_bytes
@@ -146,6 +145,8 @@ def collect(
 ) -> Collected:
     """What the source holds: a folder, a CSV with these columns, or a MedMNIST set, exported to the folder `images`."""
     path = Path(source)
+    if not source or len(path.name) > 255:  # an empty path would be this folder; a longer one is a slip, too
+        raise UserError(f"source is {source!r}; give a folder, a CSV or a MedMNIST flag")
     check_columns(path, {**columns, "image_root": image_root}, group_by_folder)
     if path.is_dir():
         records, left_out = sources.from_folders(path, group_by_folder)

@@ -26,7 +26,7 @@ from PIL import Image
 
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError, reason_of
-from toolkit.images import ImageError, LeftOut, printable, read_image, scan
+from toolkit.images import MAX_PIXELS, ImageError, LeftOut, frame_choice, frames_of, printable, read_image, scan
 from toolkit.images.scan import summary
 
 FACTS = "medmnist_experiments"  # key of the metadata, as in int8_onnx.py, which needs more packages than this script
@@ -52,6 +52,8 @@ def build_parser() -> OneLineParser:
     parser.add_argument("model", metavar="MODEL.onnx", help="written by labs.medmnist_experiments.quantize")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="images, volumes (.npy), or folders of them")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of the answers")
+    parser.add_argument("--frame", type=frame_choice, default="", help="of files with several: a number from 1, or all")
+    parser.add_argument("--max_pixels", type=in_range(int, 1), default=MAX_PIXELS, help="larger images are refused")
     parser.add_argument("--threads", type=in_range(int, 1, 256), default=1, help="of ONNX Runtime")
     return parser
 
@@ -60,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     """Open the model, read and predict batch by batch, print; returns the exit code."""
     args = build_parser().parse_args(argv)
     session, facts = open_model(args.model, args.threads)
-    paths, left_out = find_images(args.paths)
+    files, left_out = find_images(args.paths)
+    paths = [named for file in files for named in frames_of(file, args.frame)]
     answers: list[Answer] = []
     for start in range(0, len(paths), BATCH):
-        answers += answer(session, facts, paths[start : start + BATCH])
+        answers += answer(session, facts, paths[start : start + BATCH], args.max_pixels)
     {"table": print_table, "csv": print_csv, "json": print_json}[args.format](answers, facts.class_names)
     sys.stdout.flush()
     broken = sum(bool(one.error) for one in answers)
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     if broken:
         sys.stderr.write(f"{len(answers) - broken} images predicted, {broken} could not be read\n")
     if any(map(os.path.isdir, args.paths)):
-        sys.stderr.write(summary(len(paths), left_out) + "\n")
+        sys.stderr.write(summary(len(files), left_out) + "\n")
     for file in missed:
         sys.stderr.write(f"left out: {printable(file.path)}: {file.reason}\n")
     return EXIT_INCOMPLETE if broken or missed else 0
@@ -120,7 +123,9 @@ def find_images(paths: Sequence[str]) -> tuple[list[Path], list[LeftOut]]:
     left_out: list[LeftOut] = []
     for name in paths:
         path = Path(name)
-        if path.is_dir():
+        if not name:  # would be this folder
+            raise UserError("a path is empty; give an image, a volume (.npy) or a folder")
+        if os.path.isdir(path):
             found = scan(path, also=(".npy",))
             files += found.taken
             left_out += found.left_out
@@ -133,12 +138,12 @@ def find_images(paths: Sequence[str]) -> tuple[list[Path], list[LeftOut]]:
     return files, left_out
 
 
-def answer(session: Any, facts: Facts, paths: Sequence[Path]) -> list[Answer]:
+def answer(session: Any, facts: Facts, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> list[Answer]:
     """One answer per file, with the reason instead of probabilities where it cannot be read."""
     images: list[np.ndarray | str] = []
     for path in paths:
         try:
-            images.append(read(path, facts))
+            images.append(read(path, facts, max_pixels))
         except UserError as error:
             images.append(str(error).removeprefix(f"{printable(path)}: "))
     readable = [image for image in images if not isinstance(image, str)]
@@ -160,13 +165,13 @@ def predict(session: Any, facts: Facts, pixels: Sequence[np.ndarray]) -> np.ndar
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def read(path: Path, facts: Facts) -> np.ndarray:
+def read(path: Path, facts: Facts, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """One file → uint8 (C, H, W) or (1, D, H, W). Raises UserError, naming it, for what the network cannot take."""
     if path.suffix.lower() == ".npy":
         return read_array(path, facts)
     if facts.dimensions == 3:
         raise ImageError(f"{printable(path)}: the network takes volumes; give .npy files, uint8 of {facts.size} cubed")
-    picture = read_image(path)
+    picture = read_image(path, max_pixels=max_pixels)
     if picture.pixels.dtype != np.uint8:
         raise ImageError(f"{printable(path)}: it has more than 8 bits; convert it to 8 bits, with the window you want")
     pixels = np.asarray(fitted(Image.fromarray(picture.pixels), facts))

@@ -5,7 +5,16 @@ DICOM also needs pydicom, unusual TIFF needs tifffile, NIfTI needs nibabel, and 
 """
 
 from toolkit.images.errors import MAX_PIXELS, ImageError, printable
-from toolkit.images.reader import FORMATS, Picture, count_frames, read_image, split_frame, with_frame
+from toolkit.images.reader import (
+    FORMATS,
+    Picture,
+    count_frames,
+    frame_choice,
+    frames_of,
+    read_image,
+    split_frame,
+    with_frame,
+)
 from toolkit.images.scan import SUFFIXES, LeftOut, Scan, scan
 
 __all__ = [
@@ -17,6 +26,8 @@ __all__ = [
     "Picture",
     "Scan",
     "count_frames",
+    "frame_choice",
+    "frames_of",
     "printable",
     "read_image",
     "scan",

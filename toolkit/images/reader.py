@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from toolkit.images.errors import (
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # no exotic decoder ever sees a file from outside
 HEAD = 352  # bytes that tell every format: DICOM's mark ends at 132, NIfTI's at 348
+ALL_FRAMES = "all"
 FRAME = re.compile(r"(.+)#frame=([1-9][0-9]*)$", re.DOTALL)
 Scale = Literal["8 bits", "more than 8 bits", "window"]
 
@@ -104,6 +106,26 @@ def count_frames(path: Path) -> int:
         raise ImageError(f"{printable(path)}: {error}") from None
     except Exception:  # read_image will say what is wrong with it
         return 1
+
+
+def frame_choice(text: str) -> str:
+    """The type of a flag --frame: '' (none named), a frame's number from 1, or 'all'."""
+    if text in ("", ALL_FRAMES) or (text.isdecimal() and int(text) >= 1):
+        return text
+    raise ArgumentTypeError(f"{text!r} is not allowed; give the number of a frame, from 1, or all")
+
+
+def frames_of(path: Path, frame: str) -> list[Path]:
+    """The paths of the frames to read of one file; the path itself if it has one frame, or cannot be read."""
+    if not frame or "#frame=" in path.name:
+        return [path]
+    try:
+        count = count_frames(path)
+    except ImageError:
+        return [path]
+    if count == 1:
+        return [path]
+    return [with_frame(path, number) for number in (range(1, count + 1) if frame == ALL_FRAMES else [int(frame)])]
 
 
 def kind_of(path: Path) -> str:

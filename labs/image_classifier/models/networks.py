@@ -136,10 +136,22 @@ def trunk_of(network: nn.Module, content: dict[str, Any], origin: str, name: str
         for key, value in found.items()
         if not key.startswith(root) or (key in expected and value.shape == expected[key].shape)
     }
+    _spread_grey(expected, found)
+    if odd := [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(
+            f"{origin} have NaN or infinite values in {odd[0]}; take a checkpoint of before its training failed"
+        )
     # Checkpoints of before 2018 count no batches; those of feature extractors have nothing of the classifier.
     optional = {key for key in expected if key.endswith("num_batches_tracked") or key.startswith(root)}
     backbones.check_keys(name, expected, found, origin, optional=optional)
     return found
+
+
+def _spread_grey(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    """A first layer for grey images becomes one for colour with the same answer to grey (`_adapted` sums it again)."""
+    key, wanted = next((key, value) for key, value in expected.items() if value.dim() == 4)
+    if key in found and found[key].shape == (len(wanted), 1, *wanted.shape[2:]):
+        found[key] = found[key].float().expand_as(wanted) / wanted.shape[1]
 
 
 def _load_own(model: ImageClassifier, state: dict[str, torch.Tensor], name: str, weights: str) -> None:

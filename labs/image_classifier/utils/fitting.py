@@ -134,11 +134,28 @@ def build(
         plain = loaders.LabelledImages(pixels, labels, train_rows)
         backbones.unfold_batchnorm(model, plain.__getitems__(few).stacked[0])
     seen = [contents(images.records[row] for row in part) for part in rows]
+    earlier = trained.images_behind(settings.weights)
+    check_weights(settings.weights, earlier, {"val": seen[1], "test": contents(data.of("test"))})
     described = trained.description(
-        settings.model_name, data.classes, data.multi_label, preprocessing, data.name, *seen
+        settings.model_name, data.classes, data.multi_label, preprocessing, data.name, seen, earlier
     )
     criterion = balanced_criterion(settings.class_weights, train_set, len(data.classes), device)
     return Plan(model, train_loader, loaders.evaluation_loader(val_set), criterion, described, rows)
+
+
+def check_weights(weights: str, earlier: Sequence[frozenset[str]], splits: dict[str, list[str]]) -> None:
+    """Raise UserError if the run that the weights come from knows validation or test images: another split was drawn.
+
+    Validation images may have chosen its epoch: they do the same here.
+    """
+    for split, hashes in splits.items():
+        known = earlier[0] if split == "val" else earlier[0] | earlier[1]
+        count = sum(content in known for content in hashes)
+        if count:
+            raise UserError(
+                f"--weights {weights} know {count} of {len(hashes)} images of split {split}, so results on them would "
+                "be too good; prepare the data as it was for that run (the same --seed), or take other weights"
+            )
 
 
 def fit(settings: Settings, setup: training.Setup, plan: Plan) -> tuple[dict[str, list[float]], float]:
@@ -288,9 +305,9 @@ def run_fold(
     path = setup.run.path / f"fold-{fold}"
     run = RunFolder(path)
     # With --overwrite the folds of an earlier cross-validation are still there; they do not belong to this one.
-    if settings.resume and run.file("results.json").exists():
+    if settings.resume and run.file("results.json").exists() and run.file("best.pt").exists():
         return read_json(run.file("results.json"))
-    if not settings.resume or not run.file("last.pt").exists():
+    if not settings.resume or not (run.file("last.pt").exists() and run.file("best.pt").exists()):
         run = RunFolder.create(path, {**vars(settings), "fold": fold}, overwrite=True)
     seed_everything(settings.seed)
     inner = replace(setup, run=run)

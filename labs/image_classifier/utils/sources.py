@@ -12,7 +12,7 @@ from PIL import Image
 from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPLITS, Record
 from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.errors import UserError
-from toolkit.images import SUFFIXES, ImageError, LeftOut, count_frames, printable, scan, with_frame
+from toolkit.images import SUFFIXES, LeftOut, frames_of, printable, scan
 from toolkit.images.scan import is_hidden
 from toolkit.medmnist_data import locate
 
@@ -151,19 +151,6 @@ def with_frames(records: list[Record], frame: str) -> list[Record]:
         group = record.group or (printable(record.path) if len(paths) > 1 else "")
         result += [replace(record, path=path, group=group) for path in paths]
     return result
-
-
-def frames_of(path: Path, frame: str) -> list[Path]:
-    """The paths of the frames to read of one file; the path itself if it has one frame, or cannot be read."""
-    if not frame or "#frame=" in path.name:
-        return [path]
-    try:
-        count = count_frames(path)
-    except ImageError:
-        return [path]
-    if count == 1:
-        return [path]
-    return [with_frame(path, number) for number in (range(1, count + 1) if frame == "all" else [int(frame)])]
 
 
 def export_medmnist(flag: str, size: int, data_root: str, folder: Path) -> tuple[list[Record], list[str], bool, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from toolkit.stored_images import StoredImages
 
 FORMAT = "labs.image_classifier 1"
 BATCH_SIZE = 64
+KINDS = ("training", "validation")
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,13 @@ def description(
     multi_label: bool,
     preprocessing: Preprocessing,
     data_name: str,
-    training_images: Sequence[str] = (),
-    validation_images: Sequence[str] = (),
+    images: Sequence[Sequence[str]],
+    earlier: Sequence[frozenset[str]],
 ) -> dict[str, Any]:
-    """What a checkpoint says besides the weights. training_images, validation_images: hashes of their contents."""
+    """What a checkpoint says besides the weights.
+
+    images: hashes of the contents of its training and validation images. earlier: those of the runs before it.
+    """
     return {
         "format": FORMAT,
         "model_name": model_name,
@@ -98,12 +102,25 @@ def description(
         "multi_label": multi_label,
         "preprocessing": preprocessing.as_dict(),
         "data_name": data_name,
-        "training_images": _packed(training_images),
-        "validation_images": _packed(validation_images),
+        **{f"{kind}_images": _packed(hashes) for kind, hashes in zip(KINDS, images, strict=True)},
+        **{f"earlier_{kind}_images": _packed(hashes) for kind, hashes in zip(KINDS, earlier, strict=True)},
     }
 
 
-def _packed(hashes: Sequence[str]) -> str:
+def images_behind(weights: str) -> list[frozenset[str]]:
+    """Hashes of all training and of all validation images of the run that weights come from, and of those before it."""
+    if weights in ("none", "imagenet"):
+        return [frozenset(), frozenset()]
+    path = Path(weights)
+    return _images_of(load_checkpoint(path / "best.pt" if path.is_dir() else path))
+
+
+def _images_of(content: dict[str, Any]) -> list[frozenset[str]]:
+    texts = [(content.get(f"{kind}_images", ""), content.get(f"earlier_{kind}_images", "")) for kind in KINDS]
+    return [frozenset(" ".join(parts).split()) for parts in texts]
+
+
+def _packed(hashes: Iterable[str]) -> str:
     """One text loads much faster than a list of a hundred thousand."""
     return " ".join(sorted(filter(None, hashes)))
 
@@ -114,7 +131,7 @@ def check_same_images(path: Path, training_images: Sequence[str], validation_ima
     Without validation_images those are not compared.
     """
     content = load_checkpoint(path)
-    for kind, hashes in (("training", training_images), ("validation", validation_images)):
+    for kind, hashes in zip(KINDS, (training_images, validation_images), strict=True):
         before = content.get(f"{kind}_images")
         if before and hashes and before != _packed(hashes):
             raise UserError(
@@ -134,7 +151,7 @@ def checkpoints_of(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{printable(path)} has no best.pt; give the run folder of a training")
     for fold in found:
-        if not (fold.parent / "results.json").is_file():
+        if not (fold.is_file() and (fold.parent / "results.json").is_file()):
             raise UserError(
                 f"{printable(fold.parent)} is not finished; finish it with: python -m labs.image_classifier.train "
                 f"--resume {printable(path)}, or give the folder of one fold"
@@ -169,7 +186,7 @@ def _load_one(path: Path, device: torch.device) -> Trained:
         model = build(content["model_name"], channels, len(classes), size, multi_label)
         model.load_state_dict(content["state_dict"])
         facts = (content["model_name"], classes, multi_label, preprocessing, content["data_name"])
-        images = [frozenset(content.get(f"{kind}_images", "").split()) for kind in ("training", "validation")]
+        images = _images_of(content)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = reason_of(error)
         raise UserError(f"{printable(path)} is damaged or of another version ({reason}); train again") from None

@@ -130,9 +130,48 @@ def test_the_folds_of_a_cross_validation_answer_together(prepared: Path, tmp_pat
     assert "(mean of 3 networks) on test" in capsys.readouterr().out
     with pytest.raises(UserError, match="split val were used to train"):
         evaluate.main([str(run), "--data", str(prepared), "--split", "val", "--device", "cpu"])
+    (run / "fold-2" / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"fold-2 is not finished; finish it with: .* --resume"):
+        trained.load(run, torch.device("cpu"))
+    train.main(["--resume", str(run)])
+    assert len(trained.load(run, torch.device("cpu")).models) == 3
     (run / "fold-2" / "results.json").unlink()
     with pytest.raises(UserError, match=r"fold-2 is not finished; finish it with: .* --resume"):
         trained.load(run, torch.device("cpu"))
+
+
+def test_weights_never_know_the_images_that_they_are_measured_on(finished: Path, copied: Path, tmp_path: Path) -> None:
+    arguments = ("--epochs", 1, "--weights", finished, "--output_dir", tmp_path / "run")
+    run_training("--data", copied, *arguments)
+    first, second = (load_checkpoint(run / "best.pt") for run in (finished, tmp_path / "run"))
+    assert first["training_images"]
+    for kind in ("training", "validation"):
+        assert second[f"earlier_{kind}_images"] == first[f"{kind}_images"], "so that evaluate refuses them, too"
+    words = ["--group_pattern", "^p[0-9]+", "--val", "0.3", "--seed", "7"]
+    prepare.main([str(copied.parent / "images"), "--out", str(tmp_path / "data"), *words])
+    for more in ((), ("--folds", 2)):
+        with pytest.raises(
+            UserError, match=r"--weights .*run know \d+ of \d+ images of split val, so .*the same --seed"
+        ):
+            run_training("--data", tmp_path / "data", *arguments, "--overwrite", *more)
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_first_layer_for_grey_images_is_taken(tmp_path: Path) -> None:
+    state = backbones.build("resnet18").state_dict()
+    grey = torch.randn(64, 1, 7, 7)
+    torch.save({**state, "conv1.weight": grey}, tmp_path / "w.pth")
+    one, three = (networks.build_with_weights("resnet18", str(tmp_path / "w.pth"), c, 4, 64).network for c in (1, 3))
+    assert torch.allclose(one.conv1.weight, grey, atol=1e-6)
+    assert torch.allclose(three.conv1.weight.sum(1, True), grey, atol=1e-6), "the same answer to grey"
+
+
+def test_weights_of_a_training_that_failed_are_refused(tmp_path: Path) -> None:
+    state = backbones.build("resnet18").state_dict()
+    state["layer1.0.bn1.weight"][3] = float("nan")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth have NaN or infinite values in layer1\.0\.bn1\.weight"):
+        networks.build_with_weights("resnet18", str(tmp_path / "w.pth"), 3, 4, 64)
 
 
 WRAPPINGS = {

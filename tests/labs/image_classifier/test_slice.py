@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import torch
 from PIL import Image
 from sklearn import metrics
 
-from labs.image_classifier import predict
+from labs.image_classifier import predict, prepare
 from labs.image_classifier.utils import trained
+from labs.medmnist_experiments import predict_onnx
 from tests.labs.image_classifier.conftest import ROOT
 from toolkit.errors import UserError
+from toolkit.images.errors import ImageError, check_size, pick_frame
 
 pytestmark = pytest.mark.provided
 Run = Callable[..., object]
@@ -213,6 +216,48 @@ def test_an_output_that_cannot_be_written_is_noticed_first(
     target = prepared / "a.csv" if place.startswith("data") else tmp_path / place
     with pytest.raises(UserError, match="--output"):
         predict.main([str(trained_run), str(prepared), "--output", str(target)])
+
+
+def test_answers_never_replace_what_is_read(trained_run: Path, prepared: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(next((prepared.parent / "images" / "left").iterdir()).read_bytes())
+    for name in ("list.csv", "problems.csv"):
+        (tmp_path / name).write_text("path,finding\na.png,my own\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for read, output in (
+        (image, "a.png"),
+        (tmp_path, "a.png"),
+        (tmp_path / "list.csv", "list.csv"),
+        (tmp_path / "list.csv", "a.png"),
+        (tmp_path / "problems.csv", "answers.csv"),
+        (image, "problems.csv"),
+        (image, "answers.csv"),  # next to a problems.csv of someone else
+        (image, "best.pt"),
+    ):
+        with pytest.raises(UserError, match=r"--output .*(which is read|is taken|is not of this lab)"):
+            predict.main([str(trained_run), str(read), "--output", str(tmp_path / output)])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_path_that_is_empty_or_too_long_is_no_traceback(trained_run: Path, capsys) -> None:
+    with pytest.raises(UserError, match="a path is empty"):
+        predict.main([str(trained_run), ""])
+    assert predict.main([str(trained_run), "n" * 300 + ".png", "--device", "cpu"]) == 3
+    assert "error: File name too long" in capsys.readouterr().out
+
+
+def test_the_flags_that_messages_of_the_reader_name_are_there(trained_run: Path, prepared: Path, capsys) -> None:
+    with pytest.raises(ImageError) as large:
+        check_size(9, 9, 80)
+    with pytest.raises(ImageError) as several:
+        pick_frame(0, 3)
+    named = set(re.findall(r"--\w+", f"{large.value} {several.value}"))
+    assert named == {"--max_pixels", "--frame"}
+    for command in (prepare, predict, predict_onnx):
+        assert named <= set(command.build_parser()._option_string_actions), command
+    image = next((prepared.parent / "images" / "left").iterdir())
+    assert predict.main([str(trained_run), str(image), "--max_pixels", "1000", "--device", "cpu"]) == 3
+    assert predict.main([str(trained_run), str(image), "--max_pixels", "1024", "--device", "cpu"]) == 0
 
 
 def test_class_names_with_commas_are_quoted_in_lists() -> None:

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from labs.image_classifier import prepare
-from labs.image_classifier.utils import datafolder, sources, tables
+from labs.image_classifier.utils import datafolder, tables
 from tests.images.helpers import write_dicom
 from tests.labs.image_classifier.conftest import make_images
 from toolkit.errors import UserError
+from toolkit.images import frames_of
 
 pytestmark = pytest.mark.provided
 
@@ -221,9 +222,9 @@ def test_usual_labels_cause_none() -> None:
 def test_a_frame_that_is_named_is_not_multiplied(tmp_path: Path) -> None:
     frames = [Image.new("L", (9, 9), number) for number in range(3)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
-    assert sources.frames_of(tmp_path / "a.tif", "all") == [tmp_path / f"a.tif#frame={number}" for number in (1, 2, 3)]
+    assert frames_of(tmp_path / "a.tif", "all") == [tmp_path / f"a.tif#frame={number}" for number in (1, 2, 3)]
     named = tmp_path / "a.tif#frame=2"
-    assert sources.frames_of(named, "all") == [named]
+    assert frames_of(named, "all") == [named]
 
 
 def test_groups_written_in_two_ways_or_missing_cause_a_warning() -> None:
