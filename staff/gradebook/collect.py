@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from staff.gradebook.handed_in import NOTES, SITE_NAMES, student_of
+from staff.gradebook.handed_in import NOTES, SITE_NAMES, copy, student_of
 from staff.gradebook.roster import Student
 from staff.gradebook.term import Term, read_notes
 from staff.grader import assignment as assignments
@@ -74,10 +74,14 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
         _add_worksheet(term, folder, name, found)
     notes_path = term.path / f"{name}-handed_in.json"
     before = read_notes(notes_path)
-    students = before["students"]
+    students, problems = before["students"], []
     for one in found:
         for student in one.students:
-            _copy(one.paths, term.path / name / student.id)
+            try:
+                _copy(one.paths, term.path / name / student.id)
+            except OSError as error:  # a file that may not be read stops nobody else
+                problems.append(f"not copied: {printable(one.name)}: {printable(str(error))}")
+                continue
             students[student.id] = {
                 "from": site,
                 "name": printable(one.name),
@@ -93,6 +97,7 @@ def collect(term: Term, site: str, folder: Path, name: str) -> str:
     timed = sum(bool(noted["when"]) for noted in students.values())
     lines = [f"{name}: {len(there)} of {len(term.roster.students)} students, {timed} with the site's time"]
     lines += [f"unknown, not copied: {one}: no (or no single) student in roster.csv" for one in unknown]
+    lines += problems
     lines += [f"handed in nothing: {', '.join(missing)}"] if missing else []
     return "\n".join([*lines, f"next: python -m staff.grade_class {term.path / name} --assignment {name}"])
 
@@ -197,13 +202,10 @@ def _copy(paths: list[Path], target: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     if len(paths) == 1 and paths[0].is_dir() and not paths[0].is_symlink():
         new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(paths[0], new, symlinks=True)
+        copy(paths[0], new)
     else:
         new.mkdir(parents=True)
         for path in paths:
-            if path.is_dir() and not path.is_symlink():
-                shutil.copytree(path, new / path.name, symlinks=True)
-            else:
-                shutil.copy2(path, new / path.name, follow_symlinks=False)
+            copy(path, new / path.name)
     shutil.rmtree(target, ignore_errors=True)
     new.rename(target)

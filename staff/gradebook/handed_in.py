@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import stat
 from collections import Counter
 from pathlib import Path
 
 from staff.gradebook.class_report import file_name
-from staff.grader.packing import ARCHIVES, JUNK
+from staff.grader.packing import ARCHIVES, JUNK, MAX_DEPTH
 from toolkit.errors import UserError
 
 SUBMISSIONS = (*ARCHIVES, ".7z", ".rar", ".py")  # taken off a submission's name
@@ -86,8 +88,23 @@ def _one_path(who: str, paths: list[Path], out: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)  # an earlier run's: files may have been taken back
     target.mkdir(parents=True)
     for path in work:
-        if path.is_dir():
-            shutil.copytree(path, target / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, target / path.name, follow_symlinks=False)
+        try:
+            copy(path, target / path.name)
+        except OSError:
+            return path  # reading it says why
     return target
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder with its times. Links stay links; pipes, devices and endless depth are left out."""
+    if source.is_symlink() or not source.is_dir():
+        shutil.copy2(source, target, follow_symlinks=False)
+        return
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        too_deep = len(Path(folder).parts) - len(source.parts) > MAX_DEPTH
+        modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+        plain = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
+        return [name for name, mode in modes.items() if too_deep or not any(is_kind(mode) for is_kind in plain)]
+
+    shutil.copytree(source, target, symlinks=True, ignore=left_out)

@@ -107,6 +107,31 @@ def test_a_teams_work_is_every_members(term, tmp_path, site, names):
         assert all(students[who]["when"].startswith("2027-03-12T23:59") for who in ("s1", "s2"))
 
 
+def test_an_odd_folder_stops_nobody(term, tmp_path, monkeypatch):
+    """A pipe, folders without end, a file that cannot be copied: the rest is there, and whose work is not is said."""
+    ada = tmp_path / "download/Ada Lovelace_12_assignsubmission_file"
+    put(ada / FILE)
+    os.mkfifo(ada / "pipe")
+    deep = ada
+    for _ in range(1200):
+        deep = deep / "d"
+        deep.mkdir()
+    put(tmp_path / f"download/Émile Borel_13_assignsubmission_file_{FILE}")
+    put(tmp_path / f"download/Marie Curie_14_assignsubmission_file_{FILE}")
+    copied = collecting.copy
+
+    def copy(source, target) -> None:
+        if "Borel" in source.name:
+            raise PermissionError(13, "Permission denied")
+        copied(source, target)
+
+    monkeypatch.setattr(collecting, "copy", copy)
+    text = collected(term, "moodle", tmp_path / "download")
+    assert sorted(path.name for path in (term / "project2/s1").iterdir()) == [FILE, "d"]
+    assert "not copied: Émile Borel_13: [Errno 13] Permission denied" in text
+    assert "2 of 4 students" in text
+
+
 def test_what_lies_in_the_term_already_counts(term, tmp_path):
     """Put there by hand, in any form: whose it is, its name says."""
     for name in ("s2.tar.gz", "s3.zip", "marie@uni.example", ".s4.new"):

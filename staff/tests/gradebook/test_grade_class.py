@@ -137,6 +137,17 @@ def test_names_and_what_is_left_out(tmp_path):
     assert sorted(others) == sorted([*junk, "grades.txt"])
 
 
+def test_a_file_that_cannot_be_copied_is_a_row(tmp_path):
+    for name in ("classification_models.py", "segmentation_models.py"):
+        (tmp_path / f"curie_345_678_{name}").write_text("x = 1")
+    os.mkfifo(tmp_path / "curie_345_679_pipe")
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada/segmentation_models.py").write_text("x = 1")
+    found, _ = find_entries(tmp_path, tmp_path / "out")
+    entries = grade_class.read_entries(found, assignments.load("project2"), "grader")
+    assert {entry.name: bool(entry.problem) for entry in entries} == {"ada": False, "curie_345": True}
+
+
 def test_a_link_is_not_followed(tmp_path):
     """To wherever it leads, another student's work or ours, there is no grade."""
     (tmp_path / "class").mkdir()
