@@ -4,15 +4,14 @@
     python -m bench.stored --images 89996    # as many as PathMNIST+ has: 13.5 GB of disk, and longer
     python -m bench.stored --quick
 
-The set repeats the bundled sample, enlarged. Each side is a process of its own, which only loads: shuffled batches of
-128, plain and with the symmetries and crop of `--augment standard`. The first pass does not count. With a set that
-does not fit into half of the free memory only the file is measured. Training itself:
+The set repeats the bundled sample, enlarged. Batches of 128 are only loaded, plain and with the symmetries and the
+crop of `--augment standard`; passes of the two sides alternate, and the first of each does not count. A set that takes
+more than a third of the free memory is measured from the file alone. Training itself:
 `python -m labs.pathmnist_resnet18.src.pathmnist_resnet18 fullsize --size 224 --images 6000 --steps 20`.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -20,9 +19,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
+from torch.utils.data import DataLoader
 
 from bench.table import show_ratio, show_setting
 from classification_dataset import ImageDataset
@@ -33,7 +32,7 @@ from toolkit.augment import named_augmentation
 from toolkit.batches import make_loader
 from toolkit.cli import OneLineParser, from_flags, in_range, run_script
 from toolkit.errors import UserError
-from toolkit.medmnist_data import locate
+from toolkit.medmnist_data import Split, locate
 
 GOAL = 0.95  # of the rate from memory: no slower, but for the spread of a measurement
 MEMORY_GOAL = 3e9  # bytes
@@ -50,7 +49,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--repeats", type=in_range(int, 1), default=2, help="passes that count; their median")
     parser.add_argument("--folder", help="where the set is made and kept (default: a temporary one)")
     parser.add_argument("--quick", action="store_true", help="600 images of 64 pixels, one pass")
-    parser.add_argument("--side", choices=("memory", "file"), help="what a process of this benchmark measures")
+    parser.add_argument("--only_peak", action="store_true", help="for a process that this benchmark starts itself")
     return parser
 
 
@@ -64,58 +63,56 @@ class Settings:
     repeats: int
 
 
-def measure(side: str, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Seconds of reading, images per second of each augmentation, and peak memory of this process."""
+def read_train(side: str, folder: Path, size: int) -> Split:
+    """The training images of the made set, from memory or from the unpacked file."""
     stored_images.MEMORY_LIMIT = 0 if side == "file" else sys.maxsize
-    source = locate("pathmnist", size=settings.size, data_root=folder, dataset="full", verify=False)
+    return locate("pathmnist", size=size, data_root=folder, dataset="full", verify=False).read("train")
+
+
+def loader_of(split: Split, augment: str, batch_size: int) -> DataLoader:
+    """Shuffled batches as a training gets them."""
+    return make_loader(ImageDataset(split, augmentation=named_augmentation(augment)), batch_size, shuffle=True)
+
+
+def rate(loader: DataLoader) -> float:
+    """Images per second of one pass."""
     started = time.perf_counter()
-    split = source.read("train")
-    found: dict[str, Any] = {"read_s": time.perf_counter() - started}
-    for name in AUGMENTATIONS:
-        dataset = ImageDataset(split, augmentation=named_augmentation(name))
-        loader = make_loader(dataset, settings.batch_size, shuffle=True)
-        rates = []
-        for _ in range(settings.repeats + 1):
-            started = time.perf_counter()
-            seen = sum(len(images) for images, _labels in loader)
-            rates.append(seen / (time.perf_counter() - started))
-            assert seen == len(split)
-        found[name] = statistics.median(rates[1:])
-    return {**found, "peak_bytes": peak_bytes()}
+    seen = sum(len(images) for images, _labels in loader)
+    return seen / (time.perf_counter() - started)
 
 
-def in_a_process(side: str, settings: Settings, folder: Path) -> dict[str, Any]:
-    """`measure` in a process of its own, whose peak memory is that of this side alone."""
-    words = ["--side", side, "--folder", folder, "--size", settings.size]
-    words += ["--batch_size", settings.batch_size, "--repeats", settings.repeats]
-    command = [sys.executable, "-m", "bench.stored", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+def show_peak(folder: Path, settings: Settings) -> None:
+    """Unpack the set and go over it once in a process of its own, whose peak memory is that of the file alone."""
+    words = ["--only_peak", "--folder", folder, "--size", settings.size, "--batch_size", settings.batch_size]
+    done = subprocess.run([sys.executable, "-m", "bench.stored", *map(str, words)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise UserError(f"the process for {side} ended with exit code {done.returncode}; its own message stands above")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise UserError(f"the process ended with exit code {done.returncode}; its own message stands above")
+    peak = float(done.stdout.splitlines()[-1])
+    verdict = "met" if peak < MEMORY_GOAL else "NOT MET"
+    print(f"peak resident memory from the file: {peak / 1e9:.2f} GB (goal: below {MEMORY_GOAL / 1e9:g} GB: {verdict})")
 
 
 def compare(settings: Settings, folder: Path) -> None:
-    """Make the set, measure both sides, print."""
+    """Make the set, measure memory, then speed in passes that alternate, so that both sides see the same machine."""
     counts = {"train": settings.images, "val": OTHERS, "test": OTHERS}
     pixels = settings.images * settings.size**2 * 3
-    show_setting(
-        f"{settings.images:,} images of {settings.size} x {settings.size} x 3 ({pixels / 1e9:.1f} GB), only loading"
-    )
+    size = f"{settings.size} x {settings.size} x 3"
+    show_setting(f"{settings.images:,} images of {size} ({pixels / 1e9:.1f} GB), only loading")
     fullsize.make_set(folder, counts, settings.size)
-    fits = pixels < psutil.virtual_memory().available / 2
-    found = {side: in_a_process(side, settings, folder) for side in ("file", "memory")[: 2 if fits else 1]}
-    for side, figures in found.items():
-        verdict = "met" if figures["peak_bytes"] < MEMORY_GOAL else "NOT MET"
-        goal = f" (goal: below {MEMORY_GOAL / 1e9:g} GB: {verdict})" if side == "file" else ""
-        peak, seconds = figures["peak_bytes"] / 1e9, figures["read_s"]
-        print(f"{side}: peak resident memory {peak:.2f} GB{goal}; read in {seconds:.0f} s")
-    for name in AUGMENTATIONS:
-        ours = found["file"][name]
-        if fits:
-            show_ratio(f"augment {name}", ours, found["memory"][name], "images/s", "file", "memory", GOAL)
+    show_peak(folder, settings)
+    sides = ("file", "memory")
+    if pixels > psutil.virtual_memory().available / 3:  # read, and once more in the order of the network
+        print("no comparison with memory: the set takes more than a third of what is free")
+        sides = sides[:1]
+    splits = {side: read_train(side, folder, settings.size) for side in sides}
+    for augment in AUGMENTATIONS:
+        loaders = {side: loader_of(split, augment, settings.batch_size) for side, split in splits.items()}
+        rates = [{side: rate(loader) for side, loader in loaders.items()} for _ in range(settings.repeats + 1)][1:]
+        found = {side: statistics.median(one[side] for one in rates) for side in sides}
+        if len(sides) == 2:
+            show_ratio(f"augment {augment}", *found.values(), "images/s", *sides, GOAL)
         else:
-            print(f"augment {name}: file {ours:,.0f} images/s; the set does not fit into half of the free memory")
+            print(f"augment {augment}: file {found['file']:,.0f} images/s")
 
 
 def main() -> None:
@@ -124,8 +121,9 @@ def main() -> None:
     if args.quick:
         args.images, args.size, args.repeats = 600, 64, 1
     settings = from_flags(Settings, vars(args))
-    if args.side:
-        print(json.dumps(measure(args.side, Path(args.folder), settings)))
+    if args.only_peak:
+        rate(loader_of(read_train("file", Path(args.folder), args.size), "standard", args.batch_size))
+        print(peak_bytes())
         return
     with tempfile.TemporaryDirectory(prefix="bench-stored-") as temporary:
         compare(settings, Path(args.folder or temporary))
