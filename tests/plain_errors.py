@@ -59,6 +59,8 @@ invalid character '[“”‘’]'
     curly quotes of a chat or a text editor; type straight ones: ' or "
 invalid non-printable character
     an invisible character was pasted; type this line by hand
+reading from stdin
+    input() waits for someone who types; tests and grading have nobody
 null bytes
     the file was saved as UTF-16; save it as UTF-8
 partially initialized module '(\w+)'

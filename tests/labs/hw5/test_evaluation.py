@@ -122,11 +122,12 @@ def test_areas_of_both_curves(tmp_path):
 
 @pytest.mark.hw5_4_3
 def test_cases_are_sorted_by_distance():
-    probabilities = np.array([0.9, 0.1, 0.7, 0.45, 0.3, 0.99, 0.5, 0.05])
+    probabilities = np.array([0.9, 0.1, 0.7, 0.45, 0.3, 0.99, 0.5, 0.05]) / 2
     labels = np.array([1, 0, 0, 1, 1, 1, 1, 0])
-    cases = hw5_evaluate.sort_cases(probabilities, labels, 0.5)
+    cases = hw5_evaluate.sort_cases(probabilities, labels, 0.25)
     right = {"TP": [5, 0, 6], "TN": [7, 1], "FP": [2], "FN": [4, 3]}
     mistakes = {
+        "the threshold is not used, 0.5 is": {"TP": [], "FP": []},
         "the nearest to the threshold come first, the farthest are asked for": {"TP": [6, 0, 5], "FN": [3, 4]},
         "they are in the order of the images, the farthest from the threshold come first": {"TP": [0, 5, 6]},
         "they are sorted by probability, not by distance to the threshold": {"TP": [5, 0, 6], "TN": [1, 7]},
