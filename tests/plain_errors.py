@@ -67,6 +67,8 @@ partially initialized module '(\w+)'
     files import each other, or a file of yours is called like a package: {1}
 cannot import name '(\w+)' from '(\w+)'
     {1} is not in {2}.py; names that were given stay as they are
+No module named '((classification|segmentation)_\w+|hw5_\w+)'
+    {1}.py is not in its folder; was it moved, or renamed (a (1) in its name)?
 No module named '([\w.]+)'
     {1} is not installed, and grading does not have it unless it is in requirements.txt
 got an unexpected keyword argument '(\w+)'

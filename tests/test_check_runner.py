@@ -324,6 +324,12 @@ def test_a_pytest_that_cannot_start_is_reported(course):
     assert rows["1.0"][2] == "the tests could not be started: RuntimeError: a broken conftest"
 
 
+def test_a_file_that_hides_a_module_of_python_is_named(course):
+    made = course()
+    (made.folder / "random.py").write_text("x = 1\n")
+    assert "ImportError: random.py in this folder hides Python's own module" in made.check()[2]
+
+
 def test_a_pytest_that_never_begins_says_why(course, monkeypatch):
     made = course()
     (made.folder / "sitecustomize.py").write_text(

@@ -51,6 +51,7 @@ CASES = {
     "None is written like a number": lambda sd=None: f"{sd:.3f}",
     "a text is used like a dict": lambda row="not run": row["accuracy"],
     "is a `return` missing": lambda model=None: model.eval(),
+    "classification_model.py is not in its folder": lambda: __import__("classification_model"),
     "curly quotes": lambda: compile("x = “a”", "x.py", "exec"),
     "self.layer is never set": lambda: Model()(image),
     "did you mean eval?": lambda model=MODEL: model.evaluate(),
