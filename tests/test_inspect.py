@@ -88,7 +88,7 @@ def test_a_failure_between_two_layers_names_the_one_before(inspected):
     [
         (layers(nn.Softmax(dim=1)), "classification", "return logits"),
         (layers(width=10), "classification", r"returned \(8, 10\); expected \(8, 9\)"),
-        (nn.Conv2d(3, 1, 1), "segmentation", "it must be probabilities"),
+        (nn.Sequential(nn.Conv2d(3, 1, 1), Scaled(100.0)), "segmentation", "it must be probabilities"),
         (nn.Conv2d(3, 2, 1), "segmentation", r"expected \(8, 1, 28, 28\)"),
     ],
 )

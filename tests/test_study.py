@@ -167,7 +167,7 @@ def test_intervals_draw_whole_units_and_each_stratum_on_its_own():
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"cannot write to --output_dir .*file/inside: Not a directory"):
+    with pytest.raises(UserError, match=r"--output_dir: the folder .*file/inside cannot be written: Not a directory"):
         writable_folder(tmp_path / "file" / "inside")
     assert writable_folder(tmp_path / "new" / "folder").is_dir()
     assert list((tmp_path / "new" / "folder").iterdir()) == []

@@ -109,7 +109,7 @@ def saying_how_to_resume(run: RunFolder) -> Iterator[None]:
         yield
     except BaseException as error:
         if run.remove_unfinished():
-            sys.stderr.write(f"\nno epoch was finished: nothing to resume, {run.path} is removed\n")
+            print(f"no epoch was finished: nothing to resume, {run.path} is removed", flush=True)
         elif isinstance(error, KeyboardInterrupt) and run.file("last.pt").exists():
             command = f"python {started_as()} --resume {run.path}"
             sys.stderr.write(f"\nstopped; the last finished epoch is kept: {command}\n")

@@ -128,6 +128,8 @@ def test_the_table_of_another_folder_is_not_replaced(tmp_path):
     table.write_csv(path, first[:1])
     assert table.place_of_csv(path, str(tmp_path / "first"), first) == path  # the same sweep, resumed
     assert table.place_of_csv(path, str(tmp_path / "second"), [row(7, 0.5)]) == own
+    table.write_csv(path, [row(0, 0.5, state="queued")])  # planned by a sweep that was stopped: nothing to lose
+    assert table.place_of_csv(path, str(tmp_path / "second"), [row(7, 0.5)]) == path
 
 
 @pytest.mark.parametrize("other", [{"script": "b.py"}, {"code": "c2"}, {"data": "full"}])

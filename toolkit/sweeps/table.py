@@ -209,10 +209,10 @@ def varying(rows: list[Row]) -> list[str]:
 
 
 def place_of_csv(path: str, log_dir: str, rows: list[Row]) -> str:
-    """`path`; or a table inside log_dir where `path` holds jobs of another folder, which would be replaced."""
+    """`path`; or a table inside log_dir where `path` holds jobs that ran in another folder, which would be replaced."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            there = {line.get("job") for line in csv.DictReader(file)} - {None}
+            there = {line.get("job") for line in csv.DictReader(file) if line.get("status") != "queued"} - {None}
     except (OSError, ValueError, csv.Error):
         return path
     return os.path.join(log_dir, "grid_results.csv") if there - {row.name for row in rows} else path

@@ -287,7 +287,7 @@ def test_a_quick_run_without_network_leaves_everything(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output_dir", "FILE/outputs"], "cannot write to --output_dir"),
+        (["--output_dir", "FILE/outputs"], "--output_dir: the folder"),
         (["--train_images", "100"], "--train_images is 100; allowed: 0 (all) or at least one batch, 128"),
         (["--weights", "FILE"], "torch cannot read it as tensors alone"),
     ],

@@ -115,7 +115,7 @@ def test_results_say_what_they_are(experiment, capsys):
         (("--batch_size", 34), r"--batch_size is 34; allowed: 2 \.\. 33"),
         (("--size", 29), "size of breastmnist is 29; allowed: 28, 64"),
         (("--device", "tpu"), "device is 'tpu'"),
-        (("--output_dir", "/dev/null/x"), "cannot write to --output_dir"),
+        (("--output_dir", "/dev/null/x"), "--output_dir: the folder /dev/null/x cannot be written"),
     ],
 )
 def test_mistakes_are_named(experiment, more, message):
