@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests import helpers
 from tests.traffic import Traffic, WatchedLoss
@@ -148,7 +148,7 @@ class Training:
     modes: list[bool] = field(default_factory=list)  # model.training at each forward pass
     steps: int = 0  # of the optimizer that was handed in
     other_steps: int = 0
-    without_gradient: int = 0  # steps before which no gradient had reached the weights
+    without_gradient: int = 0  # steps for which no gradient had reached the weights; a closure brings them in the step
     difference: str = ""  # from a plain loop, see Traffic
 
 
@@ -163,7 +163,7 @@ def watch_training(epochs: Epochs, model: nn.Module, max_steps: int | None = Non
 
     traffic, criterion = Traffic(), WatchedLoss(epochs.criterion)
     hooks = [
-        register_optimizer_step_pre_hook(step),
+        register_optimizer_step_post_hook(step),
         model.register_forward_hook(traffic.note),
         model.register_forward_pre_hook(lambda module, _inputs: seen.modes.append(module.training)),
     ]

@@ -53,6 +53,13 @@ def evaluate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return model(images)
 
 
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    """The model's parameters. A lazy layer has its own after the first images."""
+    with torch.no_grad():
+        evaluate(model, random_images(2))
+    return list(model.parameters())
+
+
 def settled(model: nn.Module) -> nn.Module:
     """The model with BatchNorm's statistics of random images. With those it starts with, a deep one fades to grey."""
     model.train()

@@ -208,7 +208,7 @@ def test_the_linear_model_is_linear_before_its_sigmoid():
 
 @pytest.mark.todo_2_0
 def test_the_linear_model_can_connect_every_pixel_with_every_mask_pixel():
-    got, weights = sum(parameter.numel() for parameter in LinearSegmentation().parameters()), 3 * 28 * 28 * 28 * 28
+    got, weights = sum(one.numel() for one in helpers.weights_of(LinearSegmentation())), 3 * 28 * 28 * 28 * 28
     assert got in (weights, weights + 28 * 28), (
         f"expected one weight for each of 3 x 28 x 28 values and 28 x 28 mask pixels, {weights} (and 784 biases), got "
         f"{got}; one nn.Linear on the flattened image has them"
@@ -259,7 +259,7 @@ def test_the_unet_has_skip_connections():
 
 @pytest.mark.todo_2_3
 def test_base_channels_make_the_unet_wider():
-    narrow, wide = (sum(p.numel() for p in TinyUNet(base_channels=channels).parameters()) for channels in (4, 8))
+    narrow, wide = (sum(p.numel() for p in helpers.weights_of(TinyUNet(base_channels=number))) for number in (4, 8))
     assert wide > 2 * narrow, (
         f"expected about 4 times the parameters for base_channels=8 as for 4, got {wide} and {narrow}"
     )
