@@ -92,6 +92,12 @@ def test_a_model_that_flattens_with_view_keeps_the_usual_layout_and_trains(capsy
     assert "note: the model uses .view" in capsys.readouterr().out
 
 
+def test_lazy_layers_have_their_shape_once_the_model_is_placed():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(9))
+    assert devices.place_model(model, CPU, (3, 8, 8))[2].weight.shape == (9, 4 * 6 * 6)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_model_whose_forward_fails_is_left_to_fail_where_it_is_trained(capsys):
     model = devices.place_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(1, 1)), CPU, (3, 8, 8))
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

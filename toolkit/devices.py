@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,10 @@ def place_model(
     """Move `model` to `device`, its 4-D weights in channels_last layout where that is faster.
 
     image_shape: (C, H, W) of its images. If it is given, a model that cannot work in that layout, because it calls
-    `.view` behind a convolution, keeps the usual one, and a line says so.
+    `.view` behind a convolution, keeps the usual one, and a line says so; and lazy layers get their shape.
     """
+    if image_shape is not None:
+        shape_lazy_layers(model, [(torch.zeros(2, *image_shape), None)], torch.device("cpu"))
     if not uses_channels_last(device):
         return model.to(device)
     model.to(device, memory_format=torch.channels_last)
@@ -115,11 +117,11 @@ def _takes_channels_last(model: torch.nn.Module, device: torch.device, image_sha
     return True
 
 
-def shape_lazy_layers(model: torch.nn.Module, loaders: Sequence[Any], device: torch.device) -> None:
-    """LazyLinear and its like get their shape from a first forward pass, which an optimizer cannot wait for."""
+def shape_lazy_layers(model: torch.nn.Module, batches: Iterable[Any], device: torch.device) -> None:
+    """LazyLinear and its like get their shape from a first forward pass, for which no layout and no optimizer waits."""
     if not any(torch.nn.parameter.is_lazy(weight) for weight in model.parameters()):
         return
-    batch = next(iter(loaders[0]))
+    batch = next(iter(batches))
     images = batch["image"] if isinstance(batch, Mapping) else batch[0]
     with torch.no_grad():
         model(images.to(device))

@@ -87,7 +87,7 @@ class TrainingSession:
         check_settings(epochs, learning_rate, weight_decay, max_steps_per_epoch, loaders)
         self.device = pick_device("auto") if device is None else torch.device(device)
         self.model, self.criterion, self.run = model.to(self.device), criterion, run
-        shape_lazy_layers(model, loaders, self.device)  # before the optimizer: until then they have no weights
+        shape_lazy_layers(model, loaders[0], self.device)  # before the optimizer: until then they have no weights
         self.steps_per_epoch = _steps_per_epoch(loaders, max_steps_per_epoch)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, learning_rate, weight_decay)
