@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class TrainingSession:
         check_settings(epochs, learning_rate, weight_decay, max_steps_per_epoch, loaders)
         self.device = pick_device("auto") if device is None else torch.device(device)
         self.model, self.criterion, self.run = model.to(self.device), criterion, run
-        shape_lazy_layers(model, loaders[0], self.device)  # before the optimizer: until then they have no weights
+        shape_lazy_layers(model, chain.from_iterable(loaders[:1]), self.device)  # before the optimizer sees weights
         self.steps_per_epoch = _steps_per_epoch(loaders, max_steps_per_epoch)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, learning_rate, weight_decay)

@@ -81,8 +81,10 @@ def read_submission(path: str | os.PathLike, allowed: Mapping[str, int], commit:
 
 def _in_utf8(source: bytes) -> tuple[bytes, str]:
     """(A source that Python can read, the encoding that it was in; "" if Python can read it as it is)."""
-    with contextlib.suppress(SyntaxError, UnicodeDecodeError):
-        source.decode(tokenize.detect_encoding(io.BytesIO(source).readline)[0])
+    with contextlib.suppress(SyntaxError, UnicodeError):
+        encoding = tokenize.detect_encoding(io.BytesIO(source).readline)[0]
+        with contextlib.suppress(LookupError):  # one that no text has, as rot13: Python says so
+            source.decode(encoding)
         return source, ""
     utf_16 = source.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's `>` writes it
     encoding = "UTF-16" if utf_16 else "Latin-1"

@@ -25,6 +25,7 @@ class Split(NamedTuple):
 
     images: torch.Tensor
     labels: torch.Tensor
+    file: None = None
 
 
 class DrawnSource:

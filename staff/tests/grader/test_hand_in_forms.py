@@ -135,6 +135,12 @@ def test_figures_in_a_folder_next_to_flat_code(tmp_path):
     assert sorted(submission.files.values()) == [b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.parametrize("declared", ["rot13", "hex", "undefined", "idna", "nothing_like_it"])
+def test_a_source_with_an_odd_coding_line_is_left_to_python(tmp_path, declared):
+    folder = make_folder(tmp_path / "one", {"train.py": f"# coding: {declared}\nA = 1\n".encode()})
+    assert b"A = 1" in read_submission(folder, ALLOWED).files["train.py"]
+
+
 @pytest.mark.parametrize(("encoding", "said"), [("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("latin-1", "Latin-1")])
 def test_sources_that_are_not_in_utf8(tmp_path, encoding, said):
     text = "# Léa\nA = 1\n"
