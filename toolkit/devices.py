@@ -118,7 +118,7 @@ def _takes_channels_last(model: torch.nn.Module, device: torch.device, image_sha
 
 
 def shape_lazy_layers(model: torch.nn.Module, batches: Iterable[Any], device: torch.device) -> None:
-    """LazyLinear and its like get their shape from a first forward pass, for which no layout and no optimizer waits."""
+    """Give LazyLinear and its like their shape by a first forward pass: memory layout and optimizer need it."""
     if not any(torch.nn.parameter.is_lazy(weight) for weight in model.parameters()):
         return
     batch = next(iter(batches))

@@ -169,7 +169,7 @@ class RunFolder:
             return False
         for name in ("config.json", "steps.csv"):
             self.file(name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody else's files stay
+        with contextlib.suppress(OSError):  # other files stay
             self.path.rmdir()
         return True
 

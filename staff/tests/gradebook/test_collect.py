@@ -86,7 +86,7 @@ def test_moodle(term, tmp_path):
     ],
 )
 def test_a_teams_work_is_every_members(term, tmp_path, site, names):
-    """However a site names it; a group's number may be the participant number of somebody else."""
+    """However a site names it; a group's number may be the participant number of another student."""
     roster = term / "roster.csv"
     roster.write_text(roster.read_text().replace(",blue,A,", ",Team Blue,A,345", 1).replace(",blue,", ",Team Blue,"))
     for name in names:
