@@ -179,6 +179,13 @@ def test_patterns_of_a_quick_run_are_refused(tmp_path):
 
 
 @pytest.mark.timeout(400)
+def test_public_tests_take_right_code_of_a_rare_kind(tmp_path):
+    """A closure for the optimizer, lazy layers, dense layers written as convolutions."""
+    run = command("staff.measure", "closure_and_lazy", "--quick", "--judges", "public", "--out", tmp_path)
+    assert "Right solutions that a judge objects to: none" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.timeout(400)
 def test_real_gradings_are_counted_and_kept(tmp_path):
     names = ["validate-sums", "seg-history-last-epoch-only", "plain_loops"]
     words = ["staff.measure", *names, "--quick", "--seeds", "1", "--out", tmp_path]
