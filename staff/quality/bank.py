@@ -13,7 +13,8 @@ words stand in it). Names are those of the entries, with the base before them if
 That is the bank of Project 2. Another assignment has its own in `staff/assignments/NAME/bank/`, laid out alike.
 
 `set` at the top of a file says where its entries come from, and `seen = false` that no check was written or changed
-with them in sight: only these say how often a judge is wrong on code that it does not know.
+with them in sight: only these say how often a judge is wrong on code that it does not know. Of a whole submission,
+`origin.toml` in its folder says so.
 """
 
 from __future__ import annotations
@@ -163,9 +164,11 @@ def _submission(folder: Path, graded: list[str]) -> Variant:
     if missing:
         raise UserError(f"{folder} has no {missing[0]}")
     files = {name: (folder / name).read_text(encoding="utf-8") for name in graded}
+    origin = _read(folder / "origin.toml") if (folder / "origin.toml").is_file() else {}
+    origin = {"set": origin.get("set", "whole submissions"), "seen": origin.get("seen", True)}
     first_line = files[graded[0]].partition("\n")[0]
     title = first_line.lstrip("# ").removeprefix(f"{folder.name}:").strip() or folder.name
-    return Variant(folder.name, title, files, files, is_whole=True, set="whole submissions")
+    return Variant(folder.name, title, files, files, is_whole=True, **origin)
 
 
 def _mutants(path: Path, bases: Mapping[str, dict[str, str]], seen: bool) -> list[Variant]:

@@ -113,6 +113,10 @@ def test_a_whole_submission_is_read_from_its_folder(tmp_path):
     assert bank_now[-1].changed == ("classification_train.py",)
     assert bank_now[-1].name == "someone.theirs"
     assert bank_now[-1].base == someone.files
+    assert (someone.set, someone.seen) == ("whole submissions", True)
+    (folder / "origin.toml").write_text('set = "next year"\nseen = false\n')
+    someone = next(variant for variant in load_bank(folder=tmp_path) if variant.is_whole)
+    assert (someone.set, someone.seen) == ("next year", False)
     (folder / GRADED[2]).unlink()
     with pytest.raises(UserError, match=r"someone has no segmentation_models\.py"):
         load_bank(folder=tmp_path)
