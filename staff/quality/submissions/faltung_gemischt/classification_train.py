@@ -1,0 +1,125 @@
+# faltung_gemischt: German comments, snake and camel case mixed, depthwise separable and dilated convolutions, PReLU.
+"""Part 1: training and validation of the classifiers.
+
+GRADED: TODO 1.3 (loss), 1.4 (train_epoch), 1.5 (validate_epoch), 1.6 (results).
+
+The two loops are the ones of every PyTorch tutorial. Precision, averaged weights, learning-rate schedules, checkpoints
+and the progress bar belong to the session (toolkit/training.py), which works around the loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit.training import TrainingSession
+
+METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+
+def train_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    epochs: int = 25,
+    learning_rate: float = 0.001,
+    weight_decay: float = 0.0,
+    max_steps_per_epoch: int | None = 100,
+    *,
+    criterion: nn.Module | None = None,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Train `model` and return its history.
+
+    Args:
+        train_loader, val_loader: batches (images, labels), see train_epoch.
+        epochs: how often to train and validate.
+        learning_rate, weight_decay: of the optimizer, Adam unless `options` name another.
+        max_steps_per_epoch: an epoch ends after this many batches; None or 0: after all of them.
+        criterion: the loss; cross-entropy if left out.
+        options: optimizer, scheduler, device, precision, ... as they are listed in toolkit.training.TrainingSession.
+
+    Returns:
+        Lists train_loss, train_acc, val_loss, val_acc with one value per epoch; accuracies are fractions in [0, 1].
+    """
+    if criterion is None:
+        # Hint: the models return logits, and the labels are class numbers.
+        criterion = nn.CrossEntropyLoss()  # enthält Softmax und Logarithmus
+    if criterion is None:
+        raise NotImplementedError("TODO 1.3: choose the loss for nine classes")
+    schedule = (epochs, learning_rate, weight_decay, max_steps_per_epoch)
+    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), *schedule, **options)
+    history, optimizer, device = session.history, session.optimizer, session.device
+    for _epoch in session.epochs():
+        train_loss, train_acc = train_epoch(
+            model, train_loader, optimizer, criterion, device, max_steps_per_epoch or None
+        )
+        val_loss, val_acc = validate_epoch(session.evaluation_model(), val_loader, criterion, device)
+        # Hint: `history` has a list for each of the four results of this epoch.
+        # je Durchgang ein Wert in jede Liste
+        for schluessel, wert in (
+            ("train_loss", train_loss),
+            ("train_acc", train_acc),
+            ("val_loss", val_loss),
+            ("val_acc", val_acc),
+        ):
+            history[schluessel].append(wert)
+    return history
+
+
+def train_epoch(
+    model: nn.Module,
+    train_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    criterion: nn.Module,
+    device: torch.device | str,
+    max_steps: int | None = None,
+) -> tuple[float, float]:
+    """Train for one epoch and return (average_loss, accuracy) over the images that were seen.
+
+    Args:
+        train_loader: batches of images float32 (B, 3, H, W) and labels int64 (B,).
+        criterion: (logits, labels) → mean loss of the batch.
+        max_steps: stop after this many batches; None: go through the whole loader.
+    """
+    model.train()  # Trainingsmodus: Dropout an, BatchNorm lernt mit
+    summeVerlust, anzahlTreffer, anzahlBilder, schritt = 0.0, 0, 0, 0
+    for bilder, klassen in train_loader:
+        if max_steps is not None and schritt >= max_steps:
+            break
+        bilder, klassen = bilder.to(device), klassen.to(device)
+        optimizer.zero_grad()  # sonst addieren sich die Gradienten
+        vorhersage = model(bilder)
+        verlust = criterion(vorhersage, klassen)
+        verlust.backward()
+        optimizer.step()
+        schritt += 1
+        # der Verlust ist ein Mittel über den Stapel, deshalb mal Größe des Stapels
+        summeVerlust += verlust.item() * bilder.size(0)
+        anzahlTreffer += torch.sum(vorhersage.argmax(dim=1) == klassen).item()
+        anzahlBilder += bilder.size(0)
+    return summeVerlust / anzahlBilder, anzahlTreffer / anzahlBilder
+
+
+@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
+def validate_epoch(
+    model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
+) -> tuple[float, float]:
+    """Evaluate on the whole of val_loader and return (average_loss, accuracy). Nothing in the model changes."""
+    warImTraining = model.training
+    model.eval()
+    summeVerlust, anzahlTreffer, anzahlBilder = 0.0, 0, 0
+    try:
+        for bilder, klassen in val_loader:
+            bilder, klassen = bilder.to(device), klassen.to(device)
+            vorhersage = model(bilder)
+            summeVerlust += criterion(vorhersage, klassen).item() * bilder.size(0)
+            anzahlTreffer += torch.sum(vorhersage.argmax(dim=1) == klassen).item()
+            anzahlBilder += bilder.size(0)
+    finally:
+        model.train(warImTraining)  # so, wie wir es vorgefunden haben
+    return summeVerlust / anzahlBilder, anzahlTreffer / anzahlBilder

@@ -1,0 +1,138 @@
+# keras_habits: classes named as in Keras, NHWC flattening, metric objects, cross-entropy with the Keras epsilon.
+"""Part 1: training and validation of the classifiers.
+
+GRADED: TODO 1.3 (loss), 1.4 (train_epoch), 1.5 (validate_epoch), 1.6 (results).
+
+The two loops are the ones of every PyTorch tutorial. Precision, averaged weights, learning-rate schedules, checkpoints
+and the progress bar belong to the session (toolkit/training.py), which works around the loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit.training import TrainingSession
+
+METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+
+def train_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    epochs: int = 25,
+    learning_rate: float = 0.001,
+    weight_decay: float = 0.0,
+    max_steps_per_epoch: int | None = 100,
+    *,
+    criterion: nn.Module | None = None,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Train `model` and return its history.
+
+    Args:
+        train_loader, val_loader: batches (images, labels), see train_epoch.
+        epochs: how often to train and validate.
+        learning_rate, weight_decay: of the optimizer, Adam unless `options` name another.
+        max_steps_per_epoch: an epoch ends after this many batches; None or 0: after all of them.
+        criterion: the loss; cross-entropy if left out.
+        options: optimizer, scheduler, device, precision, ... as they are listed in toolkit.training.TrainingSession.
+
+    Returns:
+        Lists train_loss, train_acc, val_loss, val_acc with one value per epoch; accuracies are fractions in [0, 1].
+    """
+    if criterion is None:
+        # Hint: the models return logits, and the labels are class numbers.
+        criterion = nn.CrossEntropyLoss()  # = SparseCategoricalCrossentropy(from_logits=True)
+    if criterion is None:
+        raise NotImplementedError("TODO 1.3: choose the loss for nine classes")
+    schedule = (epochs, learning_rate, weight_decay, max_steps_per_epoch)
+    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), *schedule, **options)
+    history, optimizer, device = session.history, session.optimizer, session.device
+    for _epoch in session.epochs():
+        train_loss, train_acc = train_epoch(
+            model, train_loader, optimizer, criterion, device, max_steps_per_epoch or None
+        )
+        val_loss, val_acc = validate_epoch(session.evaluation_model(), val_loader, criterion, device)
+        # Hint: `history` has a list for each of the four results of this epoch.
+        logs = {"train_loss": train_loss, "train_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
+        for key, value in logs.items():
+            history[key].append(value)
+    return history
+
+
+class Mean:
+    """keras.metrics.Mean: update_state(value, sample_weight), result()."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def update_state(self, value, sample_weight=1):
+        self.total += float(value) * sample_weight
+        self.count += sample_weight
+
+    def result(self) -> float:
+        return self.total / self.count if self.count else 0.0
+
+
+class SparseCategoricalAccuracy(Mean):
+    def update_state(self, y_true, y_pred):
+        matches = y_pred.argmax(dim=-1).eq(y_true)
+        self.total += matches.sum().item()
+        self.count += matches.numel()
+
+
+def train_step(model, x, y, optimizer, criterion, loss_metric, acc_metric):
+    y_pred = model(x)
+    loss = criterion(y_pred, y)
+    optimizer.zero_grad()
+    loss.backward()  # tape.gradient
+    optimizer.step()  # apply_gradients
+    loss_metric.update_state(loss.detach(), sample_weight=len(y))
+    acc_metric.update_state(y, y_pred.detach())
+
+
+def test_step(model, x, y, criterion, loss_metric, acc_metric):
+    y_pred = model(x)
+    loss_metric.update_state(criterion(y_pred, y), sample_weight=len(y))
+    acc_metric.update_state(y, y_pred)
+
+
+def train_epoch(
+    model: nn.Module,
+    train_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    criterion: nn.Module,
+    device: torch.device | str,
+    max_steps: int | None = None,
+) -> tuple[float, float]:
+    """Train for one epoch and return (average_loss, accuracy) over the images that were seen.
+
+    Args:
+        train_loader: batches of images float32 (B, 3, H, W) and labels int64 (B,).
+        criterion: (logits, labels) → mean loss of the batch.
+        max_steps: stop after this many batches; None: go through the whole loader.
+    """
+    loss_metric, acc_metric = Mean(), SparseCategoricalAccuracy()
+    model.train()  # training=True
+    dataset = train_loader if max_steps is None else islice(train_loader, max_steps)  # .take(max_steps)
+    for x, y in dataset:
+        train_step(model, x.to(device), y.to(device), optimizer, criterion, loss_metric, acc_metric)
+    return loss_metric.result(), acc_metric.result()
+
+
+@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
+def validate_epoch(
+    model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
+) -> tuple[float, float]:
+    """Evaluate on the whole of val_loader and return (average_loss, accuracy). Nothing in the model changes."""
+    loss_metric, acc_metric = Mean(), SparseCategoricalAccuracy()
+    model.eval()  # training=False
+    for x, y in val_loader:
+        test_step(model, x.to(device), y.to(device), criterion, loss_metric, acc_metric)
+    return loss_metric.result(), acc_metric.result()

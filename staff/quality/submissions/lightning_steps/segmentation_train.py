@@ -1,0 +1,169 @@
+# lightning_steps: a small Trainer, training_step and validation_step, a logger of epoch averages; .view behind convolutions.
+"""Part 2: training, evaluation and pictures of the segmentation models.
+
+GRADED: TODO 2.6 (train_segmentation_epoch), 2.7 (validate_segmentation_epoch), 2.8 (results).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from segmentation_models import CombinedLoss, calculate_iou, iou_per_image
+from toolkit.devices import evaluating
+from toolkit.errors import UserError
+from toolkit.plots import mask_predictions
+from toolkit.training import TrainingSession
+
+METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
+IOU_BIN_EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+def train_segmentation_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    epochs: int = 25,
+    learning_rate: float = 0.001,
+    weight_decay: float = 0.0,
+    max_steps_per_epoch: int | None = 100,
+    *,
+    criterion: nn.Module | None = None,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Train `model` and return its history.
+
+    Args:
+        train_loader, val_loader: batches, dicts with `image` and `mask`, see train_segmentation_epoch.
+        criterion: (probabilities, masks) → loss; CombinedLoss if left out.
+        epochs, learning_rate, weight_decay, max_steps_per_epoch, options: as for classification_train.train_model.
+
+    Returns:
+        Lists train_loss, train_iou, val_loss, val_iou with one value per epoch; IoUs are fractions in [0, 1].
+    """
+    criterion = CombinedLoss() if criterion is None else criterion
+    schedule = (epochs, learning_rate, weight_decay, max_steps_per_epoch)
+    session = TrainingSession(model, criterion, METRICS, (train_loader, val_loader), *schedule, **options)
+    history, optimizer, device = session.history, session.optimizer, session.device
+    for _epoch in session.epochs():
+        train_loss, train_iou = train_segmentation_epoch(
+            model, train_loader, optimizer, criterion, device, max_steps_per_epoch or None
+        )
+        val_loss, val_iou = validate_segmentation_epoch(session.evaluation_model(), val_loader, criterion, device)
+        # Hint: `history` has a list for each of the four results of this epoch.
+        for key, value in zip(METRICS, (train_loss, train_iou, val_loss, val_iou)):
+            history[key] += [value]
+    return history
+
+
+class LitBoxes:
+    """training_step, validation_step and their averages."""
+
+    def __init__(self, model, criterion, device):
+        self.model, self.criterion, self.device = model, criterion, device
+        self.outputs = []
+
+    def step(self, batch):
+        images, masks = batch["image"].to(self.device), batch["mask"].to(self.device)
+        predicted = self.model(images)
+        loss = self.criterion(predicted, masks)
+        self.outputs.append({"loss": loss.item(), "iou": calculate_iou(predicted, masks), "n": images.size(0)})
+        return loss
+
+    def on_epoch_end(self):
+        n = sum(output["n"] for output in self.outputs)
+        loss = sum(output["loss"] * output["n"] for output in self.outputs) / n
+        iou = sum(output["iou"] * output["n"] for output in self.outputs) / n
+        return loss, iou
+
+
+def train_segmentation_epoch(
+    model: nn.Module,
+    train_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    criterion: nn.Module,
+    device: torch.device | str,
+    max_steps: int | None = None,
+) -> tuple[float, float]:
+    """Train for one epoch and return (average_loss, average_iou) over the images that were seen.
+
+    Args:
+        train_loader: batches, dicts with `image` float32 (B, 3, H, W) and `mask` float32 (B, 1, H, W) of 0 and 1.
+        criterion: (probabilities, masks) → mean loss of the batch.
+        max_steps: stop after this many batches; None: go through the whole loader.
+    """
+    module = LitBoxes(model, criterion, device)
+    model.train()
+    for batch in islice(train_loader, max_steps):
+        optimizer.zero_grad()
+        module.step(batch).backward()
+        optimizer.step()
+    return module.on_epoch_end()
+
+
+@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
+def validate_segmentation_epoch(
+    model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
+) -> tuple[float, float]:
+    """Evaluate on the whole of val_loader and return (average_loss, average_iou). Nothing in the model changes."""
+    module = LitBoxes(model, criterion, device)
+    model.eval()
+    for batch in val_loader:
+        module.step(batch)
+    return module.on_epoch_end()
+
+
+def evaluate_segmentation_model(model: nn.Module, test_loader: Any, dataset_name: str = "Test") -> dict[str, Any]:
+    """Score `model` on every image of test_loader and print a summary. Provided.
+
+    Returns mean_iou and std_iou (over images, fractions), samples_with_boxes, total_samples, box_ratio, and
+    iou_distribution: number of images with an IoU between consecutive IOU_BIN_EDGES, keyed '0.90-0.95'.
+    """
+    device = next(model.parameters()).device
+    scores, has_box = [], []
+    with evaluating(model):
+        for batch in test_loader:
+            images, masks = batch["image"].to(device), batch["mask"].to(device)
+            scores.append(iou_per_image(model(images), masks).cpu())
+            has_box.append(batch["has_box"].cpu().bool())
+    if not scores:
+        raise UserError(f"{dataset_name}: the loader has no batch, so there is nothing to evaluate")
+    scores, boxed = torch.cat(scores), torch.cat(has_box)
+    counts = torch.histogram(scores, bins=torch.tensor(IOU_BIN_EDGES)).hist.int().tolist()  # both float32: 0.9 is 0.9
+    iou = scores.double()
+    bins = [f"{low:.2f}-{high:.2f}" for low, high in itertools.pairwise(IOU_BIN_EDGES)]
+    result = {
+        "mean_iou": iou.mean().item(),
+        "std_iou": iou.std(correction=0).item(),
+        "samples_with_boxes": int(boxed.sum()),
+        "total_samples": len(iou),
+        "box_ratio": boxed.double().mean().item(),
+        "iou_distribution": dict(zip(bins, counts, strict=True)),
+    }
+    print(f"{dataset_name}: IoU {result['mean_iou']:.4f} ± {result['std_iou']:.4f} (sd over {len(iou)} images)")
+    return result
+
+
+def visualize_predictions(
+    model: nn.Module, dataset: Any, num_samples: int = 6, save_path: str | os.PathLike | None = None
+) -> Any:
+    """Draw image, true mask, predicted mask and IoU for `num_samples` images, the worst of the first 256 first.
+
+    Provided. Saved to `save_path` if given; returns the matplotlib Figure.
+    """
+    device = next(model.parameters()).device
+    items = [dataset[index] for index in range(min(len(dataset), max(256, num_samples)))]
+    images, masks = (torch.stack([item[name] for item in items]).cpu() for name in ("image", "mask"))
+    with evaluating(model):
+        predicted = model(images.to(device)).cpu()
+    iou = iou_per_image(predicted, masks)
+    worst_first = iou.argsort()[:num_samples]
+    title = f"lowest IoU among {len(items)} images; outlines: true (green), predicted (orange)"
+    shown = [tensor[worst_first] for tensor in (images, masks, predicted, iou)]
+    return mask_predictions(*shown, title, save_path)
