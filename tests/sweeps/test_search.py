@@ -84,6 +84,14 @@ def test_hopeless_jobs_are_stopped_and_stay_stopped(tmp_path, kind):
     assert max(status["attempt"] for status in tools.statuses(tmp_path).values()) == 1
 
 
+def test_a_metric_that_no_epoch_reports_is_said_to_prune_nothing(tmp_path):
+    grid = {"learning_rate": [0.9, 0.01], "epochs": 2}
+    run = tools.sweep(tmp_path, grid, "--prune", "median", "--metric", "seconds")
+    (said,) = [line for line in run.stdout.splitlines() if "--prune" in line]
+    assert "stops nothing: it needs seconds in history.csv of " in said
+    assert "val_acc" in said.partition("which has")[2]
+
+
 def test_without_optuna_the_command_that_installs_it_is_named(tmp_path):
     hide = "import sys; sys.modules['optuna'] = None; sys.argv[0] = 'dispatcher.py'; import runpy;"
     command = tools.command(tmp_path, SPACE, "--search", "random")

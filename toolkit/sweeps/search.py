@@ -184,6 +184,7 @@ class Pruner:
         self._curves: dict[str, list[float]] = {}  # what has been reported
         self._asked_to_stop: set[str] = set()
         self._next_look = 0.0
+        self._said = False
         sweep.on_turn.append(self.look)
         sweep.on_finished.append(self.job_ended)
 
@@ -205,6 +206,11 @@ class Pruner:
     def job_ended(self, job: Job, status: Status) -> None:
         """Keep the whole curve of an ended job: later jobs are compared with it."""
         self._report(job.name)
+        if status.state == "done" and job.name not in self._trials and not self._said:
+            self._said = True
+            columns = ", ".join(jobs.read_history(os.path.join(self.sweep.log_dir, job.name))) or "no epoch"
+            wanted = self.column or "val_acc, val_iou or val_loss"
+            print(f"note: --prune stops nothing: it needs {wanted} in history.csv of {job.name}, which has {columns}")
         if job.name in self._trials:
             states, last = self.optuna.trial.TrialState, self._curves[job.name][-1]
             state = {"done": states.COMPLETE, "stopped": states.PRUNED}.get(status.state, states.FAIL)
