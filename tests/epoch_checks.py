@@ -275,12 +275,12 @@ def check_switches_to_training_mode(epochs: Epochs) -> None:
     check_course_of_training(watch_training(epochs, epochs.model().eval()), BATCHES)
 
 
-def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[bool, bool]], str]:
-    """Validate → result, for each forward pass (training mode, graph was built), what a plain loop does differently."""
+def watch_validation(epochs: Epochs, model: nn.Module) -> tuple[Any, list[tuple[bool, bool, int]], str]:
+    """Validate → result, each forward pass (training mode, graph built, images), what a plain loop does differently."""
     traffic, criterion = Traffic(), WatchedLoss(epochs.criterion)
-    calls: list[tuple[bool, bool]] = []
+    calls: list[tuple[bool, bool, int]] = []
     noting = model.register_forward_hook(traffic.note)
-    hook = model.register_forward_hook(lambda module, _in, out: calls.append((module.training, out.requires_grad)))
+    hook = model.register_forward_hook(lambda m, _in, out: calls.append((m.training, out.requires_grad, len(out))))
     try:
         result = epochs.validate_epoch(model, epochs.loader(), criterion, helpers.CPU)
     finally:
@@ -308,14 +308,15 @@ def check_validation_results(epochs: Epochs) -> None:
     check_pair(result, epochs, seen, other, difference)
 
 
-def _check_course_of_validation(calls: list[tuple[bool, bool]], moved: float) -> None:
+def _check_course_of_validation(calls: list[tuple[bool, bool, int]], moved: float) -> None:
     assert calls, "expected the model to be called for each batch, but it was never called"
-    assert not any(training for training, _ in calls), (
+    assert not any(training for training, *_ in calls), (
         "the model is in training mode while it is validated; model.eval() is missing or undone"
     )
     assert moved == 0, "validation changed the weights; no backward() and no step() belong here"
-    assert len(calls) == BATCHES, (
-        f"expected all {BATCHES} batches to be validated, got {len(calls)}; does `return` or `break` stand in the "
+    seen = sum(images for *_, images in calls)  # in batches of any size: several may be put together, or one twice
+    assert seen >= helpers.COUNT, (
+        f"expected all {helpers.COUNT} images to be validated, got {seen}; does `return` or `break` stand in the "
         "loop, or is a batch (the last one is smaller) left out?"
     )
 
@@ -329,7 +330,7 @@ def check_validation_changes_nothing(epochs: Epochs) -> None:
     _check_course_of_validation(calls, 0)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert not frozen, f"requires_grad is off after validation for {', '.join(frozen)}, so they no longer learn"
-    assert not any(graph for _, graph in calls), (
+    assert not any(graph for _, graph, _ in calls), (
         "a graph for gradients is built in validation, which costs memory for nothing; torch.no_grad() is missing"
     )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]

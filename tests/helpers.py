@@ -60,12 +60,36 @@ def weights_of(model: nn.Module) -> list[nn.Parameter]:
     return list(model.parameters())
 
 
+def made(model_class: Callable[..., nn.Module]) -> nn.Module:
+    """A new model that answers to its images from the start.
+
+    A last layer may start at zero, or with the bias of a rare answer. Both are right, and training moves them. So
+    weights that are all the same become random, and biases that are all the same become 0.
+    """
+    model = model_class()
+    weights_of(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if (parameter == parameter.flatten()[0]).all():
+                if parameter.dim() >= 2:
+                    parameter.normal_(std=0.05)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+    return model
+
+
 def settled(model: nn.Module) -> nn.Module:
     """The model with BatchNorm's statistics of random images. With those it starts with, a deep one fades to grey."""
-    model.train()
+    norms = [one for one in model.train().modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average of all passes: nothing is left of the start
     with torch.no_grad():
-        for _ in range(20):
+        for _ in range(20):  # for statistics that the student's own code keeps
             model(random_images(16))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model
 
 

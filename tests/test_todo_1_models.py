@@ -44,7 +44,7 @@ def test_returns_logits_and_not_probabilities(model_class):
     logits = []
     for seed in range(3):  # one model may happen to have positive logits alone; three cannot
         torch.manual_seed(seed)
-        logits.append(helpers.evaluate(model_class(), helpers.random_images(8, scale=3.0)))
+        logits.append(helpers.evaluate(helpers.made(model_class), helpers.random_images(8, scale=3.0)))
     logits = torch.cat(logits)
     sums = logits.sum(dim=1)
     assert not torch.allclose(sums, torch.ones_like(sums), atol=1e-3), (
@@ -60,12 +60,12 @@ def test_returns_logits_and_not_probabilities(model_class):
 
 @every_model
 def test_nothing_follows_the_last_layer(model_class):
-    helpers.check_nothing_follows_the_last_layer(model_class())
+    helpers.check_nothing_follows_the_last_layer(helpers.made(model_class))
 
 
 @every_model
 def test_judges_every_image_for_itself(model_class):
-    helpers.check_images_are_independent(model_class())
+    helpers.check_images_are_independent(helpers.made(model_class))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_judges_every_image_for_itself(model_class):
     ],
 )
 def test_sees_all_channels_and_pixels(model_class, share_of_pixels):
-    helpers.check_depends_on_every_channel(model_class(), share_of_pixels)
+    helpers.check_depends_on_every_channel(helpers.made(model_class), share_of_pixels)
 
 
 @every_model
@@ -109,7 +109,7 @@ def test_takes_a_batch_of_the_loader(model_class):
 
 @pytest.mark.todo_1_0
 def test_the_linear_model_is_linear():
-    model = LinearModel()
+    model = helpers.made(LinearModel)
     defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images))
     assert defect < 1e-4, f"expected one linear map, f(a) + f(b) = f(a + b) + f(0); got a deviation of {defect:.1%}"
 
@@ -125,7 +125,7 @@ def test_the_linear_model_has_one_weight_for_each_pixel_and_class():
 
 @pytest.mark.parametrize("model_class", [MLP, CNN])
 def test_the_other_models_are_not_linear(model_class):
-    model = model_class()
+    model = helpers.made(model_class)
     defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images))
     assert defect > 1e-3, "expected a nonlinear function, got a linear one; what stands between the layers?"
 

@@ -34,7 +34,7 @@ CORNERS = list(itertools.product((slice(0, 10), slice(18, 28)), repeat=2))
 
 
 def maps_with_one_size_cut(model: nn.Module, size: int | None = None) -> list[tuple[int, bool]]:
-    """Run two images through `model` while every operation whose maps are `size` pixels high gives zeros.
+    """Run two images through `model` while every operation whose maps are `size` pixels high gives their mean.
 
     Operations of torch and not layers, so that F.conv2d on a bare nn.Parameter counts like nn.Conv2d.
 
@@ -52,7 +52,7 @@ def differ(maps_of_two: torch.Tensor) -> bool:
 
 
 class Cut(TorchFunctionMode):
-    """While it is active, maps of two images that are `size` pixels high are zero; `maps` notes all."""
+    """While it is active, maps of two images that are `size` pixels high are the same, their mean; `maps` notes all."""
 
     def __init__(self, size: int | None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Cut(TorchFunctionMode):
         output = function(*arguments, **(named or {}))
         if not isinstance(output, torch.Tensor) or output.dim() != 4 or len(output) != 2:
             return output
-        output = torch.zeros_like(output) if output.shape[2] == self.size else output
+        output = output.mean(dim=0, keepdim=True).expand_as(output) if output.shape[2] == self.size else output
         self.maps.append((output.shape[2], differ(output)))
         return output
 
@@ -98,7 +98,7 @@ def test_returns_probabilities_and_not_logits(model_class):
     # Images far outside the usual range push logits out of [0, 1], but no probability.
     # Ten models, because one that starts with all probabilities above 0.5 may be right, and only ten of them are not.
     images = helpers.random_images(4, scale=100.0)
-    outputs = torch.cat([helpers.evaluate(model_class(), images) for _ in range(10)])
+    outputs = torch.cat([helpers.evaluate(helpers.made(model_class), images) for _ in range(10)])
     low, high = torch.aminmax(outputs)
     assert 0 <= low <= high <= 1, (
         f"expected probabilities in [0, 1], got values from {low:.2f} to {high:.2f}; is a sigmoid missing at the end?"
@@ -115,12 +115,12 @@ def test_returns_probabilities_and_not_logits(model_class):
 
 @every_model
 def test_judges_every_image_for_itself(model_class):
-    helpers.check_images_are_independent(model_class())
+    helpers.check_images_are_independent(helpers.made(model_class))
 
 
 @every_model
 def test_nothing_follows_the_last_layer_but_the_sigmoid(model_class):
-    helpers.check_nothing_follows_the_last_layer(model_class(), zero=0.5)
+    helpers.check_nothing_follows_the_last_layer(helpers.made(model_class), zero=0.5)
 
 
 @pytest.mark.parametrize("model_class", [CNN, UNET])
@@ -129,7 +129,7 @@ def test_the_mask_lies_where_the_image_does(model_class):
 
     One may change another corner more: layers that see the whole image change what they have learned to.
     """
-    model, images = helpers.settled(model_class()), helpers.random_images(16)
+    model, images = helpers.settled(helpers.made(model_class)), helpers.random_images(16)
     most = {}  # number of a corner -> the corner of the mask that it changes most
     for number, place in enumerate(CORNERS):
         changed = images.clone()
@@ -146,7 +146,7 @@ def test_the_mask_lies_where_the_image_does(model_class):
 
 @pytest.mark.parametrize("model_class", [LINEAR, MLP])
 def test_each_pixel_of_the_mask_sees_the_whole_image(model_class):
-    model, images = model_class(), helpers.random_images(8)
+    model, images = helpers.made(model_class), helpers.random_images(8)
     for place in CORNERS:
         changed = images.clone()
         changed[(..., *place)] *= -1
@@ -160,7 +160,7 @@ def test_each_pixel_of_the_mask_sees_the_whole_image(model_class):
 
 @every_model
 def test_sees_all_channels_and_pixels(model_class):
-    helpers.check_depends_on_every_channel(model_class(), share_of_pixels=0.99)
+    helpers.check_depends_on_every_channel(helpers.made(model_class), share_of_pixels=0.99)
 
 
 @every_model
@@ -201,7 +201,7 @@ def test_takes_a_batch_of_the_loader(model_class):
 
 @pytest.mark.todo_2_0
 def test_the_linear_model_is_linear_before_its_sigmoid():
-    model = LinearSegmentation()
+    model = helpers.made(LinearSegmentation)
     defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images * 0.1).double().logit())
     assert defect < 1e-3, f"expected one linear map before the sigmoid, got a deviation of {defect:.1%}"
 
@@ -217,20 +217,20 @@ def test_the_linear_model_can_connect_every_pixel_with_every_mask_pixel():
 
 @pytest.mark.parametrize("model_class", [MLP, CNN, UNET])
 def test_the_other_models_are_not_linear(model_class):
-    model = model_class()
+    model = helpers.made(model_class)
     defect = helpers.affine_defect(lambda images: helpers.evaluate(model, images).double().logit())
     assert defect > 1e-2, "expected a nonlinear function before the sigmoid, got a linear one"
 
 
 @pytest.mark.parametrize("model_class", [CNN, UNET])
 def test_has_a_narrow_middle(model_class):
-    sizes = inner_sizes(model_class())
+    sizes = inner_sizes(helpers.made(model_class))
     assert sizes, "expected maps smaller than 28 x 28 inside the model (an encoder), got none"
 
 
 @pytest.mark.todo_2_2
 def test_the_cnn_has_no_skip_connections():
-    model = SimpleCNN()
+    model = helpers.settled(helpers.made(SimpleCNN))
     sizes = inner_sizes(model)
     closed = [size for size in sizes if not gets_past(model, size)]
     assert closed, (
@@ -241,7 +241,7 @@ def test_the_cnn_has_no_skip_connections():
 
 @pytest.mark.todo_2_3
 def test_the_unet_has_skip_connections():
-    model = TinyUNet()
+    model = helpers.settled(helpers.made(TinyUNet))
     sizes = inner_sizes(model)
     for size in sizes:
         assert gets_past(model, size), (

@@ -111,15 +111,18 @@ def _redirect(log: Path) -> None:
 
 def _wait(child: int) -> int | None:
     """Exit status of a child (negative: the signal), or None once it had to be killed."""
-    deadline = time.monotonic() + WALL_S
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(POLL_S)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    deadline, done = time.monotonic() + WALL_S, 0
+    try:
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(POLL_S)
+        return None
+    finally:
+        if not done:  # no end in time, or this process is told to end
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 @contextlib.contextmanager

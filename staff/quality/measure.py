@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from staff.gradebook.grade_class import grader_digest
 from staff.grader import assignment as assignments
-from staff.grader import code_features, diagnosis, grade
+from staff.grader import checks, code_features, diagnosis, grade
 from staff.grader.hidden import HiddenData
 from staff.quality import judges, verdicts
 from staff.quality.bank import PROJECT2, Variant, folder_of, load_bank, places, reference, todos_by_file
@@ -149,7 +150,11 @@ def plan(
 
 def work(task: Judging, starter: Path, require: str | None, path: Path) -> None:
     """Do one task in this process, which is used once, and keep what was found and the processor's seconds."""
-    found = judge_task(task, starter, require)
+    grade.end_by_signals()
+    try:
+        found = judge_task(task, starter, require)
+    except checks.Stopped as stop:
+        raise SystemExit(stop.code) from None
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(one.ru_utime + one.ru_stime for one in used)
     entries = [variant.name for variant in task.variants]
@@ -206,6 +211,7 @@ def run(tasks: list[Judging], bases: dict[str, str], starter: Path, arguments: a
     print(f"{len(tasks)} judgements, {len(tasks) - len(waiting)} of them kept from earlier")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED + FOR_MAINS * any(task.judge == "mains" for task in waiting))
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that the pool ends its processes
     # A process judges once: pytest keeps the graded tests' modules, and the grader guards its own process.
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
         jobs = [pool.apply_async(work, (task, starter, arguments.require, paths[task])) for task in waiting]

@@ -15,7 +15,7 @@ CONVOLUTIONS = (torch.conv2d, torch.conv_transpose2d)
 
 
 def op_ablate_smallest(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
-    """Outputs while every feature map of the smallest spatial size is replaced by zeros; and that size.
+    """Outputs while every feature map of the smallest spatial size is the mean over the images; and that size.
 
     `cut_sides`: the sizes of the encoder at which no convolution then gets a gradient.
 
@@ -41,7 +41,9 @@ def op_ablate_smallest(worker: Worker, spec: dict, arrays: Arrays) -> Answer:
 
 
 class _SmallestMap(torch.overrides.TorchFunctionMode):
-    """Finds the smallest H*W of 4-D results, or (given one) sets all results of that size to zero.
+    """Finds the smallest H*W of 4-D results, or (given one) makes all results of that size their mean over the images.
+
+    So they say nothing of a single image, and what follows them sees usual values: zeros can silence it.
 
     encoder: weight and H*W of the result of each convolution before the first map of that size.
     """
@@ -62,7 +64,7 @@ class _SmallestMap(torch.overrides.TorchFunctionMode):
                 self.smallest = min(area, self.smallest or area)
             if area == self.area:
                 self.passed = True
-                return torch.zeros_like(result)
+                return result.detach().mean(dim=0, keepdim=True).expand_as(result)
             weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
             if not self.passed and function in CONVOLUTIONS and weight.requires_grad:
                 self.encoder.append((weight, area))

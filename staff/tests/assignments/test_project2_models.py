@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from staff.assignments.project2.graded_tests import test_2_models
+from staff.quality.bank import load_bank
 from staff.tests.assignments.loops import failures
+from staff.tests.local_student import LocalStudent
 
 MODELS, SEG_MODELS = "classification_models.py", "segmentation_models.py"
 CNN = """        self.features = nn.Sequential(
@@ -199,3 +203,15 @@ RIGHT = {
 def test_right_models_keep_all_checks(tmp_path, name):
     edits, todo = RIGHT[name]
     assert failures(tmp_path, edits, [todo]) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_unet_whose_last_layer_starts_at_zero_is_seen_through(tmp_path, seed):
+    """Its last layers were dead on images that BatchNorm had no statistics of: 5 of 5 points lost."""
+    (variant,) = [one for one in load_bank() if one.name == "zero_heads"]
+    name = "segmentation_models.py"
+    student, rng = LocalStudent(tmp_path, {name: variant.files[name]}), np.random.default_rng(seed)
+    test_2_models.test_middle(student, rng, "unet")
+    test_2_models.test_unet_skips_at_every_size(student, rng)
+    test_2_models.test_evaluation(student, rng, "unet")
+    assert test_2_models.departure_from_affine(test_2_models.stirred_model(student, rng, "unet"), rng) > 0.01

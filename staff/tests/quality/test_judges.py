@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+
+import pytest
 
 from staff.quality import judges
 
@@ -75,3 +78,21 @@ def test_a_process_that_died_fails_the_test_that_it_was_busy_with(tmp_path):
     events.write_text('{"event": "unreadable", "file": "tests/test_x.py", "line": "SyntaxError"}\n')
     todos = {"1.4": "tests/test_x.py", "1.5": "tests/test_x.py"}
     assert judges._read_events(events, todos, "") == {"1.4": ["SyntaxError"], "1.5": ["SyntaxError"]}
+
+
+def test_a_judge_that_is_told_to_end_takes_its_process_with_it(tmp_path, monkeypatch):
+    children, fork = [], os.fork
+
+    def noted_fork() -> int:
+        children.append(fork())
+        return children[-1]
+
+    def told_to_end(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fork", noted_fork)
+    monkeypatch.setattr(judges.time, "sleep", told_to_end)
+    with pytest.raises(KeyboardInterrupt):
+        judges.in_child(signal.pause, tmp_path / "a.log")
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], signal.SIGKILL)

@@ -184,8 +184,8 @@ def test_patterns_of_a_quick_run_are_refused(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_public_tests_take_right_code_of_a_rare_kind(tmp_path):
-    """A closure for the optimizer, lazy layers, dense layers written as convolutions."""
-    run = command("staff.measure", "closure_and_lazy", "--quick", "--judges", "public", "--out", tmp_path)
+    """Closures, lazy layers, dense layers as convolutions; last layers that start at zero, batches put together."""
+    run = command("staff.measure", "closure_and_lazy", "zero_heads", "--quick", "--judges", "public", "--out", tmp_path)
     assert "Right solutions that a judge objects to: none" in run.stdout, run.stdout + run.stderr
 
 

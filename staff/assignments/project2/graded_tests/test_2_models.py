@@ -194,7 +194,7 @@ def test_unet_has_skips(student, rng):
 
 
 def without_middle(student, rng, kind: str) -> tuple[dict, np.ndarray]:
-    """What the worker reports while the smallest maps are zero, and the outputs for two images."""
+    """What the worker reports while the smallest maps are alike for all images, and the outputs for two images."""
     model = stirred_model(student, rng, kind)
     reply = student.ask(
         "ablate_smallest", {"object": model.number}, {"images": fresh_data.noise(rng, 2, model.channels)}
@@ -212,7 +212,7 @@ def test_encoder(student, rng, kind):
 
 
 def test_unet_skips_at_every_size(student, rng):
-    """With the smallest maps zero, the encoder's layers of every other size still reach the output. Reported, too."""
+    """With the smallest maps alike for all images, the encoder's layers of every other size still reach the output."""
     sides = without_middle(student, rng, "unet")[0].get("cut_sides")
     expect(isinstance(sides, list), "your process answered nonsense")
     sizes = " and ".join(f"{side} x {side}" for side in sides if type(side) is int)
@@ -221,7 +221,7 @@ def test_unet_skips_at_every_size(student, rng):
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
 def test_middle(student, rng, kind):
-    """With the smallest maps set to zero, only a network with skips still sees its input. Reported by the worker."""
+    """With the smallest maps alike for all images, only a network with skips still sees its input."""
     output = without_middle(student, rng, kind)[1]
     sees = bool(np.abs(output[0] - output[1]).max() > 1e-6)
     if kind == "unet":
