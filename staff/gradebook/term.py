@@ -27,13 +27,9 @@ from staff.gradebook.roster import read as read_roster
 from staff.grader import assignment as assignments
 from staff.grader import facts
 from staff.grader.assignment import Assignment
+from staff.release.starter.recipe import read_course
 from toolkit.errors import UserError
 from toolkit.runs import read_json
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 COURSE = Path(__file__).resolve().parents[1] / "assignments" / "course.toml"
 DAY = timedelta(days=1)
@@ -86,7 +82,7 @@ class Term:
         if not self.path.is_dir():
             raise UserError(f"term is {str(path)!r}, which is no folder")
         self.roster: Roster = read_roster(self.path / "roster.csv")
-        self.course = _course(course_path)
+        self.course = read_course(course_path)
         self._loaded: dict[str, Assignment] = {}
         self._items: dict[str, tuple[rubric.Item, ...]] = {}
         self._handed_in: dict[str, dict[str, Any]] = {}
@@ -223,16 +219,6 @@ class Term:
             assignment.check_names([one.todo] if one.todo and not has_history else None, [one.check][: bool(one.check)])
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
-
-
-def _course(path: Path) -> dict[str, Any]:
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
-    late, allowed = content.get("late", {}), list(Policy.__dataclass_fields__)
-    for key, value in late.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-        if key not in allowed or not number:
-            raise UserError(f"{path.name}, [late]: {key} = {value!r}; allowed: {', '.join(allowed)}, numbers from 0")
-    return content
 
 
 def read_notes(path: Path) -> dict[str, dict[str, Any]]:

@@ -44,7 +44,7 @@ def main() -> int:
     """Parse, see whether anything changed, make, prove, write; 1 if a proof fails."""
     args = build_parser().parse_args()
     started = time.monotonic()
-    course = recipes.read_toml(COURSE)
+    course = recipes.read_course(COURSE)
     check_term(args.term, course["term"])
     release.check_target(args.out)
     chosen = all_recipes()
@@ -58,10 +58,11 @@ def main() -> int:
     starters = [(one, starter(one)) for one in chosen]
     pages = site.render(site.sources(starters, now))
     files, failed = dict[str, bytes](), 0
-    for one, made in starters:
-        files |= (parts := make(one, made))
+    for one, made in starters:  # all of them before the proofs, which take minutes
+        files |= make(one, made)
+    for one in chosen:
         known = args.out / proofs_of(one.name)
-        lines = known.read_text(encoding="utf-8").splitlines() if before else prove(one, parts)
+        lines = known.read_text(encoding="utf-8").splitlines() if before else prove(one, files)
         files[proofs_of(one.name)] = "\n".join([*lines, ""]).encode()
         failed += sum(line.startswith("FAIL") for line in lines)
     if failed:
@@ -166,6 +167,6 @@ def page(course: Mapping[str, Any], starters: Sequence[tuple[Recipe, Build]], fi
     ]
     for one, made in starters:
         proofs = files[proofs_of(one.name)].decode().splitlines()
-        lines += ["", f"## {one.settings['title']}", "", *(f"- note: {note}" for note in made.notes)]
+        lines += ["", f"## {one.title}", "", *(f"- note: {note}" for note in made.notes)]
         lines += [f"- {line}" for line in proofs]
     return "\n".join(lines) + "\n"

@@ -59,7 +59,7 @@ def main() -> None:
     places = (args.out.with_name(f"{args.out.name}_sources"), args.out)
     for folder in places:
         release.check_target(folder)
-    course = recipes.read_toml(recipes.FOLDER / "course.toml")
+    course = recipes.read_course(recipes.FOLDER / "course.toml")
     now = read_time(args.at, facts.zone(course.get("timezone", "")))
     all_recipes = [recipes.load(name) for name in recipes.assignments()]
     written = sources([(recipe, starter(recipe)) for recipe in all_recipes], now)

@@ -33,6 +33,7 @@ KINDS = ("number", "table", "array")  # of the examples, which take turns
 TODO = re.compile(r"(?P<number>\d+\.\d+)\s+(?P<title>\S.*?)\s+(?P<points>\d+(\.\d+)?)")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 LONGEST = 60  # letters of a title, which stands in docstrings
+APOSTROPHES = str.maketrans("", "", "'’")
 DAYS = 14  # after the last due date of the course
 
 
@@ -103,7 +104,8 @@ def read_todos(texts: Sequence[str]) -> list[Todo]:
         match = TODO.fullmatch(text.strip())
         if match is None:
             raise UserError(f"--todo {text!r}; expected number, title and points, such as '1.1 Brier score 5'")
-        function = re.sub(r"\W+", "_", match["title"].lower(), flags=re.ASCII).strip("_")
+        title = match["title"].lower().translate(APOSTROPHES)  # cohens_kappa, not cohen_s_kappa
+        function = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
         if not function.isidentifier() or keyword.iskeyword(function):
             raise UserError(f"--todo {text!r}: no function can be called after {match['title']!r}; begin with a letter")
         if len(match["title"]) > LONGEST:
@@ -125,10 +127,15 @@ def read_due(text: str) -> datetime.datetime:
             return datetime.datetime.fromisoformat(text).replace(tzinfo=None)
         except ValueError:
             raise UserError(f"--due is {text!r}; expected a date and a time such as 2027-04-02T23:59") from None
+    today = datetime.datetime.combine(datetime.date.today(), datetime.time(23, 59))
+    return last_of_the_course().get("due", today) + datetime.timedelta(days=DAYS)
+
+
+def last_of_the_course() -> dict[str, Any]:
+    """What course.toml says of the assignment that is due last; {} if it names none."""
     course = recipes.read_toml(recipes.FOLDER / "course.toml")
-    known = [facts["due"] for facts in course.values() if isinstance(facts, dict) and "due" in facts]
-    last = max(known, default=datetime.datetime.combine(datetime.date.today(), datetime.time(23, 59)))
-    return last + datetime.timedelta(days=DAYS)
+    dated = [facts for facts in course.values() if isinstance(facts, dict) and "due" in facts]
+    return max(dated, key=lambda facts: facts["due"], default={})
 
 
 def contents(name: str, title: str, todos: Sequence[Todo], due: datetime.datetime) -> dict[str, str]:
@@ -136,6 +143,7 @@ def contents(name: str, title: str, todos: Sequence[Todo], due: datetime.datetim
     total = sum(float(todo.points) for todo in todos)
     shared = {"name": name, "module": name, "title": title, "title_text": quoted(title)}
     shared |= {"points": f"{total:g}", "due": f"{due:%Y-%m-%dT%H:%M:%S}"}
+    shared["zone"] = quoted(last_of_the_course().get("due_timezone", "the university's local time"))
     each = [shared | facts_of(name, todo, example(KINDS[i % len(KINDS)])) for i, todo in enumerate(todos)]
     parts = [{"part": part} for part in dict.fromkeys(todo.part for todo in todos)]
 

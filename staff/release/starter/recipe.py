@@ -8,12 +8,12 @@ import json
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from staff.grader import dataset as datasets
 from staff.grader.dataset import SIDE, DataSet
+from staff.release.starter.course import check_assignment, check_course
 from toolkit.errors import UserError, check_choice
 
 try:
@@ -61,10 +61,7 @@ class Recipe:
         facts = self.course.get(self.name, self.points.get("course"))
         if facts is None:
             raise UserError(f"{self.name} has no due date: write [{self.name}] into course.toml")
-        for key in ("due", *{"released"} & set(facts)):
-            if not isinstance(facts.get(key), datetime):
-                given = repr(facts[key]) if key in facts else "missing"
-                raise UserError(f"{key} of {self.name} is {given}; write a date with its time, as 2027-10-08T23:59:00")
+        check_assignment(self.name, facts)
         return facts
 
     @property
@@ -169,10 +166,17 @@ def load(name: str, root: Path = ROOT, flag: str | None = None) -> Recipe:
         name,
         root,
         read_toml(FOLDER / name / "starter.toml"),
-        read_toml(staff / "course.toml"),
+        read_course(staff / "course.toml"),
         points,
         datasets.of_assignment(name, points, flag),
     )
+
+
+def read_course(path: Path) -> dict[str, Any]:
+    """The settings of the term; UserError naming one that cannot be right."""
+    content = read_toml(path)
+    check_course(path.name, content)
+    return content
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ PEOPLE = (
     ("s3", "Curie, Marie", "marie@uni.example", "red"),
     ("s4", "=cmd|' /C calc'!A0", "mallory@uni.example", "red"),
 )
-COURSE = recipes.read_toml(recipes.FOLDER / "course.toml")
+COURSE = recipes.read_course(recipes.FOLDER / "course.toml")
 ZONE = facts.zone(COURSE["timezone"])
 DUE = facts.in_zone(COURSE["project2"]["due"], ZONE).timestamp()
 DAY = 86400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import sys
@@ -12,6 +13,7 @@ from staff.release import cycle, site
 from staff.release.make_starter import starter
 from staff.release.starter import recipe as recipes
 from staff.release.starter import release
+from staff.release.starter.build import Build
 from staff.release.starter.proof import Proof
 from toolkit.errors import UserError
 
@@ -96,6 +98,15 @@ def test_a_failed_proof_releases_nothing(run, first):
     assert "the solution of TODO 1.1" in said
     assert "nothing was released" in said
     assert state(run.folder) == before
+
+
+def test_the_page_names_every_assignment_that_there_is():
+    starters = [(one, Build({}, "c0ffee", ["one file was left out"])) for one in cycle.all_recipes()]
+    files = collections.defaultdict(bytes)
+    files |= {cycle.proofs_of(one.name): f"{one.name}: all proofs hold".encode() for one, _made in starters}
+    page = cycle.page(starters[0][0].course, starters, files)
+    for one, _made in starters:
+        assert f"\n## {one.title}\n\n- note: one file was left out\n- {one.name}: all proofs hold" in page
 
 
 def test_wrong_input_is_one_line(run):
