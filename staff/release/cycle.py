@@ -47,7 +47,7 @@ def main() -> int:
     course = recipes.read_course(COURSE)
     check_term(args.term, course["term"])
     release.check_target(args.out)
-    chosen = all_recipes()
+    chosen = recipes.of_this_term()
     now = site.read_time(None, facts.zone(course.get("timezone", "")))
     made_from = {"term": args.term, "sources": fingerprint(recipes.ROOT)}
     made_from["states"] = {one.name: site.assignment_facts(one, now)["state"] for one in chosen}
@@ -75,11 +75,6 @@ def main() -> int:
         print(f"note: the older release had changes in it; it is kept as {kept}")
     print(f"{args.out}: {len(files)} files in {time.monotonic() - started:.0f} s; {PAGE} says what is what")
     return 0
-
-
-def all_recipes() -> list[Recipe]:
-    """Every assignment is part of a release."""
-    return [recipes.load(name) for name in recipes.assignments()]
 
 
 def check_term(asked: str, course: str) -> None:

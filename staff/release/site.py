@@ -61,7 +61,7 @@ def main() -> None:
         release.check_target(folder)
     course = recipes.read_course(recipes.FOLDER / "course.toml")
     now = read_time(args.at, facts.zone(course.get("timezone", "")))
-    all_recipes = [recipes.load(name) for name in recipes.assignments()]
+    all_recipes = recipes.of_this_term()
     written = sources([(recipe, starter(recipe)) for recipe in all_recipes], now)
     commit = commit_of(all_recipes[0])
     for folder, files in zip(places, (written, render(written)), strict=True):

@@ -103,14 +103,14 @@ def grading_limits(grader: dict[str, Any]) -> str:
     """What a submission may use while it is graded, from the grader's own settings, as a sentence for students."""
     limits, sizes = Limits(), grader["files"]
     code = max(size for name, size in sizes.items() if name.endswith(".py"))
-    others = max((size for name, size in sizes.items() if not name.endswith(".py")), default=code)
+    others = [size for name, size in sizes.items() if not name.endswith(".py")]
+    other = f", any other file {max(others) / 1e6:g} MB" if others else ""
     return (
         f"Usual code is far from the limits of grading: {limits.threads} processor threads, no GPU, no network, "
         f"{limits.memory_mb / 1024:g} GB of memory, {limits.disk_mb} MB of files that your code writes; it cannot "
         f"start other programs. A function of yours may take {grader['limits']['request_s']:g} seconds each time that "
         "grading calls it (trainings may take longer), and all calls together "
-        f"{grader['limits']['submission_s']:g}. A code file that you hand in may have {code / 1000:,.0f} kB, any other "
-        f"file {others / 1e6:g} MB."
+        f"{grader['limits']['submission_s']:g}. A code file that you hand in may have {code / 1000:,.0f} kB{other}."
     )
 
 

@@ -56,9 +56,14 @@ class Recipe:
         return self.settings.get("marker", "todo")
 
     @property
+    def dates(self) -> dict[str, Any] | None:
+        """As they are written; None for an assignment that this term does not have."""
+        return self.course.get(self.name, self.points.get("course"))
+
+    @property
     def term(self) -> dict[str, Any]:
         """What changes from term to term: from course.toml, else from the assignment's own settings."""
-        facts = self.course.get(self.name, self.points.get("course"))
+        facts = self.dates
         if facts is None:
             raise UserError(f"{self.name} has no due date: write [{self.name}] into course.toml")
         check_assignment(self.name, facts)
@@ -66,8 +71,8 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """'Homework 5: ...': of the recipe, or of its prose for the data set."""
-        return self.settings["title"] if self.dataset is None else self.prose["title"]
+        """'Homework 5: ...': of its prose for the data set, of the recipe, or as the grader calls it."""
+        return self.settings.get("title", self.points["title"]) if self.dataset is None else self.prose["title"]
 
     @property
     def prose(self) -> dict[str, str]:
@@ -152,6 +157,17 @@ def bundled_record(recipe: Recipe) -> dict[str, Any]:
 def assignments() -> list[str]:
     """Names of the assignments that have a recipe."""
     return sorted(path.parent.name for path in FOLDER.glob("*/starter.toml"))
+
+
+def of_this_term() -> list[Recipe]:
+    """Every assignment that has dates. The others are named on the terminal."""
+    every = [load(name) for name in assignments()]
+    for one in every:
+        if one.dates is None:
+            print(f"note: {one.name} is not part of this term, because course.toml has no [{one.name}]")
+    if not (chosen := [one for one in every if one.dates is not None]):
+        raise UserError(f"course.toml has dates for no assignment; write a table for one of {', '.join(assignments())}")
+    return chosen
 
 
 def load(name: str, root: Path = ROOT, flag: str | None = None) -> Recipe:

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from staff.gradebook.term import Policy
-from staff.release.starter import course
+from staff.release.starter import course, recipe
 from staff.release.starter.recipe import FOLDER, read_course
 from toolkit.errors import UserError
 
@@ -42,6 +42,15 @@ def test_a_mistake_in_the_settings_of_the_term_is_named(tmp_path, line, instead,
     assert path.read_text(encoding="utf-8") != TEXT
     with pytest.raises(UserError, match=says):
         read_course(path)
+
+
+def test_an_assignment_without_dates_is_not_part_of_the_term(monkeypatch, capsys):
+    term = read_course(FOLDER / "course.toml")
+    monkeypatch.setattr(recipe, "read_course", lambda path: {name: term[name] for name in term if name != "hw5"})
+    chosen = [one.name for one in recipe.of_this_term()]
+    assert "project2" in chosen
+    assert "hw5" not in chosen
+    assert "note: hw5 is not part of this term, because course.toml has no [hw5]" in capsys.readouterr().out
 
 
 def test_the_gradebook_reads_each_cost_of_late_work_that_may_be_set():

@@ -38,7 +38,7 @@ def run(monkeypatch, tmp_path, capsys):
         calls["sites"] += 1
         return {"course.json": files["_data/course.json"]}
 
-    monkeypatch.setattr(cycle, "all_recipes", lambda: [recipes.load("hw5")])
+    monkeypatch.setattr(recipes, "of_this_term", lambda: [recipes.load("hw5")])
     monkeypatch.setattr(cycle, "starter", lambda recipe, classroom=False: hw5(classroom))
     monkeypatch.setattr(cycle, "all_proofs", proofs)
     monkeypatch.setattr(site, "render", render)
@@ -101,7 +101,7 @@ def test_a_failed_proof_releases_nothing(run, first):
 
 
 def test_the_page_names_every_assignment_that_there_is():
-    starters = [(one, Build({}, "c0ffee", ["one file was left out"])) for one in cycle.all_recipes()]
+    starters = [(one, Build({}, "c0ffee", ["one file was left out"])) for one in recipes.of_this_term()]
     files = collections.defaultdict(bytes)
     files |= {cycle.proofs_of(one.name): f"{one.name}: all proofs hold".encode() for one, _made in starters}
     page = cycle.page(starters[0][0].course, starters, files)
