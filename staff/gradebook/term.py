@@ -77,12 +77,12 @@ class Lateness:
 class Term:
     """What a term's folder says. UserError for whatever is wrong in its files."""
 
-    def __init__(self, path: Path, course_path: Path = COURSE) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         if not self.path.is_dir():
             raise UserError(f"term is {str(path)!r}, which is no folder")
         self.roster: Roster = read_roster(self.path / "roster.csv")
-        self.course = read_course(course_path)
+        self.course = read_course(COURSE)
         self._loaded: dict[str, Assignment] = {}
         self._items: dict[str, tuple[rubric.Item, ...]] = {}
         self._handed_in: dict[str, dict[str, Any]] = {}

@@ -35,12 +35,12 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("flag", help="of a two-dimensional set of MedMNIST, such as bloodmnist")
     for split, count in zip(SPLITS, (600, 150, 100), strict=True):
-        parser.add_argument(f"--{split}", type=in_range(int, 1), default=count, help=f"images (default {count})")
+        parser.add_argument(f"--{split}", type=in_range(int, 1), default=count, help="images")
     parser.add_argument("--seed", type=in_range(int, 0), default=0, help="of the drawing")
     parser.add_argument("--shows", help="what the images show, for the documents, such as 'blood cells'")
     parser.add_argument("--cite", help="their source, for the documents")
     parser.add_argument("--data_root", default=str(recipes.ROOT / "data"), help="folder of the official file")
-    parser.add_argument("--bundled", type=Path, default=FOLDER, help="folder to write to (default: data/bundled)")
+    parser.add_argument("--bundled", type=Path, default=FOLDER, help="folder to write to")
     return parser
 
 

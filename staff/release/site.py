@@ -35,7 +35,7 @@ from toolkit.errors import UserError
 
 SOURCES = recipes.ROOT / "docs" / "site"
 PAGES = {"index": "Welcome", "schedule": "Schedule", "resources": "Resources", "grading": "Grading"}
-OF_THE_COURSE = ("course", "term", "office_hours", "office_hours_when", "timezone")
+OF_THE_COURSE = ("course", "term", "about", "office_hours", "office_hours_when", "timezone")
 COMING, OPEN, CLOSED = "coming", "open", "closed"
 WHOLE_MINUTE = timedelta(seconds=60)  # work is due at the end of 23:59
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s]+)\)")

@@ -15,7 +15,7 @@ from toolkit.errors import UserError
 TEXT, NUMBER = "text in quotes", "a number from 0"
 DATE = "a date with its time, as 2027-10-08T23:59:00"
 COURSE = {"course": TEXT, "term": TEXT, "team_size": NUMBER, "office_hours": TEXT}
-COURSE_MAY = {"office_hours_when": TEXT, "timezone": TEXT}
+COURSE_MAY = {"about": TEXT, "office_hours_when": TEXT, "timezone": TEXT}
 LATE_MAY = {"percent_per_day": NUMBER, "free_days": NUMBER, "hard_end_days": NUMBER}
 ASSIGNMENT = {"due": DATE, "due_timezone": TEXT}
 ASSIGNMENT_MAY = {"released": DATE, "analysis_points": NUMBER, "classroom_link": TEXT, "canvas_column": TEXT}
