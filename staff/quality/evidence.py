@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from scipy.stats import t
@@ -51,10 +51,18 @@ def fit(values: Sequence[float], value: float, grey: float, tries: int) -> Evide
     return Evidence(len(values), round(mean, 4), round(sd, 4), round(min(values), 4), fails_once, fails)
 
 
-def largest_gate(values: Sequence[float], grey: float, tries: int) -> float:
-    """The largest threshold, in hundredths, that a correct solution misses more rarely than LARGEST_FALSE_FAILURE."""
-    hundredths = (number / 100 for number in range(99, 0, -1))
-    return next((value for value in hundredths if fit(values, value, grey, tries).fails < LARGEST_FALSE_FAILURE), 0.0)
+def largest_gate(groups: Collection[Sequence[float]], grey: float, tries: int) -> float:
+    """The largest threshold, in hundredths, that suits several groups of right solutions; 0 if there is none.
+
+    No value that was measured lies below it, and in each group a further one misses it more rarely than
+    LARGEST_FALSE_FAILURE.
+    """
+    least = min(map(min, groups))
+    for value in (number / 100 for number in range(99, 0, -1)):
+        fails = max(fit(values, value, grey, tries).fails for values in groups)
+        if value <= least and fails < LARGEST_FALSE_FAILURE:
+            return value
+    return 0.0
 
 
 def _below(value: float, mean: float, sd: float, runs: int) -> float:
