@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tomllib
 
 from staff.quality import bank
 from staff.release.new_assignment import make
@@ -118,6 +122,35 @@ def test_the_package_grades_in_a_scratch_root(course, starter, archive, tmp_path
     shutil.copy(folder / "hw6.py", site.autograder / "submission")
     run = site.run("run_autograder")
     assert site.results()["score"] == score, run.stderr
+
+
+def written(monkeypatch) -> dict[str, str]:
+    """The files of a new assignment in a term of these tests."""
+    last = {"due": datetime(2028, 1, 1, 23, 59), "due_timezone": "Basel time"}
+    monkeypatch.setattr(make, "last_of_the_course", lambda: last)
+    return make.contents("hw7", "Homework 7", make.read_todos(["1.1 Cohen's kappa 3"]), make.read_due(""))
+
+
+def test_what_is_written_follows_the_term_and_the_titles(monkeypatch):
+    files = written(monkeypatch)
+    assert "def cohens_kappa(" in files["starter/hw7.py"]
+    dates = {"due": datetime(2028, 1, 15, 23, 59), "due_timezone": "Basel time"}
+    assert tomllib.loads(files["assignment.toml"])["course"] == dates
+    assert "title" not in tomllib.loads(files["starter.toml"])  # assignment.toml has it
+    assert {"{{late_work}}", "{{office_hours}}"} <= set(re.findall(r"{{\w+}}", files["templates/handout.md"]))
+
+
+def test_a_graded_test_draws_until_the_wrong_answer_differs(monkeypatch):
+    found: dict = {}
+    text = written(monkeypatch)["graded_tests/test_hw7.py"]
+    assert "telling(rng, cohens_kappa_oracle, " in text
+    exec(text, found)
+    answers = iter([0.5, 0.5, 0.7])
+    data = found["telling"](np.random.default_rng(0), lambda *_data: 0.5, lambda *_data: next(answers))
+    assert next(answers, "asked three times") == "asked three times"
+    assert len(data[0]) == len(data[1]) >= 40
+    with pytest.raises(AssertionError, match="is as good as"):
+        found["telling"](np.random.default_rng(0), lambda *_data: 0.5, lambda *_data: 0.5)
 
 
 @pytest.mark.parametrize(
