@@ -316,8 +316,7 @@ def _check_course_of_validation(calls: list[tuple[bool, bool, int]], moved: floa
     assert moved == 0, "validation changed the weights; no backward() and no step() belong here"
     seen = sum(images for *_, images in calls)  # in batches of any size: several may be put together, or one twice
     assert seen >= helpers.COUNT, (
-        f"expected all {helpers.COUNT} images to be validated, got {seen}; does `return` or `break` stand in the "
-        "loop, or is a batch (the last one is smaller) left out?"
+        f"expected all {helpers.COUNT} images to be validated, got {seen}; is there a `return` or `break` in the loop?"
     )
 
 
