@@ -113,6 +113,10 @@ def check_depends_on_every_channel(model: nn.Module, share_of_pixels: float) -> 
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
     backward(model, (output * weights).sum())
     assert images.grad is not None, "expected an output that depends on the image, got one that does not"
+    for name, chosen in (("below", images < 0), ("above", images > 0)):
+        assert images.grad[chosen].any(), (
+            f"expected an output that depends on pixel values {name} 0, got one that does not; is the image cut off?"
+        )
     felt = images.grad.abs().amax(dim=0) > 0  # (C, 28, 28)
     for channel, name in zip(felt, ("red", "green", "blue") if len(felt) > 1 else ("grey",), strict=True):
         share = channel.float().mean().item()

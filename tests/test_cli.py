@@ -74,6 +74,14 @@ def test_a_bad_flag_is_one_line_that_says_what_is_allowed(parser, capsys, argv, 
     assert named in refused(parser, argv, capsys)
 
 
+def test_help_tells_each_default_once_and_none_where_there_is_none(parser):
+    told = " ".join(parser.format_help().split())
+    assert "(default: 0.001)" in told
+    assert "(default: None)" not in told
+    assert "(default: False)" not in told
+    assert not re.search(r"\(default[^()]*\) \(default", told)
+
+
 def test_command_line_wins_over_the_configuration(parser, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(json.dumps({"description": "x", "model_name": "cnn", "learning_rate": 0.01, "patience": None}))

@@ -62,7 +62,7 @@ class Cut(TorchFunctionMode):
         output = function(*arguments, **(named or {}))
         if not isinstance(output, torch.Tensor) or output.dim() != 4 or len(output) != 2:
             return output
-        output = output.mean(dim=0, keepdim=True).expand_as(output) if output.shape[2] == self.size else output
+        output = output.mean(dim=0, keepdim=True).expand_as(output).clone() if output.shape[2] == self.size else output
         self.maps.append((output.shape[2], differ(output)))
         return output
 

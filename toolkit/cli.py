@@ -36,11 +36,19 @@ RESUME = "continue with --resume"
 PACKAGES = ("torch", "torchvision", "numpy", "medmnist", "matplotlib", "sklearn", "tqdm", "filelock")
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds each default to the help, unless there is none or the help tells it in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False or action.default == []
+        return action.help if nothing or "(default" in (action.help or "") else super()._get_help_string(action)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line and whose flags cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        options.setdefault("formatter_class", _Defaults)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

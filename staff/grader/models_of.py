@@ -65,13 +65,7 @@ def check_evaluation(model: Model, rng: np.random.Generator, channels: int | Non
         "in evaluation mode the same image gets different outputs: dropout stays on. Use nn.Dropout, or "
         "F.dropout(x, p, training=self.training)",
     )
-    others = model(np.concatenate([images[:1], 3 * fresh_data.noise(rng, 7, model.channels) + 1]), channels)
-    apart = float(np.abs(once[0] - others[0]).max())
-    expect(
-        apart <= 1e-2 * scale + 1e-5,
-        "in evaluation mode the output for an image depends on the other images of its batch: normalisation must use "
-        "its running statistics there, or each image's own",
-    )
+    check_company(model, rng, channels)
     check_sees_all(model, rng, channels)
     zero = 0.0 if channels else 0.5
     share = float((model(fresh_data.noise(rng, 16, model.channels), channels, training=True) == zero).mean())
@@ -82,8 +76,20 @@ def check_evaluation(model: Model, rng: np.random.Generator, channels: int | Non
     _check_statistics_follow(model, rng, channels)  # last, because it moves them away from usual images
 
 
+def check_company(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
+    """In evaluation mode an image gets the same output whatever else is in its batch."""
+    images = fresh_data.noise(rng, 8, model.channels)
+    once = model(images, channels)
+    others = model(np.concatenate([images[:1], 3 * fresh_data.noise(rng, 7, model.channels) + 1]), channels)
+    expect(
+        np.abs(once[0] - others[0]).max() <= 1e-2 * max(float(once.std()), 1e-6) + 1e-5,
+        "in evaluation mode the output for an image depends on the other images of its batch: normalisation must use "
+        "its running statistics there, or each image's own",
+    )
+
+
 def check_sees_all(model: Model, rng: np.random.Generator, channels: int | None = None) -> None:
-    """Red, green and blue are told apart, and each corner of the image matters."""
+    """Red, green and blue are told apart; each corner matters, and small changes of dark and of bright values do."""
     images = fresh_data.noise(rng, 8, model.channels)
     apart = np.abs(model(np.roll(images, -1, axis=1), channels) - model(images, channels)).max()
     told = model.channels == 1 or apart > 1e-6
@@ -91,6 +97,9 @@ def check_sees_all(model: Model, rng: np.random.Generator, channels: int | None 
     for place in CORNERS:
         apart = np.abs(model(with_change_at(images, place, CORNER), channels) - model(images, channels)).max()
         expect(apart > 1e-6, "what lies in a corner of the image has no influence: where is the rest of it lost?")
+    for name, chosen in (("below", images < 0), ("above", images > 0)):
+        apart = np.abs(model(np.where(chosen, 0.9 * images, images), channels) - model(images, channels)).max()
+        expect(apart > 1e-6, f"small changes of pixels {name} 0 have no influence: is the image rounded or cut off?")
 
 
 def check_mask_lies_there(model: Model, rng: np.random.Generator) -> None:
@@ -142,6 +151,28 @@ def _check_statistics_follow(model: Model, rng: np.random.Generator, channels: i
         "BatchNorm's running statistics do not follow the training images, so evaluation does not fit training; is its "
         "momentum 0, or track_running_stats off?",
     )
+
+
+def effects_of_values(model: Model, rng: np.random.Generator, channels: int | None = None) -> np.ndarray:
+    """How the outputs for an image change with single values of it: one in every row and column, in all channels.
+
+    Returns (rows, channels of the image, outputs).
+    """
+    base = fresh_data.noise(rng, 1, model.channels)
+    side, columns = fresh_data.SIDE, rng.permutation(fresh_data.SIDE)
+    changed = np.repeat(base, side * model.channels, axis=0)
+    for number, copy in enumerate(changed):
+        row = number // model.channels
+        copy[number % model.channels, row, columns[row]] += 1.0
+    moved = model(changed, channels) - model(base, channels)
+    return moved.reshape(side, model.channels, -1)
+
+
+def without_effect(moved: np.ndarray) -> str:
+    """'3 of 84 pixel values tried', or '' if all have an effect, which rounding is not."""
+    most = np.abs(moved).max(axis=2)
+    without = int((most <= 1e-5 * most.max()).sum())
+    return f"{without} of {most.size} pixel values tried" if without else ""
 
 
 def seen_from(model: Model, images: np.ndarray, place: tuple[int, int], size: int = 4) -> np.ndarray:

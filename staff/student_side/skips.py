@@ -64,7 +64,7 @@ class _SmallestMap(torch.overrides.TorchFunctionMode):
                 self.smallest = min(area, self.smallest or area)
             if area == self.area:
                 self.passed = True
-                return result.detach().mean(dim=0, keepdim=True).expand_as(result)
+                return result.detach().mean(dim=0, keepdim=True).expand_as(result).clone()  # inplace=True may follow
             weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
             if not self.passed and function in CONVOLUTIONS and weight.requires_grad:
                 self.encoder.append((weight, area))

@@ -27,6 +27,10 @@ FULL_SIZE = """        self.full = nn.Sequential(
 """
 NARROW = "        narrow, medium, wide = base_channels, 2 * base_channels, 4 * base_channels\n"
 
+STRETCHED = """        logits = torch.sigmoid(self.layers(x.flatten(start_dim=1)))
+        logits = (logits - logits.min()) / (logits.max() - logits.min() + 1e-8)
+"""
+
 # Name -> (edits, TODO, tests that must fail, words of the first line of the first).
 WRONG = {
     "dropout stays on in the MLP": (
@@ -34,6 +38,31 @@ WRONG = {
         "1.1",
         ["test_evaluation[mlp]"],
         "dropout stays on",
+    ),
+    "what lies below 0 is cut off": (
+        [(MODELS, MLP_CALL, "        return self.layers(x.relu().flatten(start_dim=1))")],
+        "1.1",
+        ["test_evaluation[mlp]"],
+        "small changes of pixels below 0",
+    ),
+    "the last column is left out": (
+        [(MODELS, MLP_CALL, "        return self.layers(nn.functional.pad(x[..., :-1], (0, 1)).flatten(start_dim=1))")],
+        "1.1",
+        ["test_mlp_sees_every_pixel"],
+        "3 of 84 pixel values",
+    ),
+    "masks stretched over the batch": (
+        [
+            (SEG_MODELS, "        logits = self.layers(x.flatten(start_dim=1))", STRETCHED),
+            (
+                SEG_MODELS,
+                "        return torch.sigmoid(logits).view(B, self.out_channels, H, W)\n        # END SOLUTION 2.1",
+                "        return logits.view(B, self.out_channels, H, W)\n        # END SOLUTION 2.1",
+            ),
+        ],
+        "2.1",
+        ["test_evaluation[mlp]"],
+        "in evaluation mode the output for an image depends on the other images",
     ),
     "dropout stays on in the CNN": (
         [
@@ -205,10 +234,10 @@ def test_right_models_keep_all_checks(tmp_path, name):
     assert failures(tmp_path, edits, [todo]) == {}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_unet_whose_last_layer_starts_at_zero_is_seen_through(tmp_path, seed):
-    """Its last layers were dead on images that BatchNorm had no statistics of: 5 of 5 points lost."""
-    (variant,) = [one for one in load_bank() if one.name == "zero_heads"]
+@pytest.mark.parametrize(("entry", "seed"), [("zero_heads", 0), ("zero_heads", 1), ("bilinear_unet", 0)])
+def test_skips_of_right_unets_are_found(tmp_path, entry, seed):
+    """A last layer that starts at zero was dead on images that BatchNorm had not seen. The other has ReLU in place."""
+    (variant,) = [one for one in load_bank() if one.name == entry]
     name = "segmentation_models.py"
     student, rng = LocalStudent(tmp_path, {name: variant.files[name]}), np.random.default_rng(seed)
     test_2_models.test_middle(student, rng, "unet")

@@ -10,7 +10,14 @@ import pytest
 from staff.grader import fresh_data
 from staff.grader.client import expect
 from staff.grader.model import student_model
-from staff.grader.models_of import check_evaluation, check_own_network, stirred
+from staff.grader.models_of import (
+    check_company,
+    check_evaluation,
+    check_own_network,
+    effects_of_values,
+    stirred,
+    without_effect,
+)
 
 MODULE = "classification_models"
 MLP_LEARNS = 0.7
@@ -65,17 +72,6 @@ def expect_logits(logits: np.ndarray) -> None:
     )
 
 
-def pixels_without_influence(model, rng) -> tuple[int, np.ndarray]:
-    """How many of the values tried change no logit, and the changes of the logits (8 places, channels, classes)."""
-    base, C = fresh_data.noise(rng, 1, model.channels), model.channels
-    places = rng.integers(0, fresh_data.SIDE, (8, 2))
-    changed = np.repeat(base, 8 * C, axis=0)  # 8 places, each in every channel
-    for number, image in enumerate(changed):
-        image[(number % C, *places[number // C])] += 1.0
-    moved = model(changed, model.num_classes) - model(base, model.num_classes)
-    return int((np.abs(moved).max(axis=1) == 0).sum()), moved.reshape(8, C, -1)
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_shapes(student, rng, kind):
     for batch in (1, 7):
@@ -92,6 +88,7 @@ def test_num_classes(student, rng, kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_evaluation(student, rng, kind):
+    check_company(student_model(student, MODULE, MODELS[kind]), rng, student.num_classes)  # before it is sure
     check_evaluation(stirred_model(student, rng, kind), rng, student.num_classes)
 
 
@@ -104,16 +101,16 @@ def test_linear_is_affine(student, rng):
     model = stirred_model(student, rng, "linear")
     departure = departure_from_affine(model, rng)
     expect(departure < 1e-3, f"the model is not linear: it departs from a straight line by {departure:.2g}")
-    without, moved = pixels_without_influence(model, rng)
-    expect(not without, f"{without} of {8 * model.channels} pixel values tried have no influence on the logits")
+    moved = effects_of_values(model, rng, model.num_classes)
+    expect(not (without := without_effect(moved)), f"{without} have no influence on the logits")
     expect(model.channels == 1 or np.ptp(moved, axis=1).max() > 1e-6, "the model cannot tell the colour channels apart")
 
 
 def test_mlp_sees_every_pixel(student, rng):
-    without, moved = pixels_without_influence(stirred_model(student, rng, "mlp"), rng)
-    tried = 8 * student.channels
+    model = stirred_model(student, rng, "mlp")
+    moved = effects_of_values(model, rng, model.num_classes)
     expect(
-        not without, f"{without} of {tried} pixel values tried have no influence on the logits: flatten the whole image"
+        not (without := without_effect(moved)), f"{without} have no influence on the logits: flatten the whole image"
     )
     apart = np.ptp(moved, axis=0).max()
     expect(apart > 1e-3 * np.abs(moved).max(), "all pixels have the same influence: flatten the image, pool nothing")

@@ -12,13 +12,16 @@ from staff.grader import fresh_data, oracle
 from staff.grader.client import StudentError, expect
 from staff.grader.model import student_model
 from staff.grader.models_of import (
+    check_company,
     check_evaluation,
     check_mask_lies_there,
     check_own_network,
     check_sees_all,
+    effects_of_values,
     reach,
     seen_from,
     stirred,
+    without_effect,
 )
 
 MODULE = "segmentation_models"
@@ -100,6 +103,7 @@ def test_channels(student, rng, kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "unet"])
 def test_evaluation(student, rng, kind):
+    check_company(built(student, MODELS[kind]), rng)  # before its answers are sure
     check_evaluation(stirred_model(student, rng, kind), rng)
 
 
@@ -122,6 +126,8 @@ def test_sees_whole_image(student, rng, kind):
             f"a corner of the image matters for {share:.0%} of the mask's pixels, expected all",
         )
     check_sees_all(model, rng)
+    without = without_effect(effects_of_values(model, rng))
+    expect(not without, f"{without} have no influence on the mask: flatten the whole image")
 
 
 @pytest.mark.parametrize("kind", ["cnn", "unet"])
