@@ -62,9 +62,10 @@ def todo_lines(todo: dict) -> list[str]:
 
 def data_note(results: dict) -> str:
     """Which data the outcomes belong to."""
-    if results["data"]["kind"] == "sample":
-        return "Outcomes were measured on the course's bundled sample of PathMNIST with gates calibrated for it."
-    return f"Outcomes were measured on {results['data']['name']} with the course's gates."
+    if results["data"]["kind"] == "drawn":
+        return "The checks drew their data for this submission."
+    sample = results["data"]["kind"] == "sample"
+    return f"Trained models were tested on {'the bundled sample of PathMNIST' if sample else results['data']['name']}."
 
 
 def public_notes(results: dict) -> list[str]:

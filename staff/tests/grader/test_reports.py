@@ -15,7 +15,7 @@ import pytest
 from staff.gradebook import class_report
 from staff.grader import assignment, checks, grade
 from staff.grader.checks import Outcome
-from staff.grader.reports import gradescope, junit, page
+from staff.grader.reports import feedback, gradescope, junit, page
 
 HOSTILE = '<script>alert(1)</script>\x1b[2J\x00\u202e]]> & "quoted"'
 
@@ -129,6 +129,16 @@ def luminance(colour: str) -> float:
 
 
 SITE = page.COLOURS + (Path(__file__).resolve().parents[3] / "docs/site/assets/site.css").read_text(encoding="utf-8")
+
+
+def test_results_say_which_data_they_belong_to():
+    said = {
+        kind: feedback.data_note({"data": {"kind": kind, "name": "bloodmnist-sample"}})
+        for kind in ("drawn", "sample", "bloodmnist-sample")
+    }
+    assert said["drawn"] == "The checks drew their data for this submission."
+    assert "bundled sample of PathMNIST" in said["sample"]
+    assert said["bloodmnist-sample"] == "Trained models were tested on bloodmnist-sample."
 
 
 @pytest.mark.parametrize("style", [page.STYLE, class_report.STYLE, SITE], ids=["feedback", "overview", "course site"])
