@@ -80,16 +80,13 @@ def made(model_class: Callable[..., nn.Module]) -> nn.Module:
 
 def settled(model: nn.Module) -> nn.Module:
     """The model with BatchNorm's statistics of random images. With those it starts with, a deep one fades to grey."""
-    norms = [one for one in model.train().modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the average of all passes: nothing is left of the start
+    for norm in model.train().modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = None  # the average of all passes: nothing is left of the start
     with torch.no_grad():
         for _ in range(20):  # for statistics that the student's own code keeps
             model(random_images(16))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
     return model
 
 

@@ -45,7 +45,16 @@ def build(recipe: Recipe, *, classroom: bool = False) -> Build:
     else:
         contents["tests/todos.py"] = todos.table(recipe, contents).encode()
     contents["pyproject.toml"] = _tool_settings(recipe, contents).encode()
+    if "constraints.txt" in contents:
+        contents["constraints.txt"] = _students_versions(contents).encode()
     return Build(_renamed(recipe, contents), commit_of(recipe), notes)
+
+
+def _students_versions(contents: dict[str, bytes]) -> str:
+    """constraints.txt with its comments and the packages of requirements.txt alone."""
+    wanted = re.findall(r"^[\w-]+", contents["requirements.txt"].decode(), re.MULTILINE)
+    lines = contents["constraints.txt"].decode().splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("#") or line.partition("==")[0] in wanted)
 
 
 def _put_points(recipe: Recipe, graded: list[Graded], contents: dict[str, bytes]) -> list[str]:

@@ -37,6 +37,9 @@ def test_a_student_gets_little_to_read(sources):
     lines = sum(data.count(b"\n") for name, data in files.items() if not name.endswith(".npz"))
     assert len(files) <= 105
     assert lines <= 13_500
+    versions = files["constraints.txt"].decode()
+    assert "\ntorch==" in versions
+    assert "selenium" not in versions, "what the staff alone install"
     of_toolkit = {name for name in files if name.startswith("toolkit/") and "sweeps/" not in name}
     assert {"toolkit/training.py", "toolkit/__init__.py", "toolkit/compare.py"} <= of_toolkit
     staff_only = {"toolkit/study.py", "toolkit/backbones.py", "toolkit/images/__init__.py"}
