@@ -1,4 +1,4 @@
-"""What course.toml may say. A key that nobody reads is named: a misspelt deduction would cost nothing.
+"""What course.toml may say. A key that no tool reads is named: a misspelt deduction would cost nothing.
 
 An assignment that staff.new_assignment wrote has the same facts in the table [course] of its assignment.toml.
 """
@@ -22,7 +22,7 @@ ASSIGNMENT_MAY = {"released": DATE, "analysis_points": NUMBER, "classroom_link":
 
 
 def check_course(file: str, content: Mapping[str, Any]) -> None:
-    """UserError for a setting of the term that is missing, of another kind, or read by nobody."""
+    """UserError for a setting of the term that is missing, of another kind, or read by no tool."""
     tables = {name: table for name, table in content.items() if isinstance(table, dict)}
     _check(file, {name: value for name, value in content.items() if name not in tables}, COURSE, COURSE_MAY)
     facts.zone(content.get("timezone", ""))
@@ -40,7 +40,7 @@ def _check(where: str, content: Mapping[str, Any], needed: Mapping[str, str], ot
     allowed = {**needed, **others}
     for key, value in content.items():
         if key not in allowed:
-            raise UserError(f"{key} of {where} is read by nobody; allowed: {', '.join(allowed)}")
+            raise UserError(f"no tool reads {key} of {where}; allowed: {', '.join(allowed)}")
         if not _is(allowed[key], value):
             raise UserError(f"{key} of {where} is {value!r}; write {allowed[key]}")
     for key, kind in needed.items():

@@ -1,4 +1,4 @@
-"""What may stand in course.toml: a mistake is named, and nothing in it is read by nobody."""
+"""What may stand in course.toml: a mistake is named, and so is what no tool reads."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TEXT = (FOLDER / "course.toml").read_text(encoding="utf-8")
         (
             r"^timezone = ",
             "time_zone = ",
-            "time_zone of course.toml is read by nobody; .*timezone",
+            "no tool reads time_zone of course.toml; .*timezone",
         ),
         (r"^timezone = .*", 'timezone = "Swiss"', "timezone is 'Swiss'; allowed: a name as Europe/Zurich"),
-        (r"^percent_per_day", "percents_per_day", r"percents_per_day of \[late\] in course.toml is read by nobody"),
+        (r"^percent_per_day", "percents_per_day", r"no tool reads percents_per_day of \[late\] in course.toml"),
         (r"^free_days = \d+", "free_days = -1", r"free_days of \[late\] in course.toml is -1; write a number from 0"),
         (r"^due = .*", "due = 'soon'", "due of project2 is 'soon'; write a date with its time"),
         (r"^due = .*", "due = 2028-09-08", r"due of project2 is datetime.date\(.*\); write a date with its time"),
