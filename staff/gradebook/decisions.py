@@ -32,13 +32,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from staff.grader.toml_file import tomllib
 from toolkit.errors import UserError
 from toolkit.runs import write_bytes
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 LOCK_TIMEOUT_S = 30.0
 PARTS = ("todo", "check", "item")

@@ -8,12 +8,8 @@ from typing import Any
 
 from staff.grader import assignment as assignments
 from staff.grader import facts
+from staff.grader.toml_file import read_toml
 from toolkit.errors import UserError, check_choice
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,14 @@ def names() -> list[str]:
 def load(name: str, folder: Path = assignments.FOLDER) -> Rubric:
     """Read and check a rubric. UserError: the file and what is wrong in it."""
     path = folder / name / "rubric.toml"
+    content = read_toml(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
         check_choice("per", content["per"], ("student", "team"))
         items = tuple(_item(entry, content) for entry in content["item"])
         rubric = Rubric(name, content["title"], content["per"], items)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except (tomllib.TOMLDecodeError, UserError) as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
     _check(rubric, path)
     return rubric

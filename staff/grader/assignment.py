@@ -9,12 +9,8 @@ from pathlib import Path
 from staff.grader import dataset as datasets
 from staff.grader.client import CheckFailed
 from staff.grader.dataset import REFERENCE, DataSet
+from staff.grader.toml_file import read_toml
 from toolkit.errors import UserError, check_choice
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "staff" / "assignments"
@@ -150,8 +146,7 @@ def load(name: str, flag: str | None = None) -> Assignment:
     flag: of a data set in the place of the assignment's own.
     """
     check_choice("assignment", name, names())
-    with open(FOLDER / name / "assignment.toml", "rb") as file:
-        content = tomllib.load(file)
+    content = read_toml(FOLDER / name / "assignment.toml")
     limits = content["limits"]
     assignment = Assignment(
         name=name,

@@ -7,6 +7,7 @@ fresh one. A module whose import failed is not tried again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from staff.grader import processes
 from staff.grader.sandbox import Confined, Limits, Place
 from staff.student_side.protocol import Channel, Frame, PeerClosed, PeerTimeout, ProtocolError
 
+STAFF = Path(__file__).resolve().parents[1]
 Shape = tuple[int | None, ...]
 Expected = Mapping[str, tuple[str, Shape]]
 
@@ -144,7 +146,9 @@ class StudentProcess:
     def request(
         self, op: str, spec: dict, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None
     ) -> Frame:
-        """One question, one answer. CheckFailed for every way in which none comes."""
+        """One question, one answer. CheckFailed for every way in which none comes; NameError: there is no such `op`."""
+        if op not in operations():
+            raise NameError(f"no operation {op!r} in staff/student_side or the assignment's operations.py")
         self.start()
         seconds = min(timeout_s or self.budget.request_s, self.budget.left())
         if seconds <= 0:
@@ -208,6 +212,15 @@ class StudentProcess:
             message = f"{error.message} (while importing {module}.py)"
             self.failed_imports[module] = StudentError(error.kind, message, error.frames, is_about_code=False)
             raise self.failed_imports[module]
+
+
+@functools.cache
+def operations() -> frozenset[str]:
+    """What the worker can be asked, read from its files: "forward", "hw5.cases". A misspelt one is our fault."""
+    files = {"": STAFF / "student_side" / "operations.py"}
+    files |= {f"{path.parent.name}.": path for path in STAFF.glob("assignments/*/operations.py")}
+    texts = {prefix: path.read_text(encoding="utf-8") for prefix, path in files.items()}
+    return frozenset(prefix + name for prefix, text in texts.items() for name in re.findall(r"\bop_(\w+)", text))
 
 
 def checked(reply: Frame, expect: Expected | None) -> Reply:

@@ -12,12 +12,8 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from staff.grader.packing import JUNK, folder_entries
+from staff.grader.toml_file import read_toml
 from toolkit.errors import UserError
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT_FILE = ROOT / "COMMIT"  # `python -m staff.package` writes it, because a package has no repository
@@ -57,7 +53,7 @@ def term(assignment: str) -> dict[str, Any]:
     folder = ROOT / "staff" / "assignments"
     places = ((folder / "course.toml", assignment), (folder / assignment / "assignment.toml", "course"))
     for path, name in places:
-        if path.is_file() and (facts := tomllib.loads(path.read_text(encoding="utf-8")).get(name)):
+        if path.is_file() and (facts := read_toml(path).get(name)):
             return facts
     return {}
 

@@ -28,15 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from staff.grader.dataset import DataSet
+from staff.grader.toml_file import read_toml
 from staff.release.starter import recipe as recipes
 from staff.release.starter.handout import todo_key
 from staff.release.starter.markers import find_regions
 from toolkit.errors import UserError
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 HERE = Path(__file__).parent
 PROJECT2 = "project2"
@@ -136,18 +132,8 @@ def load_bank(more: Iterable[Path] = (), assignment: str = PROJECT2, folder: Pat
     return [variant.adapted(dataset) for variant in variants] if dataset else variants
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
 def _alternate(path: Path, original: dict[str, str]) -> Variant:
-    content, files = _read(path), dict(original)
+    content, files = read_toml(path), dict(original)
     for name, value in content.items():
         if name == "edit":
             for edit in value:
@@ -164,7 +150,7 @@ def _submission(folder: Path, graded: list[str]) -> Variant:
     if missing:
         raise UserError(f"{folder} has no {missing[0]}")
     files = {name: (folder / name).read_text(encoding="utf-8") for name in graded}
-    origin = _read(folder / "origin.toml") if (folder / "origin.toml").is_file() else {}
+    origin = read_toml(folder / "origin.toml") if (folder / "origin.toml").is_file() else {}
     origin = {"set": origin.get("set", "whole submissions"), "seen": origin.get("seen", True)}
     first_line = files[graded[0]].partition("\n")[0]
     title = first_line.lstrip("# ").removeprefix(f"{folder.name}:").strip() or folder.name
@@ -172,7 +158,7 @@ def _submission(folder: Path, graded: list[str]) -> Variant:
 
 
 def _mutants(path: Path, bases: Mapping[str, dict[str, str]], seen: bool) -> list[Variant]:
-    content = _read(path)
+    content = read_toml(path)
     origin = {"set": content.get("set", FIRST_SET if seen else path.stem), "seen": content.get("seen", seen)}
     entries = [entry for kind in ("mutant", "mistake") for entry in content.get(kind, ())]
     if not entries:

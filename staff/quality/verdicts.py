@@ -6,13 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from staff.grader.toml_file import read_toml
 from staff.quality.bank import Variant
 from staff.quality.confusion import Graded, interval
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 HIDDEN = Path(__file__).parent / "hidden_on_purpose.toml"
 FIRST = Path(__file__).parent / "first_measured.toml"
@@ -42,8 +38,7 @@ class Opinions:
         self.variants = list(bank)
         hidden = folder / HIDDEN.name if folder else HIDDEN
         self.first = folder / FIRST.name if folder else FIRST
-        text = hidden.read_text(encoding="utf-8") if hidden.exists() else ""
-        self.because: dict[str, str] = tomllib.loads(text).get("because", {})
+        self.because: dict[str, str] = read_toml(hidden).get("because", {}) if hidden.exists() else {}
         self.lines: dict[str, dict[str, list[str]]] = {variant.name: {} for variant in self.variants}
         for one in heard:
             self._add(one.variant, one.judge, [f"{where}: {lines[0]}" for where, lines in sorted(one.found.items())])
@@ -172,7 +167,7 @@ def _table(opinions: Opinions, right: bool) -> list[str]:
 
 def first_measured(path: Path) -> list[str]:
     """The rates of each set before the checks knew it, which alone say how often the judges err; [] without a file."""
-    rows = tomllib.loads(path.read_text(encoding="utf-8")).get("measured", []) if path.exists() else []
+    rows = read_toml(path).get("measured", []) if path.exists() else []
     if not rows:
         return []
     lines = [

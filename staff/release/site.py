@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 from staff.grader import facts
 from staff.grader.assignment import Gate
 from staff.grader.reports.page import COLOURS
+from staff.grader.toml_file import read_toml
 from staff.quality import verdicts
 from staff.quality.confusion import interval
 from staff.release.make_starter import starter
@@ -167,7 +168,7 @@ def page_text(recipe: Recipe, files: Mapping[str, bytes]) -> tuple[str, dict[str
 
 def measured() -> list[dict[str, str]]:
     """Rows of the table of error rates, as the sets were first judged."""
-    rows = recipes.read_toml(verdicts.FIRST)["measured"]
+    rows = read_toml(verdicts.FIRST)["measured"]
     return [
         {"set": row["set"], "right": interval(row["grader"][0], row["right"]) if row["right"] else "none in this set"}
         | {judge: interval(row[judge][1], row["mistakes"]) for judge in ("public", "grader")}

@@ -24,6 +24,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from staff.grader.toml_file import read_toml
 from staff.release.starter import recipe as recipes
 from toolkit.cli import OneLineParser
 from toolkit.errors import UserError
@@ -133,7 +134,7 @@ def read_due(text: str) -> datetime.datetime:
 
 def last_of_the_course() -> dict[str, Any]:
     """What course.toml says of the assignment that is due last; {} if it names none."""
-    course = recipes.read_toml(recipes.FOLDER / "course.toml")
+    course = read_toml(recipes.FOLDER / "course.toml")
     dated = [facts for facts in course.values() if isinstance(facts, dict) and "due" in facts]
     return max(dated, key=lambda facts: facts["due"], default={})
 
@@ -179,7 +180,7 @@ def facts_of(name: str, todo: Todo, shown: dict[str, Any]) -> dict[str, str]:
 
 def example(kind: str) -> dict[str, Any]:
     """A function with its docstring, solution, tests, oracle, wrong answer, mistake and another right solution."""
-    return recipes.read_toml(HERE / "examples" / f"{kind}.toml")
+    return read_toml(HERE / "examples" / f"{kind}.toml")
 
 
 def fill(template: str, facts: dict[str, str]) -> str:

@@ -13,16 +13,9 @@ from typing import Any
 
 from staff.grader import dataset as datasets
 from staff.grader.dataset import SIDE, DataSet
+from staff.grader.toml_file import read_toml
 from staff.release.starter.course import check_assignment, check_course
 from toolkit.errors import UserError, check_choice
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    try:
-        import tomli as tomllib
-    except ModuleNotFoundError:
-        raise UserError("staff tools need Python 3.11 or newer (or the package tomli with 3.10)") from None
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "staff" / "assignments"
@@ -193,16 +186,6 @@ def read_course(path: Path) -> dict[str, Any]:
     content = read_toml(path)
     check_course(path.name, content)
     return content
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file; UserError naming it."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def source_files(root: Path) -> tuple[list[str], list[str]]:

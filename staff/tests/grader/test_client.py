@@ -47,3 +47,11 @@ def test_the_kernel_says_how_long_threads_waited():
     while time.monotonic() < deadline:
         pass
     assert 0 <= processes.waited_since(before, os.getpid()) <= 60
+
+
+def test_an_operation_that_does_not_exist_is_a_fault_of_the_grader():
+    student = StudentProcess(None, "limits", None, Budget(), [])
+    for op in ("scores", "hw5.scores", "hw9.cases", "hw5.forward"):
+        with pytest.raises(NameError, match=op):  # NameError: checks.OWN_FAULTS, whatever was answered before
+            student.request(op, {})
+    assert {"forward", "train_epoch", "hw5.cases"} <= client.operations()

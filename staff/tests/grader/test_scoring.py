@@ -9,11 +9,12 @@ import types
 import pytest
 
 from staff.grader import assignment as assignments
-from staff.grader import earlier
+from staff.grader import earlier, facts
 from staff.grader.assignment import Check, Gate, Todo
 from staff.grader.checks import GradingPlugin, Outcome, score_all, score_todo
 from staff.grader.client import CheckFailed, clean
 from staff.grader.models_of import check_own_network
+from staff.grader.toml_file import read_toml
 from toolkit.errors import UserError
 
 POINTS = int(assignments.load("project2").points)
@@ -173,3 +174,16 @@ def test_reading_a_source_is_never_a_fault_of_the_grader(tmp_path, source):
     )
     with said:
         check_own_network(types.SimpleNamespace(tree=tmp_path), "m", "CNNModel", ["CNNModel"])
+
+
+@pytest.mark.parametrize("content", [b"points = ", b"points = 5\npoints = 6", b"\xff\xfe", None])
+def test_a_toml_file_that_cannot_be_read_is_named(content, tmp_path, monkeypatch):
+    file = tmp_path / "staff" / "assignments" / "course.toml"
+    file.parent.mkdir(parents=True)
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=r"course\.toml"):
+        read_toml(file)
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    if content is not None:
+        with pytest.raises(UserError, match="is not valid TOML"):
+            facts.due("project2")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from staff.grader.toml_file import read_toml
 from staff.release import cycle, site
 from staff.release.make_starter import starter
 from staff.release.starter import recipe as recipes
@@ -17,7 +18,7 @@ from staff.release.starter.build import Build
 from staff.release.starter.proof import Proof
 from toolkit.errors import UserError
 
-TERM = recipes.read_toml(cycle.COURSE)["term"]
+TERM = read_toml(cycle.COURSE)["term"]
 
 
 @functools.cache

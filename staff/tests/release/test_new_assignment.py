@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import tomllib
 
+from staff.grader.toml_file import read_toml
 from staff.quality import bank
 from staff.release.new_assignment import make
-from staff.release.starter.recipe import ROOT, read_toml
+from staff.release.starter.recipe import ROOT
 from staff.tests.release.tools import Site, command, needs_root
 from toolkit.errors import UserError
 
