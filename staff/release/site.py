@@ -40,6 +40,8 @@ OF_THE_COURSE = ("course", "term", "about", "office_hours", "office_hours_when",
 COMING, OPEN, CLOSED = "coming", "open", "closed"
 WHOLE_MINUTE = timedelta(seconds=60)  # work is due at the end of 23:59
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s]+)\)")
+# A bar in a sentence, which Jekyll would take for a table; first what may hold bars: code and the rows of a table.
+BAR = re.compile(r"(```.*?```|`[^`\n]*`|^\|[^\n]*)|\|", re.DOTALL | re.MULTILINE)
 NO_JEKYLL = (
     "the course site is built by Jekyll, which is missing; install it: apt-get install jekyll (or: gem install jekyll)"
 )
@@ -163,6 +165,7 @@ def page_text(recipe: Recipe, files: Mapping[str, bytes]) -> tuple[str, dict[str
         raise UserError(f"{name} of {recipe.name} must begin with its title (# ...) and hold no command of Jekyll")
     linked = {path: f"{recipe.name}/{path}" for path in LINK.findall(text) if path in files}
     text = LINK.sub(lambda match: f"]({linked.get(match[1], match[1])})", text)
+    text = BAR.sub(lambda match: match[1] or r"\|", text)
     return text, {place: files[path] for path, place in linked.items()}
 
 

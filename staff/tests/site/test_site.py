@@ -146,6 +146,8 @@ def test_pages_are_valid_and_no_link_is_broken(sites, time):
         assert [tag for tag, _ in page.tags].count("h1") == 1
         assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
         assert not re.search(r"\{\{|\{%", page.text)
+        tags = [tag for tag, _ in page.tags]
+        assert tags.count("table") == tags.count("thead"), f"{name}: bars of a sentence became a table"
         for link in [*page.all("href"), *page.all("src")]:
             parts = urlsplit(link)
             if parts.scheme in ("https", "data"):
