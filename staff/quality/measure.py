@@ -6,9 +6,9 @@ solution loses points of a TODO. A false pass: a mistake keeps all points of a T
 mistake costs a TODO that it does not touch. Every judgement is kept in --out, so that a run that was stopped continues,
 and nothing is judged twice with the same judge, code and seed.
 
---quick takes each tenth entry of each set, leaves out the training gates, and judges of a mistake the TODOs that it is
-about, up to the first check that fails, several mistakes in one submission. Whether a mistake costs other TODOs too,
-only the full run sees. Exit code: 0 if the bars are met, 1 if not, 2 mistake in the call.
+--quick takes each twentieth entry of each set, leaves out the training gates, and judges of a mistake the TODOs that
+it is about, up to the first check that fails, several mistakes in one submission. Whether a mistake costs other TODOs
+too, only the full run sees. Exit code: 0 if the bars are met, 1 if not, 2 mistake in the call.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from toolkit.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ALTERNATE_SEEDS = 5
-QUICK_EVERY = 10
+QUICK_EVERY = 20
 JUDGES = ("public", "mains", "grader")
 WITH_MAINS = (PROJECT2,)  # assignments whose students have a main that trains
 # What the judges import, so that a process that judges once need not.
@@ -104,7 +104,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--assignment", default=PROJECT2, help="name of a folder in staff/assignments")
     parser.add_argument("--quick", action="store_true", help="no training gates, one seed, fewer TODOs an entry")
     parser.add_argument("--mistakes", type=Path, nargs="+", default=[], metavar="FILE", help="judge these mistakes too")
-    parser.add_argument("--every", type=in_range(int, 1), metavar="N", help="each Nth entry of each set (quick: 10)")
+    parser.add_argument("--every", type=in_range(int, 1), metavar="N", help="each Nth entry of each set (quick: 20)")
     parser.add_argument("--only_set", nargs="+", metavar="SET", help="entries of these sets of the bank")
     parser.add_argument("--judges", nargs="+", choices=JUDGES, help="not all that there are")
     parser.add_argument("--seeds", type=in_range(int, 1), help=f"seeds for right solutions (default {ALTERNATE_SEEDS})")
