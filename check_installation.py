@@ -292,7 +292,7 @@ def check_data(data_root: Path) -> None:
     if no_network is None:
         ok("data", f"the full {flag} will be downloaded at the first run from {address}")
     else:
-        cure = f"the bundled sample is used; for the full set put {flag}.npz into {data_root} or name a --mirror"
+        cure = f"the bundled sample is used; for the full set put {flag}.npz into {data_root}"
         warn("data", f"the full {flag} cannot be downloaded: {no_network}", cure)
     return ok("data", f"{sample.name} is bundled ({sample.count('train')} labelled training images)")
 

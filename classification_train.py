@@ -85,7 +85,7 @@ def train_epoch(
         criterion: (logits, labels) → mean loss of the batch.
         max_steps: stop after this many batches; None: go through the whole loader.
     """
-    # Hint: training mode; then for each batch zero the gradients, forward, loss, backward, step; add up loss and hits.
+    # Hint: training mode; then for each batch zero the gradients, forward, loss, backward, step; add up the loss and the correct predictions.
     # BEGIN SOLUTION 1.4: train for one epoch
     model.train()  # dropout is on, BatchNorm uses the statistics of the batch
     total_loss, correct, seen = 0.0, 0, 0
@@ -105,12 +105,12 @@ def train_epoch(
     # END SOLUTION 1.4
 
 
-@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
+@torch.no_grad()  # keeps no gradients: faster, less memory
 def validate_epoch(
     model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
 ) -> tuple[float, float]:
     """Evaluate on the whole of val_loader and return (average_loss, accuracy). Nothing in the model changes."""
-    # Hint: evaluation mode, no gradients, no optimizer; otherwise as in training.
+    # Hint: evaluation mode, no backward, no optimizer; otherwise as in training.
     # BEGIN SOLUTION 1.5: validate on the whole loader
     model.eval()  # dropout is off, BatchNorm uses its running statistics: a prediction depends on its image alone
     total_loss, correct, seen = 0.0, 0, 0

@@ -80,7 +80,7 @@ def train_segmentation_epoch(
         criterion: (probabilities, masks) → mean loss of the batch.
         max_steps: stop after this many batches; None: go through the whole loader.
     """
-    # Hint: as train_epoch in Part 1, with masks instead of labels and calculate_iou instead of hits.
+    # Hint: as train_epoch in Part 1, with masks for labels and calculate_iou for the correct predictions.
     # BEGIN SOLUTION 2.6: train for one epoch
     model.train()
     total_loss, total_iou, seen = 0.0, 0.0, 0
@@ -99,12 +99,12 @@ def train_segmentation_epoch(
     # END SOLUTION 2.6
 
 
-@torch.no_grad()  # no graph: less memory, and nothing that could be trained on
+@torch.no_grad()  # keeps no gradients: faster, less memory
 def validate_segmentation_epoch(
     model: nn.Module, val_loader: Iterable, criterion: nn.Module, device: torch.device | str
 ) -> tuple[float, float]:
     """Evaluate on the whole of val_loader and return (average_loss, average_iou). Nothing in the model changes."""
-    # Hint: evaluation mode, no gradients, no optimizer; otherwise as in training.
+    # Hint: evaluation mode, no backward, no optimizer; otherwise as in training.
     # BEGIN SOLUTION 2.7: validate on the whole loader
     model.eval()  # dropout is off, BatchNorm uses its running statistics
     total_loss, total_iou, seen = 0.0, 0.0, 0

@@ -81,7 +81,7 @@ def show_layers(model: Any, images: Any) -> Any:
     if idle:
         print(f"never run in forward: {', '.join(idle)}")
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    print(f"{size:,} trainable parameters; functions such as torch.cat or flatten are no layers and have no row")
+    print(f"{size:,} trainable parameters; functions such as torch.cat or flatten are not layers and have no row")
     return output
 
 

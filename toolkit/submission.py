@@ -282,7 +282,7 @@ def main() -> int:
     print(f"\nwrote {show(args.out)}:")
     print("\n".join(f"  {name}  {(ROOT / name).stat().st_size:,} bytes" for name in names))
     problems = sum(not finding.fine for finding in findings)
-    print(f"\n{problems} to look at, marked LOOK" if problems else "\nnothing to look at", end="")
+    print(f"\n{problems} to look at, marked LOOK" if problems else "\nnothing is missing", end="")
     print("; this does not run the tests: python -m tests")
     return 1 if problems else 0
 

@@ -129,7 +129,7 @@ def extra_credit(recipe: Recipe, points: str, weights: str) -> dict[str, str]:
     long = (
         f"| **extra credit** ({points} points) | your best, as `{weights}` | {percent(goal)} | cannot be shown there |"
     )
-    decided = " and\n  alone decides the extra credit"
+    decided = "\n  and also decides your extra credit"
     texts = {"extra_credit_row": row, "extra_credit_goal": long, "extra_credit_decided": decided}
     return texts if goal else dict.fromkeys(texts, "")
 

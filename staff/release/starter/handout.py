@@ -44,10 +44,10 @@ def late_work(late: dict[str, float]) -> str:
     if late.get("free_days"):
         told.append(f"you have {show(late['free_days'])} free days in the term, used up in the order of the due dates")
     if late.get("percent_per_day"):
-        then = "after them each" if told else "each"
-        told.append(f"{then} day that has begun costs {show(late['percent_per_day'])}% of the points earned")
+        then = "after that, each" if told else "each"
+        told.append(f"{then} day or part of a day costs {show(late['percent_per_day'])}% of the points earned")
     if "hard_end_days" in late:
-        told.append(f"more than {show(late['hard_end_days'])} days late a hand-in earns nothing")
+        told.append(f"work that is more than {show(late['hard_end_days'])} days late earns nothing")
     text = "; ".join(told)
     return f"{text[0].upper()}{text[1:]}." if told else ""
 
@@ -106,11 +106,11 @@ def grading_limits(grader: dict[str, Any]) -> str:
     others = [size for name, size in sizes.items() if not name.endswith(".py")]
     other = f", any other file {max(others) / 1e6:g} MB" if others else ""
     return (
-        f"Usual code is far from the limits of grading: {limits.threads} processor threads, no GPU, no network, "
-        f"{limits.memory_mb / 1024:g} GB of memory, {limits.disk_mb} MB of files that your code writes; it cannot "
-        f"start other programs. A function of yours may take {grader['limits']['request_s']:g} seconds each time that "
-        "grading calls it (trainings may take longer), and all calls together "
-        f"{grader['limits']['submission_s']:g}. A code file that you hand in may have {code / 1000:,.0f} kB{other}."
+        f"Ordinary code stays far below the limits of grading: {limits.threads} processor threads, no GPU, no network, "
+        f"{limits.memory_mb / 1024:g} GB of memory, {limits.disk_mb} MB of files written; it cannot "
+        f"start other programs. Each call of one of your functions may take {grader['limits']['request_s']:g} seconds "
+        "(a training may take longer), all calls together "
+        f"{grader['limits']['submission_s']:g} seconds. A code file may have {code / 1000:,.0f} kB{other}."
     )
 
 

@@ -173,7 +173,7 @@ def check_answer(module: ModuleType, number: str) -> None:
     if not words:
         raise AnswerMissingError(
             f"TODO {number}: the ANSWER is missing; write it as a comment in {path.name} that starts with "
-            f"# ANSWER {number}: (at least {MIN_WORDS} words; what ends with a question mark is taken for the question)"
+            f"# ANSWER {number}: (at least {MIN_WORDS} words; an answer that ends with a question mark does not count)"
         )
     assert len(words) >= MIN_WORDS, (
         f"ANSWER {number} has {len(words)} words; write a few sentences (at least {MIN_WORDS})"
