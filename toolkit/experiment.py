@@ -185,5 +185,5 @@ def _summary(task: str, model_name: str, metric: str, results: Mapping[str, Any]
         return line
     verdict = "met" if expectation.is_met(value) else "not met"
     if "-sample" in results["dataset"]:
-        return f"{line}; the bundled sample has a column of its own in the starter's README.md, under 'What to expect'"
+        return f"{line}; what to expect of the bundled sample: the last column of the tables in README.md"
     return f"{line}; the course expects {expectation} after 100 steps of 32 on the full set: {verdict}"

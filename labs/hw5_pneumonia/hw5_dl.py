@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from classification_dataset import ImageDataset
 from labs.hw5_pneumonia import figures
-from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- Parts 4 and 5 of this homework, under the same name
+from labs.hw5_pneumonia.hw5_evaluate import (  # noqa: F401 -- run.py finds Parts 4 and 5 here, too
     comparison_table,
     evaluate,
     grad_cam,
