@@ -85,7 +85,7 @@ def train_epoch(
         criterion: (logits, labels) → mean loss of the batch.
         max_steps: stop after this many batches; None: go through the whole loader.
     """
-    # Hint: training mode; for each batch: zero the gradients, forward, loss, backward, step; add up loss and correct ones.
+    # Hint: training mode; for each batch zero_grad, forward, loss, backward, step; add up loss and correct predictions.
     # BEGIN SOLUTION 1.4: train for one epoch
     model.train()  # dropout is on, BatchNorm uses the statistics of the batch
     total_loss, correct, seen = 0.0, 0, 0
