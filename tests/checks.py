@@ -10,6 +10,7 @@ import torch
 
 def check_shape(tensor: Any, expected: tuple[int, ...], what: str) -> None:
     """Fail with the expected and the actual shape."""
+    assert tensor is not None, f"expected {what} as a tensor, got None; is `return` missing at the end of the function?"
     assert isinstance(tensor, torch.Tensor), f"expected {what} as a tensor, got a {type(tensor).__name__}"
     got = tuple(tensor.shape)
     assert got == expected, f"expected {what} of shape {expected}, got {got}"

@@ -192,7 +192,7 @@ def check_course_of_training(training: Training, batches: int) -> None:
     )
     assert steps, "optimizer.step() was never called, so the weights stay as they are"
     assert not training.without_gradient, (
-        "optimizer.step() came when no gradient had reached the weights; is loss.backward() missing, or after it?"
+        "optimizer.step() found no gradient; is loss.backward() missing or below it, or zero_grad() between the two?"
     )
     assert calls >= batches or calls != steps, (
         f"the model saw {calls} of {batches} batches; does `return` or `break` stand inside the loop, or is a batch "

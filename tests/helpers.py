@@ -170,6 +170,12 @@ def backward(model: nn.Module, loss: torch.Tensor) -> None:
 def check_all_parameters_learn(model: nn.Module, loss: torch.Tensor) -> None:
     """Fail with the names of parameters that get no gradient."""
     parameters = dict(model.named_parameters())
+    known = set(map(id, parameters.values()))
+    for name, held in (pair for module in model.modules() for pair in vars(module).items()):
+        layers = [one for one in held if isinstance(one, nn.Module)] if isinstance(held, (list, tuple)) else []
+        assert known.issuperset(id(weight) for layer in layers for weight in layer.parameters()), (
+            f"self.{name} is a plain {type(held).__name__}: its layers are not trained; make it nn.ModuleList([...])"
+        )
     assert parameters, "expected a model with parameters, got one without"
     frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
     assert not frozen, f"expected every parameter to be trained, but requires_grad is False for: {', '.join(frozen)}"

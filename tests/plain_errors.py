@@ -49,12 +49,16 @@ Boolean value of Tensor with more than one value
     backward() needs the loss as a tensor; .item() is for the sum alone
 size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)
     tensors of size {1} and {2} meet; classes are dim=1 of the logits (argmax), masks and predictions have one shape
+not supported between instances of .*NoneType
+    None is compared with a number; max_steps=None means no limit: ask first, if max_steps is not None
 passed to NoneType\.__format__
     None is written like a number; where there may be no value, ask first: if value is None
 string indices must be integers
     a text is used like a dict; may this value be a text, too?
 'NoneType' object (has no attribute|is not)|cannot unpack non-iterable NoneType
     something is None that should not be; is a `return` missing in the function that made it?
+'([A-Z]\w+)' object has no attribute '(flatten|view|shape|size)'|be Tensor, not (?!None)([A-Z]\w+)|got \((?!T|N)(\w+), P
+    {1}{3}{4} stands where a tensor belongs; a layer is made once, in __init__, and called with a tensor in forward
 invalid character '[“”‘’]'
     curly quotes of a chat or a text editor; type straight ones: ' or "
 invalid non-printable character
@@ -81,7 +85,7 @@ def in_plain_words(error: BaseException, frame: FrameType | None) -> str:
     text = str(error)
     for pattern, meaning in zip(MEANINGS[::2], MEANINGS[1::2], strict=True):
         if match := re.search(pattern, text):
-            return re.sub(r"\{(\d)\}", lambda digit: match[int(digit[1])] or "", meaning.strip())
+            return re.sub(r"\{(\d)\}", lambda digit: match[int(digit[1])] or "", meaning.strip()) + _batch(text, frame)
     if frame is None:
         return ""
     if isinstance(error, NameError):
@@ -91,6 +95,16 @@ def in_plain_words(error: BaseException, frame: FrameType | None) -> str:
     if isinstance(error, AttributeError):
         return _unknown_attribute(text, frame)
     return ""
+
+
+def _batch(text: str, frame: FrameType | None) -> str:
+    """What to add if the layer that fails gets more or fewer images than the model got: they were joined or mixed."""
+    got = re.search(r"expected input\[(\d+), |shapes cannot be multiplied \((\d+)x", text)
+    given = frame and frame.f_back and frame.f_back.f_locals.get("args")  # of the call of the model
+    count = len(given[0]) if given and hasattr(given[0], "shape") else 0
+    if not got or not count or int(got[1] or got[2]) == count:
+        return ""
+    return f"; the model got {count} images, this layer {got[1] or got[2]}: try flatten(start_dim=1), cat(..., dim=1)"
 
 
 def _unknown_name(name: str, frame: FrameType) -> str:

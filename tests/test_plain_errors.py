@@ -19,6 +19,16 @@ class Model(nn.Module):
         return self.layer(x)
 
 
+class Joined(nn.Module):
+    def forward(self, x):
+        return F.conv2d(torch.cat([x, x]), torch.zeros(8, 6, 3, 3))
+
+
+class Mixed(nn.Module):
+    def forward(self, x):
+        return F.linear(x.reshape(-1, 1), torch.zeros(9, 2352))
+
+
 MODEL, IMAGE_LAYER = Model(), nn.ReLU()
 
 
@@ -38,6 +48,12 @@ CASES = {
     "maps of size 14 and 28": lambda: torch.cat([image[:, :, :14, :14], image], dim=1),
     "one list of tensors": lambda: torch.cat(image, image),
     "size of the batch written down": lambda: image.view(32, -1, 100),
+    "max_steps=None means no limit": lambda max_steps=None: max_steps <= 3,
+    "MaxPool2d stands where a tensor belongs": lambda: nn.MaxPool2d(image).flatten(1),
+    "ReLU stands where a tensor belongs": lambda: nn.Conv2d(3, 8, 3)(nn.ReLU()),
+    "Sigmoid stands where a tensor belongs": lambda: nn.Linear(9, 9)(nn.Sigmoid()),
+    "the model got 4 images, this layer 8": lambda: Joined()(image),
+    "the model got 4 images, this layer 9408": lambda: Mixed()(image),
     "use reshape or flatten": lambda: image.permute(0, 2, 3, 1).view(4, -1),
     "one value per channel": lambda: nn.BatchNorm1d(9)(logits[:1]),
     "criterion(logits, labels)": lambda: F.cross_entropy(labels, logits),

@@ -156,6 +156,15 @@ def test_a_history_without_one_value_per_epoch_is_refused(count):
         next(epochs)
 
 
+def test_a_number_in_the_place_of_a_list_is_refused():
+    session = toy_session()
+    epochs = session.epochs()
+    next(epochs)
+    session.history["val_acc"] = 0.5
+    with pytest.raises(UserError, match=r"'val_acc'.* has no list of values after 1 epochs; append"):
+        next(epochs)
+
+
 @pytest.mark.parametrize(
     "value",
     [

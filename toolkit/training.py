@@ -260,11 +260,10 @@ class TrainingSession:
     def _check_history(self, epoch: int) -> None:
         """The newest row must be there, be numbers (which become floats here) and be finite."""
         for name, values in self.history.items():
-            if len(values) != epoch:
-                raise UserError(
-                    f"history[{name!r}] has {len(values)} values after {epoch} epochs; append one value per epoch to "
-                    "the list that is there"
-                )
+            count = len(values) if hasattr(values, "__len__") else "no list of"
+            if count != epoch:
+                problem = f"history[{name!r}] has {count} values after {epoch} epochs"
+                raise UserError(f"{problem}; append one value per epoch to the list that is there")
             values[-1] = self._as_float(values[-1], name)
             if not math.isfinite(values[-1]):
                 rate = self.optimizer.param_groups[0]["lr"]
