@@ -104,7 +104,7 @@ def _batch(text: str, frame: FrameType | None) -> str:
     count = len(given[0]) if given and hasattr(given[0], "shape") else 0
     if not got or not count or int(got[1] or got[2]) == count:
         return ""
-    return f"; the model got {count} images, this layer {got[1] or got[2]}: try flatten(start_dim=1), cat(..., dim=1)"
+    return f"; the batch of {count} became one of {got[1] or got[2]}: try flatten(start_dim=1), cat(..., dim=1)"
 
 
 def _unknown_name(name: str, frame: FrameType) -> str:
