@@ -44,7 +44,7 @@ Boolean value of Tensor with more than one value
 (only one element tensors|a Tensor with \d+ elements) can
     one number was expected, and a tensor of several came; is .mean() missing?
 (too many|not enough) values to unpack
-    there are more or fewer parts than names on the left; a batch is (images, labels), or a dict: batch['image'], batch['mask']
+    more or fewer parts than names on the left; a batch is (images, labels), or a dict: batch['image'], batch['mask']
 'float' object has no attribute 'backward'
     backward() needs the loss as a tensor; .item() is for the sum alone
 size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)
