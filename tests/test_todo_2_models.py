@@ -111,6 +111,10 @@ def test_returns_probabilities_and_not_logits(model_class):
         "the probabilities of all pixels add up to 1: a softmax over the pixels; use a sigmoid, for each pixel its own"
     )
     assert low < 0.5 < high, f"expected probabilities on both sides of 0.5, got {low:.2f} to {high:.2f}; {cause}"
+    model = helpers.made(model_class).eval()
+    model(1000 * images).sum().backward()
+    finite = all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+    assert finite, "for large logits the gradient is not finite (nan): use torch.sigmoid, not 1 / (1 + exp(-x))"
 
 
 @every_model

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from staff.assignments.project2.graded_tests import test_2_models
+from staff.grader.client import CheckFailed
 from staff.quality.bank import load_bank
 from staff.tests.assignments.loops import failures
-from staff.tests.local_student import LocalStudent
+from staff.tests.local_student import LocalStudent, reference_with
 
 MODELS, SEG_MODELS = "classification_models.py", "segmentation_models.py"
 CNN = """        self.features = nn.Sequential(
@@ -169,6 +170,17 @@ WRONG = {
         "no skip at that size",
     ),
 }
+
+
+def test_a_unet_with_each_skip_at_the_other_level_loses_detail(tmp_path):
+    """In both trainings: the second is no longer than the first."""
+    crossed = (
+        (SEG_MODELS, "features), skip_14", "features), F.avg_pool2d(skip_28, 2).repeat(1, 2, 1, 1)"),
+        (SEG_MODELS, "features), skip_28", "features), F.interpolate(skip_14, scale_factor=2)[:, ::2]"),
+    )
+    student = LocalStudent(tmp_path, reference_with(*crossed))
+    with pytest.raises(CheckFailed, match="fine detail is lost"):
+        test_2_models.test_unet_has_skips(student, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -27,7 +27,9 @@ from staff.grader.models_of import (
 MODULE = "segmentation_models"
 MODELS = {"linear": "LinearSegmentation", "mlp": "MLPSegmentation", "cnn": "SimpleCNN", "unet": "TinyUNet"}
 FIELD_OF_VIEW = 7  # pixels
-COPIES_WITH_SKIP = 0.80  # 80 steps of 16: U-Nets reach 0.93 to 0.97, the same without skips 0.46 to 0.70
+# 80 steps of 16: right U-Nets reach 0.89 to 0.97, the same without skips 0.46 to 0.70, with each skip at the other
+# level 0.78. After more steps that one would pass.
+COPIES_WITH_SKIP = 0.85
 
 
 def logit(probabilities: np.ndarray) -> np.ndarray:
@@ -189,13 +191,14 @@ def test_convolution_learns(student, rng, kind):
 
 
 def test_unet_has_skips(student, rng):
-    recipes = [(80, 3e-3, 512), (160, 2e-3, 512)]
+    recipes = 2 * [(80, 3e-3, 512)]
     reached = learned(
         student, rng, "TinyUNet", functools.partial(fresh_data.CopyTask, rng), 16, recipes, COPIES_WITH_SKIP
     )
     expect(
         reached >= COPIES_WITH_SKIP,
-        f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least 0.80",
+        f"fine detail is lost: copying single pixels reaches IoU {reached:.2f}, with skip connections at least "
+        f"{COPIES_WITH_SKIP}",
     )
 
 
