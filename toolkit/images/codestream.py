@@ -32,18 +32,21 @@ def missing_codecs(syntax: str) -> str:
     return " ".join(package for package, module in CODECS.get(family, ()) if find_spec(module) is None)
 
 
-def check(dataset: Any, index: int, frames: int) -> None:
+def stream_of(dataset: Any, index: int, frames: int) -> bytes:
+    """The compressed frame; empty if pixels are not compressed, or fragments do not add up (the decoder says how)."""
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return b""
+    try:
+        return require("pydicom.encaps", "DICOM").get_frame(dataset.PixelData, index, number_of_frames=frames)
+    except ValueError:
+        return b""
+
+
+def check(stream: bytes, dataset: Any) -> None:
     """Raise ImageError for a compressed frame that is cut off, or larger than the file's header says.
 
     A few bytes can claim gigabytes.
     """
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return
-    encaps = require("pydicom.encaps", "DICOM")
-    try:
-        stream = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames)
-    except ValueError:  # fragments that do not add up: the decoder says what is wrong
-        return
     found = size_of(stream)
     if found is not None and END not in stream[-LONGEST_PADDING:]:  # some decoders make up what is missing
         raise ImageError("its compressed image is cut off; get the file again")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from toolkit.errors import reason_of
-from toolkit.images import codestream, display
+from toolkit.images import codestream, complete, display
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
+JPEG_START = b"\xff\xd8"  # also of JPEG-LS
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # what pydicom gives as RGB
 LONGEST_FIRST_VALUE = 64  # bytes; the first element of a file without preamble is a group length or a short code
@@ -96,14 +98,28 @@ def _decode(dataset: Any, index: int, frames: int) -> np.ndarray:
     if meta is None or "TransferSyntaxUID" not in meta:
         _guess_syntax(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
-    codestream.check(dataset, index, frames)
+    stream = codestream.stream_of(dataset, index, frames)
+    codestream.check(stream, dataset)
     try:
-        return pixels.pixel_array(dataset, index=index if frames > 1 else None)
+        stored = pixels.pixel_array(dataset, index=index if frames > 1 else None)
+        if stream.startswith(JPEG_START):
+            complete.check_jpeg(stream, stored, lambda other: pixels.pixel_array(_with_stream(dataset, other)))
+        return stored
+    except ImageError:
+        raise
     except Exception as error:  # pydicom and each of its codecs have their own errors
         cure = codestream.missing_codecs(syntax)
         if cure:
             raise ImageError(f"its pixels are compressed ({syntax.name}); to read them: pip install {cure}") from None
         raise ImageError(f"broken image ({reason_of(error)})") from None
+
+
+def _with_stream(dataset: Any, stream: bytes) -> Any:
+    """The same file with another compressed image for its only frame."""
+    other = copy.copy(dataset)
+    other.NumberOfFrames = 1
+    other.PixelData = require("pydicom.encaps", "DICOM").encapsulate([stream])
+    return other
 
 
 def _guess_syntax(dataset: Any) -> None:

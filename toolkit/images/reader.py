@@ -8,13 +8,13 @@ import warnings
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from toolkit.errors import reason_of
-from toolkit.images import dicom, nifti, tiff
+from toolkit.images import complete, dicom, nifti, tiff
 from toolkit.images.errors import (
     MAX_PIXELS,
     ImageError,
@@ -83,9 +83,13 @@ def read_image(path: Path | str, *, window: tuple[float, float] | None = None, m
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error, zlib.error, ... for bad bytes
         raise ImageError(f"{printable(path)}: {_broken(error)}") from None
     pixels = picture.pixels
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+    if pixels.ndim == 3 and _is_grey(pixels[::8, ::8]) and _is_grey(pixels):  # a few pixels tell most colour pictures
         return Picture(np.ascontiguousarray(pixels[..., 0]), picture.scale)
     return picture
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def count_frames(path: Path) -> int:
@@ -177,9 +181,21 @@ def _read_picture(path: Path, max_pixels: int, frame: int) -> np.ndarray:
         if image.format == "TIFF" and not tiff.pillow_reads(image):
             return tiff.read_with_tifffile(path, max_pixels, frame)
         image.load()
+        _check_complete(image, file)
         if image.mode.startswith(("I", "F")):
             return _deep(image)
         return _shallow(ImageOps.exif_transpose(image))
+
+
+def _check_complete(image: Image.Image, file: BinaryIO) -> None:
+    """Raise ImageError if Pillow has filled in pixels that the file does not have."""
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        complete.check_jpeg(file.read(), image)
+    elif image.format == "PNG":
+        complete.check_png(file, image)
+    elif image.format == "TIFF":
+        tiff.check_strips(image, file)
 
 
 def _frames(image: Image.Image) -> list[int]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from toolkit.errors import reason_of
+from toolkit.images import complete
 from toolkit.images.errors import ImageError, check_size, pick_frame, require
 
 SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
 IMAGE_DEPTH = 32997  # slices of a page; Pillow reads the first one alone
+COMPRESSION, JPEG_TABLES, JPEG, END = 259, 347, 7, b"\xff\xd9"
+STRIPS, TILES = (273, 279), (324, 325)  # offsets, numbers of bytes
 REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not its own page
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 # What a viewer does with each Orientation, as (transpose, flip rows, flip columns).
@@ -40,6 +43,19 @@ def pillow_reads(image: Image.Image) -> bool:
     if int(image.tag_v2.get(IMAGE_DEPTH) or 1) > 1:
         return False
     return (max(bits) <= 8 and kinds == {1}) or (len(bits) == 1 and bits[0] in (16, 32))
+
+
+def check_strips(image: Image.Image, file: BinaryIO) -> None:
+    """Raise ImageError if a strip or tile of the current page is JPEG and lacks pixels; libtiff notices all others."""
+    if image.tag_v2.get(COMPRESSION) != JPEG:
+        return
+    tables = bytes(image.tag_v2.get(JPEG_TABLES, b""))
+    for offsets, counts in (STRIPS, TILES):
+        places = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ()), strict=False)
+        for offset, count in places:
+            file.seek(offset)
+            strip = file.read(count) + END  # one that is cut has none of its own
+            complete.check_jpeg(tables[:-2] + strip[2:] if tables else strip)  # without end and second start marker
 
 
 def pages(image: Image.Image) -> list[int]:
@@ -90,6 +106,7 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
             raise ImageError(f"its colours are stored as {page.photometric.name}; save it as grey or RGB")
         if page.imagedepth > 1:
             raise ImageError(f"it is a volume of {page.imagedepth} slices; save the one you mean as its own file")
+        _check_segments(page, path.stat().st_size)
         try:
             pixels = page.asarray()
         except Exception as error:  # of many classes; all that lack a codec name its package
@@ -103,6 +120,14 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
     if pixels.dtype.kind == "b":
         pixels = pixels * np.uint8(255)
     return _oriented(_dark_zero(_without_transparency(pixels), photometric), orientation)
+
+
+def _check_segments(page: Any, file_size: int) -> None:
+    """Raise ImageError if strips or tiles are not in the file; tifffile fills in zeros for them."""
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    count = sum(size == 0 or offset + size > file_size for offset, size in places)
+    if count:
+        raise ImageError(f"{count} of its {len(places)} strips or tiles are not in the file; get the file again")
 
 
 def _without_transparency(pixels: np.ndarray) -> np.ndarray:
