@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labs.image_classifier.utils.inspection import read_in_threads
-from labs.image_classifier.utils.tables import Finder, read_table
+from labs.image_classifier.utils.tables import PROBLEMS, Finder, read_table, write_problems
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.images import ImageError, LeftOut, frame_choice, frames_of, printable, scan
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from labs.image_classifier.utils.trained import Trained
 
 EXIT_INCOMPLETE = 3
-PROBLEMS = "problems.csv"
 UNSURE = "unsure"
 LISTS = (".csv", ".tsv")
 SHOWN = 5  # files that are named on the terminal
@@ -231,15 +230,6 @@ def report(answers: list[dict[str, Any]], left_out: list[LeftOut], output: Path 
     if doubtful:
         sys.stderr.write(f"warning: {len(doubtful)} images have another grey scale than the training images\n")
     return EXIT_INCOMPLETE if broken or missed else 0
-
-
-def write_problems(path: Path, rows: list[tuple[str, str]]) -> None:
-    """problems.csv; an older one is removed if there is nothing to list."""
-    path.unlink(missing_ok=True)
-    if rows:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("path", "problem"), *rows])
-        write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def as_text(answers: list[dict[str, Any]], classes: list[str], kind: str) -> str:

@@ -9,8 +9,6 @@ Every image is read once. What is left out, cannot be read, or is labelled in tw
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,27 +20,29 @@ import numpy as np
 from labs.image_classifier.utils import datafolder, inspection, sources, splitting
 from labs.image_classifier.utils.datafolder import LEFT_OUT, SPLITS, DataFolder, Record, names_in
 from labs.image_classifier.utils.inspection import Facts
-from labs.image_classifier.utils.tables import odd_groups, odd_labels
+from labs.image_classifier.utils.tables import PROBLEMS, odd_groups, odd_labels, write_problems
 from toolkit.cli import OneLineParser, in_range, run_script
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS, LeftOut, frame_choice, printable
 from toolkit.images.scan import summary
 from toolkit.medmnist_catalog import medmnist_info
-from toolkit.runs import write_bytes
 
-PROBLEMS = "problems.csv"
 SHOWN_PROBLEMS, SHOWN_CLASSES = 5, 8
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a source holds. classes: in its own order, if it has one. left_out: the other files of a folder."""
+    """What a source holds. classes: in its own order, if it has one. left_out: the other files of a folder.
+
+    note: what a person should know about it.
+    """
 
     name: str
     records: list[Record]
     classes: list[str] | None = None
     multi_label: bool = False
     left_out: list[LeftOut] | None = None
+    note: str = ""
 
 
 def build_parser() -> OneLineParser:
@@ -70,7 +70,13 @@ def build_parser() -> OneLineParser:
     group.add_argument("--multi_label", action="store_true", help="an image may have several labels, or none")
     group = parser.add_argument_group("reading")
     group.add_argument("--channels", choices=("auto", "1", "3"), default="auto", help="auto: 1 if all images are grey")
-    group.add_argument("--window", nargs=2, type=float, metavar=("CENTER", "WIDTH"), help="for DICOM, in its units")
+    group.add_argument(
+        "--window",
+        nargs=2,
+        type=in_range(float, -1e9, 1e9),
+        metavar=("CENTER", "WIDTH"),
+        help="for DICOM, in its units",
+    )
     group.add_argument("--frame", type=frame_choice, default="", help="of files with several: a number from 1, or all")
     group.add_argument("--max_pixels", type=in_range(int, 1), default=MAX_PIXELS, help="larger images are refused")
     group.add_argument("--size", type=in_range(int, 28), default=28, help="of a MedMNIST set: 28, 64, 128 or 224")
@@ -89,42 +95,48 @@ def main(argv: list[str] | None = None) -> None:
     if (out / datafolder.METADATA).exists() and not args.overwrite:
         raise UserError(f"{out} holds a {datafolder.METADATA} already; choose another --out, or give --overwrite")
 
-    found = collect(
-        args.source,
-        {"path": args.path_column, "label": args.label_column, "group": args.group_column, "split": args.split_column},
-        args.image_root,
-        group_by_folder=args.group_by_folder,
-        multi_label=args.multi_label,
-        size=args.size,
-        data_root=args.data_root,
-        images=Path(args.out) / "images",
-    )
-    records = sources.with_frames(sources.with_groups(found.records, args.group_pattern), args.frame)
+    columns = {name: getattr(args, f"{name}_column") for name in ("path", "label", "group", "split")}
+    pattern = sources.compiled(args.group_pattern)
     window = tuple(args.window) if args.window else None
-    facts = inspection.inspect([record.path for record in records], window, args.max_pixels)
-    readable, problems = keep_readable(records, facts)
-    classes = check_classes(readable, found.classes, found.multi_label, args.source)
-    readable, moved = settle_splits(readable, classes, args.val, args.test, args.seed)
-    problems += conflicting_copies(readable)
-    settings = {
-        "name": found.name,
-        "classes": classes,
-        "multi_label": found.multi_label,
-        "channels": inspection.channels(facts.values()) if args.channels == "auto" else int(args.channels),
-        "value_range": inspection.value_range(facts[r.path] for r in readable if r.split == "train"),
-        "scales": dict(Counter(facts[record.path].scale for record in readable)),
-        "window": window,
-        "frame": args.frame,
-        "max_pixels": args.max_pixels,
-        "source": args.source,
-        "seed": args.seed,
-    }
-    data = DataFolder(out, tuple(readable), settings)
-    datafolder.check(data)
+    with sources.staging(out) as images:  # exported images replace older ones when everything has been checked
+        found = collect(
+            args.source,
+            columns,
+            args.image_root,
+            group_by_folder=args.group_by_folder,
+            multi_label=args.multi_label,
+            size=args.size,
+            data_root=args.data_root,
+            images=images,
+        )
+        records = sources.with_frames(sources.with_groups(found.records, pattern), args.frame)
+        facts = inspection.inspect([record.path for record in records], window, args.max_pixels)
+        readable, problems = keep_readable(records, facts)
+        classes = check_classes(readable, found.classes, found.multi_label, args.source)
+        readable, moved = settle_splits(readable, classes, args.val, args.test, args.seed)
+        settings = {
+            "name": found.name,
+            "classes": classes,
+            "multi_label": found.multi_label,
+            "channels": inspection.channels(facts.values()) if args.channels == "auto" else int(args.channels),
+            "value_range": inspection.value_range(facts[r.path] for r in readable if r.split == "train"),
+            "scales": dict(Counter(facts[record.path].scale for record in readable)),
+            "window": window,
+            "frame": args.frame,
+            "max_pixels": args.max_pixels,
+            "source": args.source,
+            "seed": args.seed,
+        }
+        datafolder.check(DataFolder(out, tuple(readable), settings))
+        data = DataFolder(out, tuple(sources.moved(readable, images, out / "images")), settings)
+    problems += conflicting_copies(data.records)
     out.mkdir(parents=True, exist_ok=True)
-    write_problems(out / PROBLEMS, problems, found.left_out or [])
+    rows = [(file.path, f"left out: {file.reason}") for file in found.left_out or []]
+    write_problems(out / PROBLEMS, problems + rows)
     datafolder.write(data)
     report(data, facts, moved)
+    if found.note:
+        print(found.note)
     report_problems(data, problems)
     if found.left_out is not None:
         where = f" (listed in {out / PROBLEMS})" if found.left_out else ""
@@ -149,8 +161,8 @@ def collect(
         raise UserError(f"source is {source!r}; give a folder, a CSV or a MedMNIST flag")
     check_columns(path, {**columns, "image_root": image_root}, group_by_folder)
     if path.is_dir():
-        records, left_out = sources.from_folders(path, group_by_folder)
-        return Collected(path.resolve().name, records, None, multi_label, left_out)
+        records, left_out, note = sources.from_folders(path, group_by_folder)
+        return Collected(path.resolve().name, records, None, multi_label, left_out, note)
     if path.is_file():
         records = sources.from_csv(path, columns, Path(image_root) if image_root else None)
         return Collected(path.stem, records, None, multi_label)
@@ -273,7 +285,7 @@ def leave_out_copies(records: list[Record]) -> tuple[list[Record], int]:
     return kept, sum(early)
 
 
-def conflicting_copies(records: list[Record]) -> list[tuple[Path, str]]:
+def conflicting_copies(records: Iterable[Record]) -> list[tuple[Path, str]]:
     """Images of the same content with different labels: one of the labels must be wrong."""
     labels: dict[str, Record] = {}
     problems = []
@@ -283,17 +295,6 @@ def conflicting_copies(records: list[Record]) -> list[tuple[Path, str]]:
             reason = f"the same image as {printable(first.path)}, but {record.label!r} and {first.label!r}"
             problems.append((record.path, reason))
     return problems
-
-
-def write_problems(path: Path, problems: list[tuple[Path, str]], left_out: list[LeftOut]) -> None:
-    """problems.csv; the file is removed if there are none."""
-    path.unlink(missing_ok=True)
-    rows = [(printable(file), reason) for file, reason in problems]
-    rows += [(printable(file.path), f"left out: {file.reason}") for file in left_out]
-    if rows:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("path", "problem"), *rows])
-        write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def report(data: DataFolder, facts: dict[Path, Facts | str], moved: int) -> None:

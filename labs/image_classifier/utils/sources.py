@@ -2,102 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from labs.image_classifier.utils.datafolder import BETWEEN_LABELS, LEFT_OUT, SPLITS, Record
+from labs.image_classifier.utils.layout import SPLIT_NAMES, check_no_class_is_empty, layout_of
 from labs.image_classifier.utils.tables import Finder, read_table
 from toolkit.errors import UserError
-from toolkit.images import SUFFIXES, LeftOut, frames_of, printable, scan
-from toolkit.images.scan import is_hidden
+from toolkit.images import LeftOut, frames_of, printable, scan
 from toolkit.medmnist_data import locate
 
-# Names that people and data sets use for the three splits.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
 
+def from_folders(root: Path, group_by_folder: bool = False) -> tuple[list[Record], list[LeftOut], str]:
+    """root/CLASS/..., with splits above or below the class, or folds above it (see layout.py).
 
-def from_folders(root: Path, group_by_folder: bool = False) -> tuple[list[Record], list[LeftOut]]:
-    """root/CLASS/... or root/SPLIT/CLASS/...; → records, and every file that is none of them.
-
+    Returns records, every file that is none of them, and what a person should know about the layout.
     group_by_folder: images of one sub-folder of the class (a patient, a series) get its name as their group.
     Raises UserError for a class without images, and where no folder says what the classes are.
     """
     found = scan(root)
     places = {path: path.relative_to(root).parts for path in found.taken}
-    with_splits = _has_splits(list(places.values()))
-    depth = 2 if with_splits else 1  # of the folders above an image
+    layout = layout_of(root, list(places.values()))
     records, left_out = [], list(found.left_out)
     for path, parts in places.items():
-        split = SPLIT_NAMES.get(parts[0].lower(), "") if with_splits else ""
-        if with_splits and not split:
+        if layout.is_outside(parts):
             reason = f"in {printable(parts[0])}, next to the folders of the splits"
             left_out.append(LeftOut(path, f"in {printable(parts[0])}", reason, True))
-        elif len(parts) <= depth:
+        elif len(parts) <= layout.depth:
             folder = printable(Path(*parts[:-1])) if parts[:-1] else "the folder itself"
             left_out.append(LeftOut(path, f"directly in {folder}", "not in the folder of a class", True))
         else:
-            group = "/".join(parts[depth:-1]) if group_by_folder else ""
-            records.append(Record(path, printable(parts[depth - 1]), split, group))
+            group = "/".join(parts[layout.depth : -1]) if group_by_folder else ""
+            if layout.fold_level is not None:
+                group = printable(parts[layout.fold_level])
+            records.append(Record(path, printable(parts[layout.class_level]), layout.split(parts), group))
     if not records:
         raise UserError(
             f"{printable(root)} has no image in a folder for its class ({found.summary()}); make a folder for each "
             "class, or give a CSV with paths and labels"
         )
-    _check_no_class_is_empty(root, records, with_splits)
-    return records, left_out
-
-
-def _has_splits(places: list[tuple[str, ...]]) -> bool:
-    """True if the top folders are train, val, test and not classes.
-
-    Folders for at least two splits decide it, whatever lies next to them (docs, __MACOSX of a zip). A single one, such
-    as `train`, is a split if its images lie in folders of their own, and no other top folder has images as a class has.
-    """
-    by_top: dict[str, list[tuple[str, ...]]] = {}
-    for parts in places:
-        if len(parts) > 1:
-            by_top.setdefault(parts[0], []).append(parts)
-    named = {SPLIT_NAMES[top.lower()] for top in by_top if top.lower() in SPLIT_NAMES}
-    if len(named) != 1:
-        return len(named) > 1
-    nested = {top for top, inside in by_top.items() if all(len(parts) > 2 for parts in inside)}
-    _check_no_other_split(by_top, nested)
-    return all((top.lower() in SPLIT_NAMES) == (top in nested) for top in by_top)
-
-
-def _check_no_other_split(by_top: dict[str, list[tuple[str, ...]]], nested: set[str]) -> None:
-    """Next to the one split must be no folder with the same classes: a split under a name that is not known."""
-    split = next(top for top in by_top if top.lower() in SPLIT_NAMES)
-    inside = {top: {parts[1] for parts in by_top[top]} for top in nested}
-    for top in sorted(nested - {split}):
-        shared = sorted(inside[top] & inside.get(split, set()))
-        if len(shared) > 1:
-            raise UserError(
-                f"{printable(split)} and {printable(top)} both hold the folders "
-                f"{', '.join(map(printable, shared))}; if these are the classes, name the splits train, val and test"
-            )
-
-
-def _check_no_class_is_empty(root: Path, records: list[Record], with_splits: bool) -> None:
-    """Every folder that stands for a class must have an image: one that is empty was not filled, or is none."""
-    full = {part for record in records for part in record.path.parents}
-    tops = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
-    if with_splits:
-        tops = [path for top in tops if top.name.lower() in SPLIT_NAMES for path in sorted(top.iterdir())]
-        tops = [path for path in tops if path.is_dir() and not is_hidden(path.name)]
-    for folder in tops:
-        if folder not in full:
-            raise UserError(
-                f"the class folder {printable(folder)} has no image ({', '.join(SUFFIXES)}); fill or remove it"
-            )
+    check_no_class_is_empty(root, {part for record in records for part in record.path.parents}, layout)
+    return records, left_out, layout.note
 
 
 def from_csv(path: Path, columns: Mapping[str, str | None], image_root: Path | None = None) -> list[Record]:
@@ -119,20 +70,24 @@ def from_csv(path: Path, columns: Mapping[str, str | None], image_root: Path | N
     return records
 
 
-def with_groups(records: list[Record], pattern: str | None) -> list[Record]:
+def compiled(pattern: str | None) -> re.Pattern[str] | None:
+    """The regular expression of --group_pattern. Raises UserError if it is none."""
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"group_pattern is {pattern!r}, which is not a regular expression: {error}") from None
+
+
+def with_groups(records: list[Record], pattern: re.Pattern[str] | None) -> list[Record]:
     """Take the group out of each file name: the first parenthesis of `pattern`, or all that it matches."""
     if pattern is None:
         return records
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"group_pattern is {pattern!r}, which is not a regular expression: {error}") from None
     result = []
     for record in records:
-        match = expression.search(record.path.name)
+        match = pattern.search(record.path.name)
         if match is None:
-            raise UserError(f"group_pattern {pattern!r} does not match the file name {printable(record.path)}")
-        group = match.group(1) if expression.groups else match.group(0)
+            raise UserError(f"group_pattern {pattern.pattern!r} does not match the file name {printable(record.path)}")
+        group = match.group(1) if pattern.groups else match.group(0)
         result.append(replace(record, group=group or ""))
     return result
 
@@ -150,6 +105,33 @@ def with_frames(records: list[Record], frame: str) -> list[Record]:
         paths = frames_of(record.path, frame)
         group = record.group or (printable(record.path) if len(paths) > 1 else "")
         result += [replace(record, path=path, group=group) for path in paths]
+    return result
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `out` for exported images; it is gone afterwards, and `out` was not touched.
+
+    Raises UserError if `out` cannot be written.
+    """
+    base = out if out.exists() else next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        folder = tempfile.TemporaryDirectory(dir=base, prefix=".prepare-")
+    except OSError as error:
+        raise UserError(f"cannot write to --out {printable(out)}: {error.strerror}") from None
+    with folder:
+        yield Path(folder.name)
+
+
+def moved(records: list[Record], staged: Path, target: Path) -> list[Record]:
+    """Move exported images from the staging folder to `target`; records of other files stay as they are."""
+    result = []
+    for record in records:
+        if record.path.is_relative_to(staged):
+            path = target / record.path.relative_to(staged)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record = replace(record, path=record.path.replace(path))
+        result.append(record)
     return result
 
 

@@ -55,15 +55,21 @@ def assign(units: np.ndarray, labels: np.ndarray, shares: Mapping[str, float], s
 
     expected = fractions[:, None] * np.maximum(content.sum(axis=0), 1)
     part_of = np.full(len(content), -1)
+    reached = np.zeros(wanted.shape, dtype=bool)
     shuffled = np.random.default_rng(seed).permutation(len(content))
     while (part_of < 0).any():
         free = shuffled[part_of[shuffled] < 0]
         units_left = (content[free] > 0).sum(axis=0)
         label = int(np.where(units_left > 0, units_left, np.iinfo(np.int64).max).argmin())
         having = free[content[free, label] > 0]
-        for unit in having[np.argsort(-content[having, label], kind="stable")]:
-            after = ((wanted - content[unit]) ** 2 - wanted**2) / expected  # (P, L + 1), as chi-square weighs them
-            best = int(after.sum(axis=1).argmin())
+        order = having[np.argsort(-content[having, label], kind="stable")]
+        for left, unit in zip(range(len(order), 0, -1), order, strict=True):
+            change = (((wanted - content[unit]) ** 2 - wanted**2) / expected).sum(axis=1)
+            without = ~reached[:, label]
+            if enough[label] and 0 < without.sum() >= left:  # a unit may be larger than what a part still lacks
+                change[~without] = np.inf
+            best = int(change.argmin())
             part_of[unit] = best
             wanted[best] -= content[unit]
+            reached[best] |= content[unit] > 0
     return np.array(parts)[part_of[unit_of]]

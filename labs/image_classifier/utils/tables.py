@@ -14,7 +14,9 @@ from pathlib import Path
 
 from toolkit.errors import UserError
 from toolkit.images import printable, scan, split_frame, with_frame
+from toolkit.runs import write_bytes
 
+PROBLEMS = "problems.csv"
 DELIMITERS = ",;\t|"
 MISSING = ("nan", "na", "n/a", "none", "null", "nat", "?", "-", "unknown")
 SHOWN = 3
@@ -58,6 +60,18 @@ def read_table(path: Path, needed: Sequence[str], errors: str = "strict") -> lis
     if not rows:
         raise UserError(f"{shown} has a header and no rows")
     return rows
+
+
+def write_problems(path: Path, problems: Sequence[tuple[Path | str, str]]) -> None:
+    """problems.csv out of files and reasons; an older one is removed if there are none."""
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "problem"))
+    writer.writerows((printable(file), reason) for file, reason in problems)
+    write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def _lines_before_header(text: str) -> int:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from labs.image_classifier import prepare
-from labs.image_classifier.utils import datafolder, splitting
+from labs.image_classifier.utils import datafolder, sources, splitting
+from labs.image_classifier.utils.datafolder import Record
 from tests.labs.image_classifier.conftest import make_images
 from toolkit.errors import UserError
 from toolkit.medmnist_data import load
@@ -49,6 +50,18 @@ def test_single_images_are_shared_out_exactly_and_several_labels_too() -> None:
     assert np.abs(several[parts == "test"].sum(axis=0) - 0.2 * several.sum(axis=0)).max() <= 3
     tiny = splitting.assign(np.arange(3), np.ones((3, 1), int), {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
     assert sorted(tiny) == ["test", "train", "val"]
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_a_few_large_groups_reach_every_split(count: int) -> None:
+    units = np.repeat(np.arange(count), 8)
+    labels = np.tile(np.eye(2, dtype=np.int64), (4 * count, 1))
+    found = splitting.assign(units, labels, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=0)
+    assert {name: int((found == name).sum()) // 8 for name in np.unique(found)} == {
+        "train": count - 2,
+        "val": 1,
+        "test": 1,
+    }
 
 
 def test_groups_and_contents_bind_by_chains() -> None:
@@ -218,3 +231,33 @@ def test_medmnist_is_exported_with_its_official_test_set(tmp_path: Path) -> None
     first = np.asarray(Image.open(data.of("test")[0].path))
     assert np.array_equal(first, official.images[0, 0].numpy())
     assert data.count("left_out") == 1, "BreastMNIST has one training image in its test set, with the other label"
+
+
+SLIPS = [["--group_pattern", "("], ["--group_pattern", "^x"], ["--max_pixels", "10"], ["--window", "nan", "9"]]
+SLIPS += [["--group_by_folder"], ["--val", "0.9", "--test", "0.5"], ["--no_such_flag"]]
+
+
+@pytest.mark.parametrize("words", SLIPS)
+def test_a_slip_with_overwrite_changes_nothing(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_flag: str, _size: int, _root: str, folder: Path) -> tuple[list[Record], list[str], bool, str]:
+        make_images(folder / "train", 4, seed=9)  # other images than those that are there
+        return (
+            [Record(path, path.parent.name, "train") for path in folder.rglob("*.png")],
+            ["left", "right"],
+            False,
+            "b",
+        )
+
+    out = tmp_path / "data"
+    make_images(out / "images" / "train", 8)
+    prepare.main([str(out / "images" / "train"), "--out", str(out)])
+    (out / "problems.csv").write_text("path,problem\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sources, "export_medmnist", export)
+    for folder in (out, tmp_path / "new"):
+        with pytest.raises((UserError, SystemExit)):
+            prepare.main(["breastmnist", "--out", str(folder), "--overwrite", *words])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
