@@ -130,3 +130,17 @@ def test_the_limit_can_be_raised_without_a_warning(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="limit of 40"):
         read_pixels(tmp_path / "a.png", max_pixels=40)
     assert read_pixels(tmp_path / "a.png", max_pixels=48).shape == (6, 8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "grey.png", "a.tif", "deep.tif"])
+def test_an_image_that_is_transparent_everywhere_is_not_read_as_black(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    pixels = np.full((9, 9, 4), 200, np.uint8)
+    pixels[..., 3] = 0
+    if name == "deep.tif":
+        tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")
+        tifffile.imwrite(path, pixels.astype(np.uint16), photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        Image.fromarray(pixels).convert("LA" if name == "grey.png" else "RGBA").save(path)
+    with pytest.raises(ImageError, match="all its pixels are transparent; save it without transparency"):
+        read_pixels(path)

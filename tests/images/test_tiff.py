@@ -137,3 +137,11 @@ def test_what_would_be_read_as_something_else_is_refused(tmp_path: Path, name: s
     tifffile.imwrite(tmp_path / "a.tif", pixels, **{"photometric": "minisblack", **options})
     with pytest.raises(ImageError, match=message):
         read_pixels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("kind", "opacity"), [("unspecified", 0), ("assocalpha", 30_000), ("unassalpha", 65_535)])
+def test_a_fourth_channel_is_transparency_only_where_it_says_so(tmp_path: Path, kind: str, opacity: int) -> None:
+    colors = np.random.default_rng(0).integers(0, 20_000, (9, 7, 3), dtype=np.uint16)
+    pixels = np.dstack([colors, np.full((9, 7), opacity, np.uint16)])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[kind])
+    assert np.array_equal(read_pixels(tmp_path / "a.tif"), colors)

@@ -54,6 +54,12 @@ def check_values(pixels: np.ndarray) -> None:
         raise ImageError(f"{bad:,} of {pixels.size:,} values are NaN or infinite; replace them and save the file again")
 
 
+def check_opacity(opacity: np.ndarray) -> None:
+    """Raise ImageError if no pixel can be seen: over black nothing would be left; such a channel is a writer's slip."""
+    if opacity.size and not opacity.any():
+        raise ImageError("all its pixels are transparent; save it without transparency")
+
+
 def pick_frame(frame: int, count: int) -> int:
     """The index (from 0) of the frame to read. frame: its number from 1, or 0 if none was named.
 

@@ -19,6 +19,7 @@ from toolkit.images.errors import (
     MAX_PIXELS,
     ImageError,
     check_file,
+    check_opacity,
     check_size,
     check_values,
     pick_frame,
@@ -221,6 +222,7 @@ def _shallow(image: Image.Image) -> np.ndarray:
     """An image of at most 8 bits per channel → uint8 (H, W) or (H, W, 3), transparency as black."""
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        check_opacity(np.asarray(image.getchannel("A")))
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 

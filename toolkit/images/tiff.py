@@ -10,7 +10,7 @@ from PIL import Image
 
 from toolkit.errors import reason_of
 from toolkit.images import complete
-from toolkit.images.errors import ImageError, check_size, pick_frame, require
+from toolkit.images.errors import ImageError, check_opacity, check_size, pick_frame, require
 
 SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339  # TIFF 6.0, part 1
 IMAGE_DEPTH = 32997  # slices of a page; Pillow reads the first one alone
@@ -18,6 +18,7 @@ COMPRESSION, JPEG_TABLES, JPEG, END = 259, 347, 7, b"\xff\xd9"
 STRIPS, TILES = (273, 279), (324, 325)  # offsets, numbers of bytes
 REDUCED_OR_MASK = 1 | 4  # bits of SUBFILE: a thumbnail or a mask is not its own page
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
+OPACITY = 2  # of ExtraSamples: colours are still to be multiplied by it
 # What a viewer does with each Orientation, as (transpose, flip rows, flip columns).
 ORIENTED = {
     2: (False, False, True),
@@ -115,11 +116,12 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
             raise
         orientation = int(page.tags.valueof(ORIENTATION) or 1)
         photometric, is_planar = page.photometric, page.planarconfig == 2 and page.samplesperpixel > 1
+        kind_of_last = page.extrasamples[0] if page.extrasamples else OPACITY
     if is_planar:
         pixels = np.moveaxis(pixels, 0, -1)  # (C, H, W) → (H, W, C)
     if pixels.dtype.kind == "b":
         pixels = pixels * np.uint8(255)
-    return _oriented(_dark_zero(_without_transparency(pixels), photometric), orientation)
+    return _oriented(_dark_zero(_without_transparency(pixels, kind_of_last), photometric), orientation)
 
 
 def _check_segments(page: Any, file_size: int) -> None:
@@ -130,12 +132,18 @@ def _check_segments(page: Any, file_size: int) -> None:
         raise ImageError(f"{count} of its {len(places)} strips or tiles are not in the file; get the file again")
 
 
-def _without_transparency(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 2 or 4) → the colours times their opacity, so that transparent pixels are black."""
+def _without_transparency(pixels: np.ndarray, kind: int) -> np.ndarray:
+    """(H, W, 2 or 4) → the colours over black, (H, W) or (H, W, 3).
+
+    kind: what the last channel is (OPACITY; the colours were multiplied by it already; something else).
+    """
     if pixels.ndim == 2 or pixels.shape[2] == 3:
         return pixels
-    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
-    colors = (pixels[..., :-1] * (pixels[..., -1:] / full)).astype(pixels.dtype)
+    colors = pixels[..., :-1]
+    if kind == OPACITY:
+        check_opacity(pixels[..., -1])
+        full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+        colors = (colors * (pixels[..., -1:] / full)).astype(pixels.dtype)
     return colors[..., 0] if colors.shape[2] == 1 else colors
 
 
