@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def test_the_command_to_go_on_names_a_module_as_a_module(tmp_path, words, expect
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     run = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_json(tmp_path / "pipe", {"accuracy": 0.5})
+    assert (tmp_path / "pipe").is_fifo()
+    assert json.loads(os.read(reader, 100)) == {"accuracy": 0.5}
+    os.close(reader)
 
 
 def test_nan_is_not_written_as_json(tmp_path):

@@ -26,8 +26,15 @@ from toolkit.json_file import read_json
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write `content` to `path` so that the file is either the old one or the whole new one. Raises OSError."""
+    """Write `content` to `path` so that the file is either the old one or the whole new one. Raises OSError.
+
+    A device or a pipe (/dev/null, /dev/stdout) is written to: a file must not take its place.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            file.write(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

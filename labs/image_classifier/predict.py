@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no model at {args.model}; give the run folder of a training")
     if args.output:
         check_output(Path(args.output))
+    if args.gradcam:
+        check_pictures_are_apart(Path(args.gradcam), args.paths)
     files, left_out = expand(args.paths)
     if args.output:
         check_inputs_are_kept(Path(args.output), [args.model, *args.paths, *files])
@@ -116,10 +118,19 @@ def check_output(path: Path) -> None:
     """Raise UserError now, and not after an hour of predictions, if the answers cannot be written."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--output {path} is no file; leave --output out, and the answers go to the terminal")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write --output {path}: {path.parent} is not a folder that can be written to")
     if (path.parent / "dataset.json").exists():  # its problems.csv is prepare's
         raise UserError(f"--output {path} is in a prepared data folder; write the answers somewhere else")
+
+
+def check_pictures_are_apart(folder: Path, paths: Iterable[str]) -> None:
+    """Raise UserError if the next prediction of a folder would take the pictures of --gradcam for its images."""
+    for path in filter(os.path.isdir, paths):
+        if folder.resolve().is_relative_to(Path(path).resolve()):
+            raise UserError(f"--gradcam {folder} is in {path}, whose images are read; name a folder outside of it")
 
 
 def check_inputs_are_kept(output: Path, inputs: Iterable[str | Path]) -> None:

@@ -21,7 +21,7 @@ from sklearn import metrics
 from labs.image_classifier import predict, prepare
 from labs.image_classifier.utils import trained
 from labs.medmnist_experiments import predict_onnx
-from tests.labs.image_classifier.conftest import ROOT
+from tests.labs.image_classifier.conftest import ROOT, make_images
 from toolkit.errors import UserError
 from toolkit.images.errors import ImageError, check_size, pick_frame
 
@@ -237,6 +237,18 @@ def test_answers_never_replace_what_is_read(trained_run: Path, prepared: Path, t
         with pytest.raises(UserError, match=r"--output .*(which is read|is taken|is not of this lab)"):
             predict.main([str(trained_run), str(read), "--output", str(tmp_path / output)])
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_devices_and_folders_of_images_are_no_places_for_answers(trained_run: Path, tmp_path: Path, capsys) -> None:
+    make_images(tmp_path / "images", 2)
+    folder = str(tmp_path / "images")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is no file; leave --output out"):
+        predict.main([str(trained_run), folder, "--output", str(tmp_path / "pipe")])
+    with pytest.raises(UserError, match=r"--gradcam .* is in .*images, whose images are read; name a folder outside"):
+        predict.main([str(trained_run), folder, "--gradcam", str(tmp_path / "images" / "left" / "cam")])
+    assert not (tmp_path / "images" / "left" / "cam").exists()
 
 
 def test_a_path_that_is_empty_or_too_long_is_no_traceback(trained_run: Path, capsys) -> None:
