@@ -104,6 +104,19 @@ def test_window_functions_are_pydicom_s(tmp_path: Path, function: str) -> None:
     assert np.abs(read_pixels(path) - oracle).max() <= 0.5 + 1e-6
 
 
+def test_a_window_function_is_known_in_small_letters_and_never_guessed(tmp_path: Path) -> None:
+    pixels = np.arange(4000, dtype=np.uint16).reshape(40, 100)
+    window = {"WindowCenter": 2000, "WindowWidth": 1000}
+    small = write_dicom(tmp_path / "a.dcm", pixels, VOILUTFunction="sigmoid ", **window)
+    large = write_dicom(tmp_path / "b.dcm", pixels, VOILUTFunction="SIGMOID", **window)
+    linear = write_dicom(tmp_path / "c.dcm", pixels, **window)
+    assert np.array_equal(read_pixels(small), read_pixels(large))
+    assert not np.array_equal(read_pixels(small), read_pixels(linear))
+    odd = write_dicom(tmp_path / "d.dcm", pixels, VOILUTFunction="CUBIC", **window)
+    with pytest.raises(ImageError, match="its VOILUTFunction is 'CUBIC'; allowed: LINEAR, LINEAR_EXACT, SIGMOID"):
+        read_pixels(odd)
+
+
 def test_a_voi_table_takes_precedence_and_is_scaled_by_its_bits(tmp_path: Path) -> None:
     curve = np.rint(np.sqrt(np.arange(4096) / 4095) * 1023).astype(np.uint16)
     elements = {"VOILUTSequence": Sequence([table(curve, 10)]), "WindowCenter": 100, "WindowWidth": 10}

@@ -151,6 +151,14 @@ def test_nifti_is_read_slice_by_slice(tmp_path: Path) -> None:
     assert np.allclose(found, volume[::-1, ::-1, 1].T)
 
 
+@pytest.mark.parametrize("kind", [np.dtype(np.complex64), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])])
+def test_nifti_of_other_than_grey_values_is_refused(tmp_path: Path, kind: np.dtype) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed (requirements-dev.txt)")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 2), kind), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ImageError, match=r"its values are .*; allowed: whole numbers and floats"):
+        read_image(tmp_path / "a.nii#frame=1")
+
+
 def test_decoders_warn_nobody_on_the_terminal(tmp_path: Path) -> None:
     """In its own process: pytest has warnings and logs in its own hands."""
     pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")

@@ -9,6 +9,8 @@ import numpy as np
 
 from toolkit.images.errors import ImageError, require
 
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -95,7 +97,9 @@ def voi_of(dataset: Any, index: int) -> Window | TableWindow | None:
     if group.get("VOILUTSequence"):
         return TableWindow(_table(group.VOILUTSequence[0], dataset))
     center, width = number(group, "WindowCenter"), number(group, "WindowWidth")
-    function = str(group.get("VOILUTFunction") or "LINEAR")
+    function = str(group.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if function not in FUNCTIONS:
+        raise ImageError(f"its VOILUTFunction is {function[:40]!r}; allowed: {', '.join(FUNCTIONS)}")
     if center is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
     return Window(center, width, function)

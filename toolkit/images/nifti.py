@@ -28,7 +28,9 @@ def read_slice(path: Path, max_pixels: int, frame: int) -> np.ndarray:
     volume = _volume(path)
     index = pick_frame(frame, volume.shape[2])
     check_size(volume.shape[0], volume.shape[1], max_pixels)
-    values = np.asarray(volume.dataobj[:, :, index], dtype=np.float32)  # (right to left, back to front)
+    values = np.asarray(volume.dataobj[:, :, index])  # (right to left, back to front)
+    if values.dtype.kind in "uif":  # colours and complex numbers are refused by the caller, not cut down to one part
+        values = values.astype(np.float32)
     return np.ascontiguousarray(values.T[::-1, ::-1])
 
 

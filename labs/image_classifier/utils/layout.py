@@ -82,6 +82,9 @@ def layout_of(root: Path, places: Places) -> Layout:
     inside = [{parts[1] if len(parts) > 2 else "" for parts in found} for found in by_top.values()]
     if inside and all(map(split_of, set().union(*inside))) and len({split_of(n) for n in set().union(*inside)}) > 1:
         return Layout(class_level=0, split_level=1)
+    if len(inside) == 1 and len(inside[0] - {""}) > 1 and "" not in inside[0]:
+        only, names = printable(root / next(iter(by_top))), ", ".join(map(printable, sorted(inside[0])[:SHOWN]))
+        raise UserError(f"the only folder is {only}, and it holds {names}; if these are the classes, give {only}")
     return Layout(note=_doubt(sorted(by_top), inside))
 
 

@@ -99,3 +99,12 @@ def test_patients_in_the_classes_cause_no_warning(tmp_path: Path, capsys) -> Non
             make_images(tmp_path / "set" / name / patient, 2, len(name) + len(patient))
     assert prepared(tmp_path / "set").classes == ["benign", "malignant"]
     assert "are taken as" not in capsys.readouterr().out
+
+
+def test_a_folder_around_the_classes_is_named(tmp_path: Path) -> None:
+    make_images(tmp_path / "set" / "unpacked", 4)
+    with pytest.raises(
+        UserError, match=r"the only folder is .*unpacked, and it holds left, right; .* give .*unpacked$"
+    ):
+        prepared(tmp_path / "set")
+    assert prepared(tmp_path / "set" / "unpacked").classes == ["left", "right"]
