@@ -146,7 +146,8 @@ def test_orientation_and_transparency_are_those_of_the_one_reader(tmp_path: Path
     exif[274] = 6  # to be turned by 90 degrees to the right
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(predict_onnx.read(tmp_path / "turned.png", FACTS)[0], np.rot90(pixels, -1))
-    Image.fromarray(np.dstack([pixels, np.zeros_like(pixels)]), "LA").save(tmp_path / "clear.png")
+    opacity = np.where(pixels, 0, 255).astype(np.uint8)  # the bright half cannot be seen
+    Image.fromarray(np.dstack([pixels, opacity]), "LA").save(tmp_path / "clear.png")
     assert predict_onnx.read(tmp_path / "clear.png", FACTS).max() == 0
 
 
