@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     check_not_trained_on(model, records, args.split)
     run = Path(args.model) if Path(args.model).is_dir() else Path(args.model).parent
     folder = Path(args.output_dir) if args.output_dir else run / f"evaluation-{args.split}"
+    cache.check_present([record.path for record in records])
     folder.mkdir(parents=True, exist_ok=True)
 
     preprocessing = replace(model.preprocessing, max_pixels=data.facts.get("max_pixels", MAX_PIXELS))

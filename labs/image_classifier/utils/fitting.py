@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics as summary
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from classification_train import train_model
 from labs import training
 from labs.image_classifier.models.networks import ImageClassifier, build_with_weights
-from labs.image_classifier.utils import cache, loaders, pictures, scores, splitting, trained
+from labs.image_classifier.utils import cache, keeping, loaders, pictures, scores, splitting, trained
 from labs.image_classifier.utils.datafolder import DataFolder, Record, one_hot
 from labs.image_classifier.utils.options import Settings
 from labs.image_classifier.utils.reading import Preprocessing
@@ -25,7 +24,7 @@ from toolkit import backbones
 from toolkit.devices import pick_device, resolve_precision, seed_everything
 from toolkit.errors import UserError
 from toolkit.images import MAX_PIXELS
-from toolkit.runs import RUN_FILES, RunFolder, environment, read_json, write_json
+from toolkit.runs import RunFolder, environment, read_json, write_json
 from toolkit.stored_images import StoredImages
 
 TASK = "classification"
@@ -163,28 +162,22 @@ def fit(settings: Settings, setup: training.Setup, plan: Plan) -> tuple[dict[str
 
     A run that fails before its first epoch is finished gives its folder back, so that the next start can have it.
     """
-    try:
-        return training.train(
-            train_model,
-            plan.model,
-            (plan.train_loader, plan.val_loader),
-            settings,
-            setup,
-            best_extra=plan.described,
-            **plan.criterion,
-        )
-    except BaseException:
-        if setup.run is not None and not setup.run.file("last.pt").exists():
-            give_back(setup.run)
-        raise
-
-
-def give_back(run: RunFolder) -> None:
-    """Take away what marks a folder as a run's, and the folder if nothing is in it."""
-    for name in RUN_FILES:
-        run.file(name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: the user keeps something there
-        run.path.rmdir()
+    is_new = setup.run is None and settings.output_dir and not settings.resume
+    with keeping.older_run_kept(Path(settings.output_dir) if is_new and settings.overwrite else None):
+        try:
+            return training.train(
+                train_model,
+                plan.model,
+                (plan.train_loader, plan.val_loader),
+                settings,
+                setup,
+                best_extra=plan.described,
+                **plan.criterion,
+            )
+        except BaseException:
+            if setup.run is not None and not setup.run.file("last.pt").exists():
+                keeping.give_back(setup.run)
+            raise
 
 
 def balanced_criterion(
@@ -253,7 +246,7 @@ def cross_validate(settings: Settings, setup: training.Setup, data: DataFolder, 
             print(f"fold {fold} of {settings.folds}: {show(rows[-1]['val_metrics'])}")
     except BaseException:
         if not any(setup.run.path.glob("fold-*/last.pt")):
-            give_back(setup.run)
+            keeping.give_back(setup.run)
         raise
     report_folds(settings, setup, data, rows)
 

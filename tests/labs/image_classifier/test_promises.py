@@ -88,6 +88,27 @@ def test_a_start_that_fails_in_its_first_epoch_gives_the_folder_back(
     assert (tmp_path / "run" / "results.json").exists()
 
 
+def test_an_older_run_comes_back_if_the_new_one_fails_in_its_first_epoch(
+    finished: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents_of(finished)
+    with monkeypatch.context() as patch:
+        patch.setattr(networks.ImageClassifier, "forward", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            run_training("--data", copied, "--epochs", 1, "--output_dir", finished, "--overwrite")
+    assert contents_of(finished) == before
+
+
+def test_an_evaluation_that_cannot_begin_makes_no_folder(finished: Path, copied: Path, tmp_path: Path) -> None:
+    bring_back = gone(copied, "test")
+    try:
+        with pytest.raises(UserError, match="prepare the data again"):
+            evaluate.main([str(finished), "--data", str(copied), "--output_dir", str(tmp_path / "new")])
+    finally:
+        bring_back()
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_model_is_not_evaluated_on_images_that_it_was_trained_on(
     finished: Path, copied: Path, tmp_path: Path
 ) -> None:
