@@ -159,3 +159,20 @@ def test_tiles_outside_of_the_file_are_noticed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ImageError, match="1 of its 6 strips or tiles are not in the file; get the file again"):
         read_pixels(path)
+
+
+def test_a_plane_that_is_not_used_may_be_missing(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (requirements-dev.txt)")
+    path = tmp_path / "a.tif"
+    planes = np.stack([GREY.astype(np.uint16), np.zeros((ROWS, COLUMNS), np.uint16)])
+    tifffile.imwrite(path, planes, photometric="minisblack", planarconfig="separate", extrasamples=["unspecified"])
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags[279].valueoffset
+    for plane in (1, 0):
+        content = bytearray(path.read_bytes())
+        content[counts + 4 * plane : counts + 4 * plane + 4] = bytes(4)
+        path.write_bytes(content)
+        if plane == 1:
+            assert np.array_equal(read_pixels(path), GREY)
+    with pytest.raises(ImageError, match="1 of its 1 strips or tiles are not in the file"):
+        read_pixels(path)

@@ -127,6 +127,8 @@ def read_with_tifffile(path: Path, max_pixels: int, frame: int) -> np.ndarray:
 def _check_segments(page: Any, file_size: int) -> None:
     """Raise ImageError if strips or tiles are not in the file; tifffile fills in zeros for them."""
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if page.planarconfig == 2 and page.extrasamples and page.extrasamples[0] != OPACITY:  # that plane is not used
+        places = places[: len(places) * (page.samplesperpixel - 1) // page.samplesperpixel]
     count = sum(size == 0 or offset + size > file_size for offset, size in places)
     if count:
         raise ImageError(f"{count} of its {len(places)} strips or tiles are not in the file; get the file again")
