@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 from staff.quality.bank import Variant
 
 CAUGHT_BAR = 0.95  # share of the mistakes that must cost what they should
-HANDED_IN = ("test_checkpoint", "test_extra_credit")  # checks of checkpoints, which the bank's entries do not hold
+# Checks of checkpoints and of pictures, which the bank's entries do not hold.
+HANDED_IN = ("test_checkpoint", "test_extra_credit", "test_figure")
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Graded:
         """TODO -> names of the checks that failed. Skipped because of another TODO is not a loss of this one."""
         found = {}
         for todo in self.todos:
-            checks = [check for check in todo["checks"] if not check["test"].endswith(HANDED_IN)]
+            checks = [check for check in todo["checks"] if not is_handed_in(check)]
             failed = [check["test"] for check in checks if check["status"] not in ("passed", "skipped")]
             if failed:
                 found[todo["id"]] = failed
@@ -36,8 +37,13 @@ class Graded:
         return [
             todo["id"]
             for todo in self.todos
-            if any(check["status"] != "skipped" and not check["test"].endswith(HANDED_IN) for check in todo["checks"])
+            if any(check["status"] != "skipped" and not is_handed_in(check) for check in todo["checks"])
         ]
+
+
+def is_handed_in(check: dict) -> bool:
+    """Whether a check looks at a file that is handed in with the code."""
+    return check["test"].partition("[")[0].endswith(HANDED_IN)
 
 
 def interval(count: int, total: int) -> str:
@@ -94,8 +100,8 @@ def report(graded: list[Graded], quick: bool) -> str:
     wrong_runs = len({(one.variant.name, one.seed) for one, _, _ in failures})
     too_much = len({one.variant.name for one, _, _ in others})
     lines = [
-        f"Training gates: {'left out' if quick else 'of right solutions'}. No checkpoint is handed in, and no check"
-        " of one counted. Intervals are 95% Wilson intervals.",
+        f"Training gates: {'left out' if quick else 'of right solutions'}. No checkpoint and no picture is handed in,"
+        " and no check of one counted. Intervals are 95% Wilson intervals.",
         "",
         f"- Gradings of right solutions that lost anything: {interval(wrong_runs, len(right))}",
         f"- Mistakes that cost every TODO they should: {interval(caught, len(mistakes))}",

@@ -9,7 +9,8 @@ import pytest
 
 from staff.tests.grading_tools import ROOT
 
-OTHERS_WROTE = ("staff/quality/submissions", "staff/assignments/hw5/bank", "staff/tests/legacy_submission")  # as students write
+# As students write.
+OTHERS_WROTE = ("staff/quality/submissions", "staff/assignments/hw5/bank", "staff/tests/legacy_submission")
 FOLDERS = ("toolkit", "labs", "bench", "tests", "staff")
 MOST_LINES, MOST_OF_FUNCTION, MOST_OF_MAIN = 350, 40, 80
 # What takes long to import, and --help can do without.

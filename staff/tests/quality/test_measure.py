@@ -10,7 +10,7 @@ import pytest
 
 from staff.grader.assignment import load
 from staff.quality import confusion, measure
-from staff.quality.bank import load_bank, reference
+from staff.quality.bank import load_bank, reference, todos_by_file
 from staff.quality.confusion import Graded
 from staff.tests.grading_tools import command
 from toolkit.errors import UserError
@@ -144,6 +144,20 @@ def test_rates_count_what_they_say():
     assert "| 2.4 | 0 of 1 (0.0% to 79.3%) | 1 of 1 (20.7% to 100.0%) | 0 of 1 (0.0% to 79.3%) |" in confusion.report(
         good, True
     )
+
+
+def test_pictures_that_no_entry_of_a_bank_holds_do_not_count():
+    names = ("a.py::test_figure[1_samples.png]", "a.py::test_checkpoint")
+    checks = [{"test": name, "status": "failed"} for name in names]
+    graded = Graded(BANK[0], 0, [{"id": "2.4", "checks": checks}])
+    assert (graded.lost(), graded.seen()) == ({}, [])
+
+
+def test_the_bank_of_homework_5_reads_and_every_todo_with_code_has_mistakes():
+    bank = load_bank(assignment="hw5")
+    coded = {todo for todos in todos_by_file("hw5").values() for todo in todos if not todo.startswith("6")}
+    assert {todo for variant in bank for todo in variant.todos} == coded
+    assert sum(variant.is_right for variant in bank) >= 9
 
 
 def test_what_is_judged_of_an_entry():
