@@ -178,9 +178,10 @@ def plot_filters(model: nn.Module, path: Path) -> torch.Tensor:
 def grad_cam(model: nn.Module, layer: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Where do the features of `layer` speak for class `targets`? Grad-CAM (Selvaraju et al. 2017), written by hand.
 
-    images: float32 (B, 1, H, W). targets: int64 (B,). Returns float32 (B, H, W) in [0, 1]: each map is divided by its
-    largest value; a map without any positive value stays 0. `model` keeps its mode and its gradients. It may come in
-    training mode, and frozen (no parameter requires a gradient); its maps are those of evaluation mode.
+    images: float32 (B, 1, H, W). targets: int64 (B,). Returns float32 (B, H, W) in [0, 1]: each map is enlarged
+    bilinearly and then divided by its largest value; a map without any positive value stays 0. `model` keeps its mode
+    and its gradients. It may come in training mode, and frozen (no parameter requires a gradient); its maps are those
+    of evaluation mode.
     """
     # Hint: layer.register_forward_hook gives the activations A (B, C, h, w); torch.autograd.grad of the target logits
     # with respect to A; weights = mean of the gradient over h, w; map = ReLU of the weighted sum over C; F.interpolate.

@@ -73,6 +73,22 @@ def test_only_training_images_are_shuffled():
     assert first != values_of(same["train"]), "two epochs came in the same order; each epoch is shuffled again"
 
 
+@pytest.mark.hw5_1_1
+def test_only_training_images_are_augmented(monkeypatch):
+    monkeypatch.setattr(hw5_dl, "augment", lambda images, generator=None: images / 2)  # TODO 1.3 may be missing
+    source = helpers.SmallSource()
+    loaders = hw5_dl.make_dataloaders(source, batch_size=16, augmented=True)
+    helpers.check_keys(loaders, ("train", "val", "test"), "the loaders")
+    for split, loader in loaders.items():
+        same = sorted(values_of(loader)) == sorted(source.read(split).images[:, 0, 0, 0].tolist())
+        if split == "train":
+            assert not same, (
+                "with augmented=True the training images are as they were; do they go through augment_bytes?"
+            )
+        else:
+            assert same, f"with augmented=True the {split} images are changed; only training images are augmented"
+
+
 @pytest.mark.hw5_1_2
 def test_classes_are_counted_and_drawn(tmp_path):
     source = helpers.SmallSource()

@@ -57,8 +57,9 @@ def test_cnn_has_the_layers_that_are_asked_for():
         model(torch.zeros(1, 1, 28, 28))
     pooled = seen.names.count("max_pool2d")
     assert pooled == convolutions, f"{pooled} max poolings for {convolutions} convolutions; one is asked for after each"
-    found = seen.names.count("relu")
-    assert found >= convolutions, f"{found} ReLUs for {convolutions} convolutions; one is asked for after each"
+    behind = " ".join(seen.names).split("conv2d")[1:]  # what runs between a convolution and the next one
+    bare = [number for number, names in enumerate(behind, 1) if "relu" not in names.partition("linear")[0].split()]
+    assert not bare, f"no ReLU runs behind convolution {bare[0]} of {convolutions}; one is asked for after each"
 
 
 @pytest.mark.hw5_2_1
@@ -114,14 +115,32 @@ class ByHand:
         return self.history["val_loss"].index(min(self.history["val_loss"]))
 
 
-def by_hand(model, train, val, epochs, learning_rate, zero=True) -> ByHand:
+class OneHotBCE(nn.BCEWithLogitsLoss):
+    """Binary cross-entropy of both logits, which the handout allows too. (Of one logit it is cross-entropy.)"""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return super().forward(logits, nn.functional.one_hot(labels, logits.shape[1]).float())
+
+
+def loss_of(history, train, learning_rate) -> nn.Module:
+    """The loss that gives the first train_loss of the history best: cross-entropy, or one BCE for each logit."""
+    first = float(history["train_loss"][0]) if history and history.get("train_loss") else 0.0
+
+    def off(criterion: nn.Module) -> float:
+        loop = by_hand(helpers.small_model(), train, train, 1, learning_rate, criterion=criterion)
+        return abs(loop.history["train_loss"][0] - first)
+
+    return min((nn.CrossEntropyLoss(), OneHotBCE()), key=off)
+
+
+def by_hand(model, train, val, epochs, learning_rate, zero=True, criterion=None) -> ByHand:
     """Train in plain PyTorch; `zero` False is the mistake of adding up gradients."""
-    criterion, found = nn.CrossEntropyLoss(), ByHand()
+    criterion, found = criterion or nn.CrossEntropyLoss(), ByHand()
     optimizer = torch.optim.Adam(list(model.parameters()), learning_rate)
     for _ in range(epochs):
         for part, batches in (("train", train), ("val", val)):
             model.train(part == "train")
-            losses, hits = [], []
+            losses, hits, sizes = [], [], []
             for images, labels in batches:
                 logits = model(images)
                 loss = criterion(logits, labels)
@@ -132,7 +151,8 @@ def by_hand(model, train, val, epochs, learning_rate, zero=True) -> ByHand:
                     optimizer.step()
                 losses.append(loss.item())
                 hits.append(int((logits.argmax(1) == labels).sum()))
-            found.note(part, losses, hits, [len(labels) for _, labels in batches])
+                sizes.append(len(labels))
+            found.note(part, losses, hits, sizes)
         found.states.append(copy.deepcopy(model.state_dict()))
     return found
 
@@ -174,7 +194,11 @@ def test_training_is_adam_on_cross_entropy():
     train, val = helpers.small_batches(), helpers.small_batches(20, seed=4)
     model = helpers.small_model()
     history = hw5_dl.train(model, train, val, epochs=3, learning_rate=0.02, patience=9)
-    expected, unzeroed = (by_hand(helpers.small_model(), train, val, 3, 0.02, zero) for zero in (True, False))
+    helpers.check_keys(history, hw5_dl.HISTORY, "the history")
+    criterion = loss_of(history, train, 0.02)
+    expected, unzeroed = (
+        by_hand(helpers.small_model(), train, val, 3, 0.02, zero, criterion) for zero in (True, False)
+    )
     check_history(history, expected, unzeroed)
     check_weights(model, expected, 3)
 
@@ -185,13 +209,63 @@ def test_training_stops_early_with_the_best_weights():
     wrong = [(images, 1 - labels) for images, labels in helpers.small_batches(20, seed=4)]  # gets worse and worse
     model = helpers.small_model()
     history = hw5_dl.train(model, train, wrong, epochs=20, learning_rate=0.05, patience=3)
-    expected = by_hand(helpers.small_model(), train, wrong, 20, 0.05)
     helpers.check_keys(history, hw5_dl.HISTORY, "the history")
+    expected = by_hand(helpers.small_model(), train, wrong, 20, 0.05, criterion=loss_of(history, train, 0.05))
     epochs, best = len(history["val_loss"]), expected.best + 1
     assert epochs == best + 3, (
         f"training ended after {epochs} epochs, expected {best + 3}: val_loss was lowest in epoch {best}, and "
         "patience=3 is how many epochs without a new minimum follow it"
     )
+    check_weights(model, expected, epochs)
+
+
+class LabelsOfEpochs:
+    """Validation batches whose labels are right or wrong from epoch to epoch: the loss goes up and down."""
+
+    def __init__(self, batches: list, wrong: list[float]) -> None:
+        self.batches, self.wrong, self.epoch, self.trained = batches, wrong, 0, False
+
+    def count_epochs(self, batches: list):
+        """The training batches; validation that comes after them is that of a new epoch."""
+        loader = self
+
+        class Train(list):
+            def __iter__(self):
+                loader.trained = True
+                return super().__iter__()
+
+        return Train(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        self.epoch, self.trained = self.epoch + self.trained, False
+        share = self.wrong[min(self.epoch, len(self.wrong)) - 1]
+        for images, labels in self.batches:
+            count = round(share * len(labels))
+            yield images, torch.cat([1 - labels[:count], labels[count:]])
+
+
+@pytest.mark.hw5_2_2
+def test_patience_counts_epochs_since_the_lowest_loss():
+    train, val = helpers.small_batches(), helpers.small_batches(20, seed=4)
+    shares = [1.0, 0.5, 1.0, 0.75, 0.25, 1.0, 0.75, 0.5, 0.0, 0.0]
+    labels, again = LabelsOfEpochs(val, shares), LabelsOfEpochs(val, shares)
+    model = helpers.small_model()
+    history = hw5_dl.train(model, labels.count_epochs(train), labels, epochs=10, learning_rate=0.05, patience=3)
+    helpers.check_keys(history, hw5_dl.HISTORY, "the history")
+    criterion = loss_of(history, train, 0.05)
+    expected = by_hand(helpers.small_model(), again.count_epochs(train), again, 8, 0.05, criterion=criterion)
+    assert expected.best == 4, "this test's losses are not those that it was made for"
+    causes = {
+        6: "the counter goes on after a new minimum, set it to 0 there",
+        10: "an epoch that is better than the one before is no new minimum, compare with the lowest so far",
+    }
+    epochs = len(history["val_loss"])
+    cause = causes.get(epochs, "patience=3 is how many epochs without a new minimum follow the lowest")
+    losses = ", ".join(f"{float(value):.2f}" for value in history["val_loss"])
+    assert epochs == 8, f"val_loss was {losses}: training ended after {epochs} epochs, expected 8; {cause}"
     check_weights(model, expected, epochs)
 
 
@@ -203,8 +277,12 @@ def test_what_is_returned_is_what_was_validated():
     helpers.check_keys(history, hw5_dl.HISTORY, "the history")
     model.eval()
     with torch.no_grad():
-        losses = [nn.functional.cross_entropy(model(images), labels).item() * len(labels) for images, labels in val]
-    loss, lowest, last = sum(losses) / 20, float(min(history["val_loss"])), float(history["val_loss"][-1])
+        found = [
+            sum(criterion(model(images), labels).item() * len(labels) for images, labels in val) / 20
+            for criterion in (nn.CrossEntropyLoss(), OneHotBCE())
+        ]
+    lowest, last = float(min(history["val_loss"])), float(history["val_loss"][-1])
+    loss = min(found, key=lambda value: abs(value - lowest))
     cause = (
         "was dropout on or BatchNorm in training mode (model.eval() is missing), or are the weights of another epoch?"
     )

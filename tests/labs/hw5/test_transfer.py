@@ -1,15 +1,16 @@
-"""TODO 3.1 and 3.2: a backbone for one channel, and its training in two phases."""
+"""TODO 3.1 to 3.3: a backbone for one channel, its training in two phases, the table."""
 
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from labs.hw5_pneumonia import hw5_dl
+from labs.hw5_pneumonia import hw5_dl, hw5_evaluate
 from tests import checks
 from tests.labs.hw5 import helpers
 
@@ -99,16 +100,17 @@ def test_the_head_is_new_and_the_change_is_in_place():
 
 @pytest.mark.hw5_3_2
 def test_first_the_head_then_everything(monkeypatch):
-    calls = []
+    calls, patiences = [], []
 
-    def spy(model, train_loader, val_loader, epochs=30, learning_rate=1e-3, *_rest, **_options):
+    def spy(model, train_loader, val_loader, epochs=30, learning_rate=1e-3, patience=8):
         trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
         calls.append((trained, epochs, learning_rate))
+        patiences.append(patience)
         return {name: [float(len(calls))] * epochs for name in hw5_dl.HISTORY}
 
     monkeypatch.setattr(hw5_dl, "train", spy)
     model = helpers.noisy_model()
-    history = hw5_dl.fine_tune(model, [], [], head_epochs=2, epochs=3, learning_rate=0.01)
+    history = hw5_dl.fine_tune(model, [], [], head_epochs=2, epochs=3, learning_rate=0.01, patience=4)
     everything = {name for name, _ in model.named_parameters()}
     assert len(calls) == 2, f"train was called {len(calls)} times; two phases are asked for"
     (first, *first_numbers), (second, *second_numbers) = calls
@@ -125,6 +127,7 @@ def test_first_the_head_then_everything(monkeypatch):
             f"the {phase} phase got epochs={got[0]} and learning_rate={got[1]:g}, expected {wanted[0]} and "
             f"{wanted[1]:g} (head_epochs at the whole rate, then epochs at a tenth of it)"
         )
+    assert patiences == [4, 4], f"fine_tune got patience=4, and train got {patiences}; hand it on in both phases"
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert not frozen, f"requires_grad is off afterwards for {listed(frozen)}"
     mistakes = {
@@ -143,6 +146,51 @@ def listed(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-@helpers.answers("3.1", "3.2")
+@pytest.mark.hw5_3_3
+def test_the_table():
+    names = ("accuracy", "auc", "precision", "recall", "f1")
+    measured = {name: (0.9 + i / 1000, 0.01) for i, name in enumerate(names)}
+    single = dict.fromkeys(names, (0.8125, None))
+    text = hw5_evaluate.comparison_table({"CNN": measured, "ResNet": single, "pretrained": "not run: no weights"})
+    assert isinstance(text, str), f"expected the table as text, got a {type(text).__name__}; is the `return` missing?"
+    rows = [cells_of(line) for line in text.strip().splitlines()]
+    sizes = [len(row) for row in rows]
+    assert sizes == [6] * 5, (
+        f"expected head, rule and three rows, each with a cell for the model and five for metrics, got {sizes}"
+    )
+    named = all(name in cell.lower() for name, cell in zip(names, rows[0][1:], strict=True))
+    assert named, f"expected the columns {', '.join(names)} after that of the model, got {rows[0][1:]}"
+    models = [row[0] for row in rows[2:]]
+    assert models == ["CNN", "ResNet", "pretrained"], (
+        f"expected a rule of dashes and then the rows CNN, ResNet, pretrained, got {models}"
+    )
+    for name, cell, head in zip(names, rows[2][1:], rows[0][1:], strict=True):
+        scale = 100 if "%" in cell + head else 1
+        found = [number / scale for number in numbers_in(cell)]
+        mean = measured[name][0]
+        assert found[:1] == [pytest.approx(mean, abs=6e-4)], f"{name} of CNN has the mean {mean:.3f}, got {cell!r}"
+        assert found[1:] == [pytest.approx(0.01, abs=6e-4)], (
+            f"expected mean and standard deviation of {name}, {mean:.3f} ± 0.010, got {cell!r}"
+        )
+    single_cell = [number / (100 if "%" in rows[3][1] + rows[0][1] else 1) for number in numbers_in(rows[3][1])]
+    assert single_cell == [pytest.approx(0.8125, abs=6e-4)], (
+        f"with one seed the standard deviation is None, expected the mean 0.812 alone, got {rows[3][1]!r}"
+    )
+    assert "not run: no weights" in rows[4], f"expected the text 'not run: no weights' in a cell, got {rows[4]}"
+    digits = any(character.isdigit() for cell in rows[4] for character in cell)
+    assert not digits, f"a model that was not run shows its text and no numbers, got {rows[4]}"
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a line of a Markdown table, with or without bars at its ends."""
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
+def numbers_in(cell: str) -> list[float]:
+    """The numbers of a cell: of "0.851±0.012", "85.1 (1.2)" or "**0.851** +/- 0.012" both."""
+    return [float(number) for number in re.findall(r"\d*\.?\d+", cell)]
+
+
+@helpers.answers("3.1", "3.2", "3.3")
 def test_answer(number):
-    helpers.check_answer(hw5_dl, number)
+    helpers.check_answer(hw5_evaluate if number == "3.3" else hw5_dl, number)

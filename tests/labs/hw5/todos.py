@@ -17,7 +17,7 @@ TODOS = (
     Todo("2.3", "curves and overfitting", 5, TRAINING, "hw5"),
     Todo("3.1", "backbone for one channel", 8, TRANSFER, "hw5"),
     Todo("3.2", "fine-tuning in two phases", 8, TRANSFER, "hw5"),
-    Todo("3.3", "comparison table", 9, EVALUATION, "hw5"),
+    Todo("3.3", "comparison table", 9, TRANSFER, "hw5"),
     Todo("4.1", "confusion matrix and metrics", 8, EVALUATION, "hw5"),
     Todo("4.2", "ROC and precision-recall", 6, EVALUATION, "hw5"),
     Todo("4.3", "right and wrong cases", 6, EVALUATION, "hw5"),

@@ -58,6 +58,19 @@ def test_order(student, rng):
     expect(first != greys(found["train1_images"]), "two epochs give the training images in the same order")
 
 
+def test_augmented(student, rng):
+    arrays = drawn_splits(rng)
+    found = ask_loaders(student, arrays, augmented=True)
+    for key in ("val0", "test0", "train0"):
+        wanted = np.sort(arrays[f"{key[:-1]}_images"][:, 0, 0, 0] / 127.5 - 1)
+        got = np.sort(found[f"{key}_images"][:, 0, 14, 14])
+        as_they_were = len(got) == len(wanted) and np.abs(got - wanted).max() < 1e-3
+        if key == "train0":
+            expect(not as_they_were, "with augmented=True the training images are not augmented")
+        else:
+            expect(as_they_were, f"with augmented=True the {key[:-1]} images are changed; only training images may be")
+
+
 def test_counts(student, rng):
     arrays = drawn_splits(rng)
     counts = student.ask("hw5.explore", {}, arrays, {"counts": ("int64", (3, 2))}).arrays["counts"]
@@ -65,9 +78,10 @@ def test_counts(student, rng):
     expect(counts.tolist() == wanted, f"images a class of train, val, test are {counts.tolist()}, expected {wanted}")
 
 
-def ask_augment(student, rng, images) -> np.ndarray:
+def ask_augment(student, rng, images, seed=None, other_seed=0) -> np.ndarray:
     wanted = {"output": ("float32", images.shape), "input": ("float32", images.shape)}
-    reply = student.ask("hw5.augment", {"seed": int(rng.integers(2**31))}, {"images": images}, wanted)
+    seed = int(rng.integers(2**31)) if seed is None else seed
+    reply = student.ask("hw5.augment", {"seed": seed, "other_seed": other_seed}, {"images": images}, wanted)
     expect(np.array_equal(reply.arrays["input"], images), "augment changes the images that it was given")
     return reply.arrays["output"]
 
@@ -85,6 +99,13 @@ def test_augment_output(student, rng):
     expect(output.min() >= -1 and output.max() <= 1, "augmented images leave [-1, 1]")
     same = ask_augment(student, rng, ramp(40, down=True))
     expect(len({image.tobytes() for image in same}) == 40, "images of a batch are changed alike")
+
+
+def test_generator(student, rng):
+    images = rng.uniform(-1, 1, (20, 1, 28, 28)).astype(np.float32)
+    first, again, other = (ask_augment(student, rng, images, *seeds) for seeds in ((1, 2), (1, 3), (4, 2)))
+    expect(np.array_equal(first, again), "the same `generator` gives two different results: not all is drawn from it")
+    expect(not np.array_equal(first, other), "two generators with other seeds give the same images")
 
 
 def test_flip(student, rng):

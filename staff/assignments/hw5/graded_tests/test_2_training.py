@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch.nn import functional as F
 
 from staff.assignments.hw5.graded_tests import by_hand
 from staff.grader import fresh_data
@@ -14,6 +15,9 @@ from staff.grader.oracle import new_state
 MODULE = "labs.hw5_pneumonia.hw5_dl"
 HISTORY = ["train_loss", "train_acc", "val_loss", "val_acc"]
 LAYERS = [["flatten"], ["linear", 36, 10], ["relu"], ["linear", 10, 2]]
+# BatchNorm is not behind a bias: the gradient of that would be rounding alone, and Adam would make steps of it.
+WITH_STATISTICS = [["flatten"], ["batchnorm1d", 36], *LAYERS[1:]]
+LOSSES = (F.cross_entropy, by_hand.one_hot_bce)
 
 
 def test_cnn_shapes(student, rng):
@@ -47,11 +51,21 @@ def test_cnn_layers(student, rng):
     convolutions, dense = names.count("Conv2d"), names.count("Linear")
     expect(convolutions in (2, 3), f"{convolutions} convolutions, expected two or three")
     expect(dense in (1, 2), f"{dense} dense layers, expected one or two")
-    pooled, activations = calls.count("max_pool2d"), calls.count("relu")
+    pooled = calls.count("max_pool2d")
     expect(pooled == convolutions, f"{pooled} max poolings for {convolutions} convolutions, expected one behind each")
-    expect(
-        activations >= convolutions, f"{activations} ReLUs for {convolutions} convolutions, expected one behind each"
-    )
+    behind = " ".join(calls).split("conv2d")[1:]  # what runs between a convolution and the next one
+    bare = [number for number, names in enumerate(behind, 1) if "relu" not in names.partition("linear")[0].split()]
+    expect(not bare, f"no ReLU runs behind convolution {bare[:1]}, expected one behind each")
+
+
+def test_cnn_evaluation(student, rng):
+    model = student_model(student, MODULE, "PneumoniaCNN")
+    images = fresh_data.noise(rng, 6, channels=1)
+    first, again, alone = model(images, 2, seed=1), model(images, 2, seed=2), model(images[2:3], 2)
+    expect(np.abs(first - again).max() < 1e-5, "in evaluation mode the same images give other logits: is dropout on?")
+    expect(np.abs(first[2:3] - alone).max() < 1e-4, "in evaluation mode an image alone gives other logits")
+    probabilities = first.min() >= 0 and np.abs(first.sum(axis=1) - 1).max() < 1e-3
+    expect(not probabilities, "the network returns probabilities, expected logits: the loss has a softmax of its own")
 
 
 def test_cnn_gradients(student, rng):
@@ -73,13 +87,20 @@ def new_data(rng, contradict: bool) -> dict[str, np.ndarray]:
     return arrays
 
 
-def run_train(student, rng, arrays, function="train", **keywords):
-    """(history, final weights, initial weights) of the student's training of a plain model."""
-    state = new_state(LAYERS, int(rng.integers(2**31)))
-    model = plain_model(student, LAYERS, state)
+def run_train(student, rng, arrays, function="train", layers=LAYERS, **keywords):
+    """(history, trained model, initial weights) of the student's training of a plain model."""
+    state = new_state(layers, int(rng.integers(2**31)))
+    model = plain_model(student, layers, state)
     args = {"object": model.number, "module": MODULE, "function": function, "keywords": keywords, "keys": HISTORY}
     reply = student.ask("train_model", {**args, "batch_size": 8, "seed": 0}, arrays)
-    return reply.arrays, model.state()[1], state
+    return reply.arrays, model, state
+
+
+def with_their_loss(history, by_loss):
+    """What `by_loss(loss)` gives for that of LOSSES whose first training loss is nearest to the history's."""
+    found = [by_loss(loss) for loss in LOSSES]
+    first = history.get("train_loss", np.zeros(1))[:1]
+    return min(found, key=lambda one: float(np.abs(first - one[0]["train_loss"][0]).sum()))
 
 
 def expect_history(history, wanted, what, atol=2e-4) -> None:
@@ -102,10 +123,27 @@ def test_train(student, rng, case):
     stop_early = case == "early_stopping"
     arrays = new_data(rng, contradict=stop_early)
     epochs, patience = (30, 2) if stop_early else (4, 9)
-    history, weights, state = run_train(student, rng, arrays, epochs=epochs, learning_rate=0.01, patience=patience)
-    wanted, best = by_hand.train(LAYERS, state, arrays, epochs, 0.01, patience)
+    keywords = {"epochs": epochs, "learning_rate": 0.01, "patience": patience}
+    history, model, state = run_train(student, rng, arrays, layers=WITH_STATISTICS, **keywords)
+    wanted, best = with_their_loss(
+        history, lambda loss: by_hand.train(WITH_STATISTICS, state, arrays, epochs, 0.01, patience, loss_of=loss)
+    )
     expect_history(history, wanted, "validation gets worse and worse" if stop_early else "four epochs")
-    expect_weights(weights, best, "the weights of the epoch with the lowest val_loss")
+    expect_weights(model.state()[1], best, "the weights of the epoch with the lowest val_loss")
+
+
+def test_train_up_and_down(student, rng):
+    arrays, state = new_data(rng, contradict=False), new_state(LAYERS, int(rng.integers(2**31)))
+    arrays["val_targets"] = by_hand.script(rng, LAYERS, state, arrays, 14, 0.01, 3)
+    model = plain_model(student, LAYERS, state)
+    keywords = {"epochs": 14, "learning_rate": 0.01, "patience": 3}
+    args = {"object": model.number, "keywords": keywords, "keys": HISTORY}
+    history = student.ask("hw5.train_by_script", args, arrays, dict.fromkeys(HISTORY, ("float64", (None,)))).arrays
+    wanted, best = with_their_loss(
+        history, lambda loss: by_hand.train(LAYERS, state, arrays, 14, 0.01, 3, loss_of=loss)
+    )
+    expect_history(history, wanted, "val_loss goes up and down, patience=3")
+    expect_weights(model.state()[1], best, "the weights of the epoch with the lowest val_loss")
 
 
 def test_verdict(student, rng):
