@@ -87,10 +87,10 @@ def new_data(rng, contradict: bool) -> dict[str, np.ndarray]:
     return arrays
 
 
-def run_train(student, rng, arrays, function="train", layers=LAYERS, **keywords):
+def run_train(student, rng, arrays, function="train", **keywords):
     """(history, trained model, initial weights) of the student's training of a plain model."""
-    state = new_state(layers, int(rng.integers(2**31)))
-    model = plain_model(student, layers, state)
+    state = new_state(LAYERS, int(rng.integers(2**31)))
+    model = plain_model(student, LAYERS, state)
     args = {"object": model.number, "module": MODULE, "function": function, "keywords": keywords, "keys": HISTORY}
     reply = student.ask("train_model", {**args, "batch_size": 8, "seed": 0}, arrays)
     return reply.arrays, model, state
@@ -124,23 +124,23 @@ def test_train(student, rng, case):
     arrays = new_data(rng, contradict=stop_early)
     epochs, patience = (30, 2) if stop_early else (4, 9)
     keywords = {"epochs": epochs, "learning_rate": 0.01, "patience": patience}
-    history, model, state = run_train(student, rng, arrays, layers=WITH_STATISTICS, **keywords)
+    history, model, state = run_train(student, rng, arrays, **keywords)
     wanted, best = with_their_loss(
-        history, lambda loss: by_hand.train(WITH_STATISTICS, state, arrays, epochs, 0.01, patience, loss_of=loss)
+        history, lambda loss: by_hand.train(LAYERS, state, arrays, epochs, 0.01, patience, loss_of=loss)
     )
     expect_history(history, wanted, "validation gets worse and worse" if stop_early else "four epochs")
     expect_weights(model.state()[1], best, "the weights of the epoch with the lowest val_loss")
 
 
 def test_train_up_and_down(student, rng):
-    arrays, state = new_data(rng, contradict=False), new_state(LAYERS, int(rng.integers(2**31)))
-    arrays["val_targets"] = by_hand.script(rng, LAYERS, state, arrays, 14, 0.01, 3)
-    model = plain_model(student, LAYERS, state)
+    arrays, state = new_data(rng, contradict=False), new_state(WITH_STATISTICS, int(rng.integers(2**31)))
+    arrays["val_targets"] = by_hand.script(rng, WITH_STATISTICS, state, arrays, 14, 0.01, 3)
+    model = plain_model(student, WITH_STATISTICS, state)
     keywords = {"epochs": 14, "learning_rate": 0.01, "patience": 3}
     args = {"object": model.number, "keywords": keywords, "keys": HISTORY}
     history = student.ask("hw5.train_by_script", args, arrays, dict.fromkeys(HISTORY, ("float64", (None,)))).arrays
     wanted, best = with_their_loss(
-        history, lambda loss: by_hand.train(LAYERS, state, arrays, 14, 0.01, 3, loss_of=loss)
+        history, lambda loss: by_hand.train(WITH_STATISTICS, state, arrays, 14, 0.01, 3, loss_of=loss)
     )
     expect_history(history, wanted, "val_loss goes up and down, patience=3")
     expect_weights(model.state()[1], best, "the weights of the epoch with the lowest val_loss")
