@@ -207,9 +207,7 @@ def check_training_step() -> None:
         cure = "train with --device cpu" if device.type != "cpu" else REINSTALL_TORCH
         return fail("training step", f"{device}, {precision}: {first_line(error)}", cure)
     if not finite:
-        return fail(
-            "training step", f"{device}, {precision}: gradients are not finite", "train with --precision float32"
-        )
+        return fail("training step", f"{device}, {precision}: infinite gradients", "train with --precision float32")
     return ok("training step", f"forward and backward on {device} in {precision}")
 
 
@@ -317,9 +315,7 @@ def main() -> int:
     """Run the checks in a second process and say so if it dies."""
     parser = argparse.ArgumentParser(description="Is this machine ready for the course?")
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    parser.add_argument(
-        "--requirements", type=Path, default=ROOT / "requirements.txt", help="list of packages to check"
-    )
+    parser.add_argument("--requirements", type=Path, default=ROOT / "requirements.txt", help="packages to check")
     parser.add_argument("--in_this_process", action="store_true", help="do not start a second process")
     args = parser.parse_args()
     if args.in_this_process:
@@ -341,11 +337,8 @@ def main() -> int:
     if process.returncode not in (0, 1):
         problems += 1
         name = step.rpartition(" ")[2] if step.startswith("import ") else "torch"
-        fail(
-            step,
-            f"Python ended with code {process.returncode} ({last_words})",
-            f"python -m pip install --force-reinstall {name}",
-        )
+        cure = f"python -m pip install --force-reinstall {name}"
+        fail(step, f"Python ended with code {process.returncode} ({last_words})", cure)
     print(f"{problems} problems to fix; see FAIL above" if problems else "ready; next: python -m tests")
     return 1 if problems else 0
 

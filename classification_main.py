@@ -25,10 +25,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(description="Train a classifier on PathMNIST (Part 1).")
     add_training_flags(parser, ("linear", "mlp", "cnn"), model_name="mlp", augment="flips")
     parser.add_argument(
-        "--label_smoothing",
-        type=in_range(float, 0, 0.9),
-        default=0.0,
-        help="share of each target spread over all classes",
+        "--label_smoothing", type=in_range(float, 0, 0.9), default=0.0, help="share of each target given to all classes"
     )
     add_data_flags(parser)
     add_machine_and_output_flags(parser)

@@ -32,8 +32,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            file.write(content)
+        path.write_bytes(content)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
