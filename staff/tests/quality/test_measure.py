@@ -89,7 +89,7 @@ def test_a_text_that_stands_twice_is_looked_for_in_the_function_of_the_todo(tmp_
         ("", "holds no mistake"),
         ("[[mistake]]\n", "needs a name and todos"),
         (entry("a", "model.train()", "", more='base = "no_one"\n'), "base is 'no_one'"),
-        ("[[mistake\n", r"part\.toml: "),
+        ("[[mistake\n", r"part\.toml is not valid TOML"),
     ],
 )
 def test_a_file_of_mistakes_that_cannot_be_used_is_named(tmp_path, text, complaint):
