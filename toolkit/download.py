@@ -2,7 +2,7 @@
 
 `pooch` 1.9 was tried on the server of tests/misbehaving_server.py. It begins again where this continues: when each
 connection broke after a quarter of the file it gave up after 5 attempts, and at 500 bytes/s it kept waiting; both
-ended well here, after 6 and 22 s. `filelock` comes with torch and keeps two processes off the same file.
+end well here. `filelock` comes with torch and keeps two processes off the same file.
 """
 
 from __future__ import annotations

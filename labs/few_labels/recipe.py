@@ -212,7 +212,7 @@ METHODS = {
     "mixmatch": Method("+ mixed images and guessed labels instead (MixMatch)", unlabelled="mixmatch"),
     "imagenet": Method("fine-tuned ImageNet weights, labels only", "imagenet", learning_rate=0.001),
     "imagenet_fixmatch": Method(
-        "+ consistency of two views (FixMatch)", "imagenet", unlabelled="fixmatch", ratio=1, learning_rate=0.001
+        "ImageNet weights and FixMatch's loss", "imagenet", unlabelled="fixmatch", ratio=1, learning_rate=0.001
     ),
     "combined": Method("FixMatch and ImageNet weights, answers averaged", members=("fixmatch", "imagenet")),
 }

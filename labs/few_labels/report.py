@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -40,7 +41,8 @@ COLORS = (
     "#56b4e9",
     "#999999",
     "#7f3c8d",
-)  # Okabe and Ito
+    "#117733",
+)  # Okabe and Ito, and two more
 
 
 def choose(runs: Mapping[Any, Sequence[Mapping[str, Any]]]) -> Any:
@@ -91,7 +93,7 @@ def draw(found: Mapping[Any, Sequence[Mapping[str, Any]]], path: Path, quick: bo
     methods = list(dict.fromkeys(point.method for point in found))
     figure = new_figure(5.2, 4.8 + 0.21 * len(methods))  # narrow and tall, with a line of legend for each: for a phone
     axes = figure.subplots()
-    for color, method in zip(COLORS, methods, strict=False):
+    for color, method in zip(itertools.cycle(COLORS), methods, strict=False):
         points = sorted(
             (point.labels, [one["balanced_accuracy"] for one in found[point]])
             for point in found

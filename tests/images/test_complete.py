@@ -67,7 +67,7 @@ def test_a_jpeg_that_is_cut_is_refused_though_it_ends_as_it_should(tmp_path: Pat
     pixels, options = JPEGS[name]
     whole = jpeg(pixels, **options)
     path = tmp_path / "a.jpg"
-    path.write_bytes(whole + b"what follows the end is nobody's pixels")
+    path.write_bytes(whole + b"what follows the end is no pixel")
     with Image.open(BytesIO(whole)) as image:
         assert np.array_equal(read_pixels(path), np.asarray(image.convert("L" if image.mode == "L" else "RGB")))
     first = scans_of(whole)[0]

@@ -1,4 +1,4 @@
-"""Are all pixels of an image in its file? Decoders fill in grey or black for what is missing, and tell nobody.
+"""Are all pixels of an image in its file? Decoders fill in grey or black for what is missing, without a word.
 
 A JPEG may be cut and have its end marker all the same: copied from a damaged disk, put together again by a repair
 program, sent with lost parts. No decoder for Python passes on libjpeg's warning. But bytes behind the last pixel of a

@@ -203,3 +203,15 @@ def test_more_labels_than_there_are_is_a_mistake():
     assert official_test(locate("pathmnist", dataset="sample")).has("test")
     with pytest.raises(UserError, match=r"--labels is 601; allowed: 9 \.\. 600"):
         few_labels.main(["--labels", "601"])
+
+
+def test_the_picture_leaves_no_method_out(monkeypatch, tmp_path):
+    """Also with one that a student has added."""
+    own = {f"own {number}": recipe.Method(f"my method {number}") for number in range(4)}
+    monkeypatch.setattr(report, "METHODS", recipe.METHODS | own)
+    drawn = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))
+    points = {few_labels.Point(name, 45): [{"balanced_accuracy": 0.8}] for name in report.METHODS}
+    report.draw(points, tmp_path / "curve.png", quick=False)
+    names = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert {method.title for method in report.METHODS.values()} < set(names)

@@ -259,7 +259,7 @@ def test_patience_counts_epochs_since_the_lowest_loss():
     expected = by_hand(helpers.small_model(), again.count_epochs(train), again, 8, 0.05, criterion=criterion)
     assert expected.best == 4, "this test's losses are not those that it was made for"
     causes = {
-        6: "the counter goes on after a new minimum, set it to 0 there",
+        6: "the counter is not set to 0 at a new minimum",
         10: "an epoch that is better than the one before is no new minimum, compare with the lowest so far",
     }
     epochs = len(history["val_loss"])
